@@ -1,0 +1,204 @@
+"""Reads labelled images from files, in blocks, and refuses what is not as it should be.
+
+Each reader checks the whole of its files' structure when it is made (sizes, magic numbers, counts) and the content
+block by block, so that a wrong file is refused before a single example of it is used.
+
+Sources: the IDX format, http://yann.lecun.com/exdb/mnist/; CIFAR-10's binary version,
+https://www.cs.toronto.edu/~kriz/cifar.html.
+"""
+
+import dataclasses
+import math
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import PIL.Image
+
+from components.image_example_gen.dataset import Dataset
+
+IDX_IMAGES_MAGIC = 0x0803  # unsigned bytes in three dimensions
+IDX_LABELS_MAGIC = 0x0801  # unsigned bytes in one dimension
+PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+class DataError(ValueError):
+    """A file that cannot be used: says which, where in it, what was expected and what is there."""
+
+    @classmethod
+    def at(cls, path: Path, offset: int | None, expected: str, found: str) -> "DataError":
+        """Returns the error of one place in a file, or of the file as a whole where `offset` is None."""
+        where = "" if offset is None else f" at byte {offset}"
+        return cls(f"{path}{where}: expected {expected}, found {found}.")
+
+
+class Reader(Protocol):
+    """Labelled images that can be read from any position."""
+
+    def __len__(self) -> int:
+        """Returns how many images there are."""
+
+    def read(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns images, uint8 [count, height, width, channels], and labels, int64 [count], from number `start` on.
+
+        Raises:
+          DataError: a label out of range, or a file that cannot be decoded.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class IdxReader:
+    """A pair of IDX files: images and labels."""
+
+    images: Path
+    labels: Path
+    dataset: Dataset
+
+    IMAGES_HEADER = 16
+    LABELS_HEADER = 8
+
+    def __post_init__(self) -> None:
+        height, width, channels = self.dataset.shape
+        if channels != 1:
+            raise DataError.at(self.images, None, f"{channels} channels", "an IDX file, which has one")
+        count, rows, columns = _idx_header(self.images, IDX_IMAGES_MAGIC, 3)
+        if (rows, columns) != (height, width):
+            raise DataError.at(self.images, 8, f"images of {height} x {width} pixels", f"{rows} x {columns}")
+        _check_size(self.images, self.IMAGES_HEADER + count * height * width, f"{count} images as its header says")
+        (label_count,) = _idx_header(self.labels, IDX_LABELS_MAGIC, 1)
+        if label_count != count:
+            raise DataError.at(self.labels, 4, f"{count} labels, one for each image of {self.images.name}", f"{label_count}")
+        _check_size(self.labels, self.LABELS_HEADER + count, f"{count} labels as its header says")
+
+    def __len__(self) -> int:
+        return self.labels.stat().st_size - self.LABELS_HEADER
+
+    def read(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        size = math.prod(self.dataset.shape)
+        images = _read_bytes(self.images, self.IMAGES_HEADER + start * size, count * size)
+        first_label = self.LABELS_HEADER + start
+        labels = _read_bytes(self.labels, first_label, count)
+        _check_labels(self.labels, labels, first_label, 1, self.dataset)
+        return images.reshape(count, *self.dataset.shape), labels.astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class CifarReader:
+    """One file of CIFAR-10's binary version: records of a label byte and the image, channels first."""
+
+    path: Path
+    dataset: Dataset
+
+    def __post_init__(self) -> None:
+        size = self.path.stat().st_size
+        if size == 0 or size % self._record:
+            whole = size // self._record
+            found = f"{size} bytes: {whole} whole records and {size % self._record} bytes more"
+            raise DataError.at(self.path, whole * self._record, f"records of {self._record} bytes", found)
+
+    @property
+    def _record(self) -> int:
+        return 1 + math.prod(self.dataset.shape)
+
+    def __len__(self) -> int:
+        return self.path.stat().st_size // self._record
+
+    def read(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        height, width, channels = self.dataset.shape
+        records = _read_bytes(self.path, start * self._record, count * self._record).reshape(count, self._record)
+        _check_labels(self.path, records[:, 0], start * self._record, self._record, self.dataset)
+        images = records[:, 1:].reshape(count, channels, height, width).transpose(0, 2, 3, 1)
+        return np.ascontiguousarray(images), records[:, 0].astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderReader:
+    """PNG and JPEG files in folders named after their classes; each is resized to the data set's shape."""
+
+    paths: tuple[Path, ...]
+    dataset: Dataset
+
+    def __post_init__(self) -> None:
+        if self.dataset.shape[2] not in PIL_MODES:
+            raise DataError.at(self.paths[0], None, "images of 1, 3 or 4 channels", f"{self.dataset.shape[2]} asked for")
+        for path in self.paths:
+            if path.parent.name not in self.dataset.classes:
+                expected = f"a folder named after a class ({', '.join(self.dataset.classes)})"
+                raise DataError.at(path, None, expected, repr(path.parent.name))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        paths = self.paths[start : start + count]
+        labels = [self.dataset.classes.index(path.parent.name) for path in paths]
+        return np.stack([self._decode(path) for path in paths]), np.array(labels, np.int64)
+
+    def _decode(self, path: Path) -> np.ndarray:
+        height, width, channels = self.dataset.shape
+        try:
+            with PIL.Image.open(path, formats=("PNG", "JPEG")) as file:
+                image = file.convert(PIL_MODES[channels])
+        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+            raise DataError.at(path, None, "a whole PNG or JPEG image", str(error)) from error
+        if image.size != (width, height):
+            image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
+        return np.asarray(image, np.uint8).reshape(self.dataset.shape)
+
+
+def open_readers(paths: Sequence[Path], dataset: Dataset) -> list[Reader]:
+    """Returns the readers of one split's files, in the order of their names.
+
+    Args:
+      paths: the files that match the split's pattern.
+      dataset: their format, shape and classes.
+
+    Raises:
+      DataError: a file is truncated, too long, of another format or shape, or has no partner.
+    """
+    ordered = tuple(sorted(paths))
+    if dataset.format == "folders":
+        return [FolderReader(ordered, dataset)]
+    if dataset.format == "cifar_binary":
+        return [CifarReader(path, dataset) for path in ordered]
+    images = [path for path in ordered if "-images" in path.name]
+    pairs = [(path, path.with_name(path.name.replace("-images-idx3", "-labels-idx1"))) for path in images]
+    for image_path, label_path in pairs:
+        if label_path not in ordered:
+            raise DataError.at(image_path, None, f"its labels in {label_path.name}", "no such file")
+    if not pairs:
+        raise DataError.at(ordered[0], None, "a pair of files named *-images-idx3-* and *-labels-idx1-*", "no images")
+    return [IdxReader(image_path, label_path, dataset) for image_path, label_path in pairs]
+
+
+def _idx_header(path: Path, magic: int, dimensions: int) -> tuple[int, ...]:
+    with path.open("rb") as file:
+        header = file.read(4 + 4 * dimensions)
+    if len(header) < 4 + 4 * dimensions:
+        raise DataError.at(path, len(header), f"a header of {4 + 4 * dimensions} bytes", "the end of the file")
+    found, *sizes = struct.unpack(f">{1 + dimensions}I", header)
+    if found != magic:
+        raise DataError.at(path, 0, f"the IDX magic number {magic:#010x}", f"{found:#010x}")
+    return tuple(sizes)
+
+
+def _check_size(path: Path, expected: int, reason: str) -> None:
+    size = path.stat().st_size
+    if size != expected:
+        raise DataError.at(path, min(size, expected), f"{expected} bytes, {reason}", f"{size} bytes")
+
+
+def _check_labels(path: Path, labels: np.ndarray, offset: int, stride: int, dataset: Dataset) -> None:
+    wrong = np.flatnonzero(labels >= len(dataset.classes))
+    if wrong.size:
+        expected = f"a label from 0 to {len(dataset.classes) - 1}"
+        raise DataError.at(path, offset + int(wrong[0]) * stride, expected, str(labels[wrong[0]]))
+
+
+def _read_bytes(path: Path, offset: int, count: int) -> np.ndarray:
+    data = np.fromfile(path, np.uint8, count, offset=offset)
+    if data.size < count:
+        raise DataError.at(path, offset + data.size, f"{count - data.size} bytes more", "the end of the file")
+    return data

@@ -1,0 +1,60 @@
+"""Runs the trainer in a process of its own, and completes its SavedModel with warm-up requests."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from serving import warmup
+from trainer.examples import read_split
+from trainer.settings import Job
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class TrainingFailed(RuntimeError):
+    """The trainer's process ended with an error; its last line says which."""
+
+
+def run_fn(fn_args: Any) -> None:
+    """Trains the network of `fn_args.custom_config`, as TFX's Trainer asks.
+
+    Args:
+      fn_args: TFX's `FnArgs`. Its `custom_config` has `job`, `checkpoints` and `warmup_batches`.
+
+    Raises:
+      TrainingFailed: the training stopped with an error, such as a loss that is not a number.
+    """
+    config = fn_args.custom_config
+    run = Path(fn_args.model_run_dir)
+    run.mkdir(parents=True, exist_ok=True)
+    examples = Path(fn_args.train_files[0]).parent.parent
+    spec = {
+        "job": config["job"],
+        "examples": str(examples),
+        "checkpoints": config["checkpoints"],
+        "model": fn_args.serving_model_dir,
+        "run": str(run),
+    }
+    (run / "spec.json").write_text(json.dumps(spec, indent=1))
+    _run_trainer(run / "spec.json")
+    job = Job.from_dict(config["job"])
+    images = read_split(examples / "Split-test", job.shape).images
+    warmup.write(Path(fn_args.serving_model_dir), images, config["warmup_batches"])
+
+
+def _run_trainer(spec: Path) -> None:
+    """Waits for the trainer. It prints to our standard output; what it writes to standard error goes through ours."""
+    # The process ends with ours, however ours ends: see `trainer.__main__.end_with_parent`.
+    command = [sys.executable, "-m", "trainer", str(spec)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None  # it is a pipe
+        last_line = ""
+        for line in process.stderr:
+            sys.stderr.write(line)
+            last_line = line.strip() or last_line
+    if process.returncode < 0:
+        raise TrainingFailed(f"The trainer was killed by signal {-process.returncode}. Run again to continue.")
+    if process.returncode:
+        raise TrainingFailed(last_line)

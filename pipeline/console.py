@@ -1,0 +1,33 @@
+"""What a person sees while a pipeline runs: a line for each component, with its state and time."""
+
+import sys
+
+import rich.console
+
+STYLES = {"cached": "cyan", "done": "green", "failed": "bold red", "rejected": "bold yellow"}
+TALKS = ("Trainer",)  # prints lines of its own while it runs
+
+
+class Console:
+    """Writes progress to standard output, in colour where that is a terminal."""
+
+    def note(self, text: str) -> None:
+        """Says a sentence."""
+        self._out().print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def start(self, component: str) -> None:
+        """Says that a component runs; in a terminal, `end` writes over it."""
+        out = self._out()
+        if component in TALKS:
+            out.print(f"  {component:<20} running", highlight=False)
+        elif out.is_terminal:
+            out.print(f"  {component:<20} running", end="\r", highlight=False)
+
+    def end(self, component: str, state: str, seconds: float) -> None:
+        """Says how a component ended, and after how long."""
+        style = STYLES.get(state, "none")
+        self._out().print(f"  {component:<20} [{style}]{state:<8}[/] {seconds:7.1f} s", highlight=False)
+
+    def _out(self) -> rich.console.Console:
+        # Made anew each time: where standard output leads may have changed in between.
+        return rich.console.Console(file=sys.stdout)

@@ -1,0 +1,34 @@
+"""The experiments that come with Conveyor, and the way to a user's own."""
+
+import importlib
+import runpy
+from pathlib import Path
+
+from pipeline.config import ConfigError, Experiment, validate
+
+BUILT_IN = {
+    "mnist": "pipeline.experiments.mnist_tutorial",
+    "cifar10": "pipeline.experiments.cifar10_tutorial",
+}
+
+
+def load(name: str) -> Experiment:
+    """Returns an experiment.
+
+    Args:
+      name: one of `BUILT_IN`, or the path of a Python file that sets `EXPERIMENT`. The file is run: it is code.
+
+    Raises:
+      ConfigError: there is no such experiment or file, or the file sets none.
+    """
+    if name in BUILT_IN:
+        return importlib.import_module(BUILT_IN[name]).EXPERIMENT
+    if not name.endswith(".py"):
+        raise ConfigError(f"There is no experiment {name!r}. There are {', '.join(BUILT_IN)}, or give a Python file.")
+    if not Path(name).is_file():
+        raise ConfigError(f"There is no file {name}.")
+    experiment = runpy.run_path(name).get("EXPERIMENT")
+    if not isinstance(experiment, Experiment):
+        raise ConfigError(f"{name} must set EXPERIMENT to a pipeline.config.Experiment.")
+    validate(experiment)
+    return experiment

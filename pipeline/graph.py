@@ -1,0 +1,165 @@
+"""The pipeline: what runs, in which order."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import tensorflow_data_validation as tfdv
+import tensorflow_model_analysis as tfma
+from tfx.components.evaluator.component import Evaluator
+from tfx.components.example_validator.component import ExampleValidator
+from tfx.components.statistics_gen.component import StatisticsGen
+from tfx.dsl.components.common.resolver import Resolver
+from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import LatestBlessedModelStrategy
+from tfx.orchestration.pipeline import Pipeline
+from tfx.types.channel import Channel
+from tfx.types.standard_artifacts import Model, ModelBlessing
+
+from components.anomaly_gate.component import AnomalyGate
+from components.atomic_pusher.component import AtomicPusher
+from components.image_example_gen.component import ImageExampleGen
+from components.network_trainer.component import network_trainer
+from components.schema_gen.component import DatasetSchemaGen
+from components.schema_gen.executor import hint
+from components.servability_check.component import ServabilityCheck
+from pipeline.config import Dataset, Experiment, Gate
+from pipeline.home import Home
+from pipeline.provenance import code_digest
+
+SCALARS = ["label", "image_mean", "image_stddev", "image_size"]
+
+# Beam's own DirectRunner would first look for a runner to download; this one needs nothing but this process, and was
+# faster than several threads or processes at every size tried.
+BEAM_ARGS = [
+    "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
+    "--direct_running_mode=in_memory",
+    "--direct_num_workers=1",
+]
+
+
+def create_pipeline(experiment: Experiment, home: Home, data: Path, data_digest: str, run_id: str) -> Pipeline:
+    """Returns the pipeline of an experiment.
+
+    Args:
+      experiment: the data set, the network, the gates.
+      home: where artifacts, checkpoints and pushed models go.
+      data: folder of the input files.
+      data_digest: of their content; see `provenance.data_digest`.
+      run_id: name of the run that this pipeline is for.
+    """
+    dataset, serving = experiment.dataset, experiment.serving
+    dataset_json = json.dumps(dataclasses.asdict(dataset))
+    trainer_code = code_digest("trainer", "components.network_trainer", "serving")
+
+    example_gen = ImageExampleGen(data, dataset, f"{data_digest} {code_digest('components.image_example_gen')}")
+    statistics_gen = StatisticsGen(
+        examples=example_gen.outputs["examples"],
+        stats_options=tfdv.StatsOptions(schema=hint(dataset), feature_allowlist=SCALARS),
+    )
+    schema_gen = DatasetSchemaGen(
+        statistics=statistics_gen.outputs["statistics"], dataset=dataset_json, code=code_digest("components.schema_gen")
+    )
+    example_validator = ExampleValidator(
+        statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
+    )
+    anomaly_gate = AnomalyGate(
+        anomalies=example_validator.outputs["anomalies"], code=code_digest("components.anomaly_gate")
+    )
+    trainer = network_trainer(
+        examples=example_gen.outputs["examples"],
+        job=experiment.job(),
+        checkpoints=checkpoints(experiment, home, data_digest),
+        warmup_batches=serving.warmup_batches,
+        fingerprint=trainer_code,
+    )
+    trainer.add_upstream_node(anomaly_gate)
+    baseline = Resolver(
+        strategy_class=LatestBlessedModelStrategy,
+        model=Channel(type=Model),
+        model_blessing=Channel(type=ModelBlessing),
+    ).with_id("Baseline")
+    evaluator = Evaluator(
+        examples=example_gen.outputs["examples"],
+        model=trainer.outputs["model"],
+        baseline_model=baseline.outputs["model"],
+        eval_config=eval_config(dataset, experiment.gate),
+        example_splits=["test"],
+    )
+    servability_check = ServabilityCheck(
+        model=trainer.outputs["model"],
+        model_run=trainer.outputs["model_run"],
+        examples=example_gen.outputs["examples"],
+        count=serving.check_examples,
+        code=code_digest("components.servability_check", "serving"),
+    )
+    # The run's name among the parameters keeps it out of the cache: what is served may have been changed by hand.
+    record = {"run": run_id, "experiment": experiment.to_dict(), "data_digest": data_digest, "code": trainer_code}
+    pusher = AtomicPusher(
+        model=trainer.outputs["model"],
+        model_blessing=evaluator.outputs["blessing"],
+        infra_blessing=servability_check.outputs["blessing"],
+        destination=str(home.serving / serving.model_name),
+        record=json.dumps(record),
+        code=code_digest("components.atomic_pusher"),
+    )
+    return Pipeline(
+        pipeline_name=experiment.name,
+        pipeline_root=str(home.artifacts / experiment.name),
+        metadata_connection_config=home.connection(),
+        components=[
+            example_gen,
+            statistics_gen,
+            schema_gen,
+            example_validator,
+            anomaly_gate,
+            trainer,
+            baseline,
+            evaluator,
+            servability_check,
+            pusher,
+        ],
+        enable_cache=True,
+        beam_pipeline_args=BEAM_ARGS,
+    )
+
+
+def checkpoints(experiment: Experiment, home: Home, data_digest: str) -> Path:
+    """Returns the folder of a training's checkpoints, named after everything that determines its result."""
+    job = json.dumps(dataclasses.asdict(experiment.job()), sort_keys=True)
+    split = json.dumps(dataclasses.asdict(experiment.dataset), sort_keys=True)
+    key = code_digest("trainer", "components.image_example_gen")
+    name = hashlib.sha256(f"{job} {split} {data_digest} {key}".encode()).hexdigest()[:16]
+    return home.checkpoints / experiment.name / name
+
+
+def eval_config(dataset: Dataset, gate: Gate) -> tfma.EvalConfig:
+    """Returns what is measured on the test split, and what it must reach.
+
+    The floor and the tolerance hold for the split as a whole: a plain `threshold` would hold for every class too.
+    """
+    overall = tfma.PerSliceMetricThreshold(
+        slicing_specs=[tfma.SlicingSpec()],
+        threshold=tfma.MetricThreshold(
+            value_threshold=tfma.GenericValueThreshold(lower_bound={"value": gate.min_accuracy}),
+            change_threshold=tfma.GenericChangeThreshold(
+                absolute={"value": -gate.tolerance}, direction=tfma.MetricDirection.HIGHER_IS_BETTER
+            ),
+        ),
+    )
+    by_class = tfma.PerSliceMetricThreshold(
+        slicing_specs=[tfma.SlicingSpec(feature_keys=["label"])],
+        threshold=tfma.MetricThreshold(
+            value_threshold=tfma.GenericValueThreshold(lower_bound={"value": gate.min_class_accuracy})
+        ),
+    )
+    accuracy = tfma.MetricConfig(
+        class_name="SparseCategoricalAccuracy",
+        config='{"name": "accuracy"}',
+        per_slice_thresholds=[overall, *([by_class] if gate.min_class_accuracy else [])],
+    )
+    return tfma.EvalConfig(
+        model_specs=[tfma.ModelSpec(signature_name="serving_default", label_key="label", prediction_key="scores")],
+        slicing_specs=[tfma.SlicingSpec(), tfma.SlicingSpec(feature_keys=["label"])],
+        metrics_specs=[tfma.MetricsSpec(metrics=[accuracy, tfma.MetricConfig(class_name="ExampleCount")])],
+    )

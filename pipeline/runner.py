@@ -1,0 +1,217 @@
+"""Runs an experiment's pipeline on this machine: lock, data, components one after the other, verdict."""
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from pipeline import fetch, provenance
+from pipeline.config import ConfigError, Experiment
+from pipeline.console import Console
+from pipeline.home import Home
+
+PUSHED, FAILED, USAGE, NOT_BLESSED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class RunFailed(RuntimeError):
+    """A component failed; says which, why, and where the whole story is."""
+
+
+class HomeBusy(RuntimeError):
+    """Another run holds the home folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+      verdict: `pushed`, `up to date` or `rejected`.
+      run: its name.
+      accuracy: of the model on the test split, 0 to 1.
+      baseline: of the last blessed model on the same split; None where there was none.
+      reasons: why it was rejected; empty otherwise.
+      version: the number it is served under.
+      path: that version's folder.
+      report: the run report.
+    """
+
+    verdict: str
+    run: str
+    accuracy: float | None = None
+    baseline: float | None = None
+    reasons: tuple[str, ...] = ()
+    version: int | None = None
+    path: str | None = None
+    report: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """What the process should end with."""
+        return NOT_BLESSED if self.verdict == "rejected" else PUSHED
+
+
+def run(experiment: Experiment, home: Home, source: Path | None, console: Console) -> Outcome:
+    """Takes an experiment from its files to a pushed model, or says why not.
+
+    Args:
+      experiment: what to run.
+      home: where everything goes.
+      source: folder of the data; may be None for a data set that can be fetched.
+      console: where progress is shown.
+
+    Raises:
+      ConfigError: the experiment needs `source` and there is none.
+      FetchError: the data could not be had.
+      HomeBusy: another run is in progress.
+      RunFailed: a component failed.
+    """
+    with locked(home):
+        data = prepare_data(experiment, home, source, console)
+        data_digest = provenance.data_digest(data, [pattern.format(SPAN="*") for _, pattern in experiment.dataset.splits])
+        fingerprint = fingerprint_of(experiment, data_digest)
+        known = _up_to_date(experiment, home, fingerprint)
+        if known:
+            return known
+        now = datetime.datetime.now(datetime.timezone.utc)
+        run_id = f"{experiment.name}-{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}-{fingerprint}"
+        home.logs.mkdir(parents=True, exist_ok=True)
+        log = home.logs / f"{run_id}.log"
+        console.note(f"run {run_id}, log {log}")
+        with redirected(log):
+            return _run_pipeline(experiment, home, data, data_digest, run_id, console, log)
+
+
+@contextlib.contextmanager
+def locked(home: Home) -> Iterator[None]:
+    """Holds the home folder for one run at a time. The system lets go of the lock when the process dies.
+
+    Raises:
+      HomeBusy: another process holds it.
+    """
+    home.root.mkdir(parents=True, exist_ok=True)
+    holder = home.root / "run.pid"
+    try:
+        with filelock.FileLock(home.lock, timeout=0):
+            holder.write_text(str(os.getpid()))
+            yield
+    except filelock.Timeout:
+        pid = holder.read_text() if holder.exists() else "unknown"
+        raise HomeBusy(f"Another run (process {pid}) is using {home.root}. Wait for it, or choose another --home.") from None
+
+
+def prepare_data(experiment: Experiment, home: Home, source: Path | None, console: Console) -> Path:
+    """Returns the folder of the experiment's input files, fetched and verified where they are published ones."""
+    dataset = experiment.dataset
+    if dataset.canonical:
+        return fetch.fetch(dataset.name, home.data, source, console.note)
+    if source is None:
+        raise ConfigError(f"The data set {dataset.name} is your own: give its folder with --data.")
+    if not source.is_dir():
+        raise ConfigError(f"--data {source}: there is no such folder.")
+    return source.resolve()
+
+
+def fingerprint_of(experiment: Experiment, data_digest: str) -> str:
+    """Returns 12 hexadecimal digits that change with the experiment, the data, the code and the stack."""
+    code = provenance.code_digest("pipeline", "components", "trainer", "serving")
+    return hashlib.sha256(f"{experiment.digest()} {data_digest} {code}".encode()).hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def redirected(log: Path) -> Iterator[None]:
+    """Sends what is written to standard error into a log, also by the C++ of libraries and by child processes."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def _up_to_date(experiment: Experiment, home: Home, fingerprint: str) -> Outcome | None:
+    """Returns the last run's outcome if nothing changed since, and what it pushed is still there, byte for byte."""
+    if not home.metadata and not home.database.exists():
+        return None
+    from components.atomic_pusher.executor import read_record, tree_digest
+    from pipeline import lineage
+
+    past = lineage.runs(lineage.connect(home.connection()), experiment.name)
+    if not past or past[-1].fingerprint != fingerprint or past[-1].version is None:
+        return None
+    last = past[-1]
+    path = home.serving / experiment.serving.model_name / str(last.version)
+    record = read_record(path)
+    if not record or record.get("digest") != tree_digest(path):
+        return None
+    report = home.reports / f"{last.id}.json"
+    told = json.loads(report.read_text())["outcome"] if report.exists() else {}
+    return Outcome(
+        "up to date",
+        last.id,
+        accuracy=told.get("accuracy"),
+        baseline=told.get("baseline"),
+        version=last.version,
+        path=str(path),
+        report=told.get("report"),
+    )
+
+
+def _run_pipeline(
+    experiment: Experiment, home: Home, data: Path, data_digest: str, run_id: str, console: Console, log: Path
+) -> Outcome:
+    """Runs the components and returns the verdict. TensorFlow and TFX are imported here, when they are needed."""
+    started = time.perf_counter()
+    console.start("Setup")
+    import tensorflow as tf
+
+    from pipeline import lineage, report
+    from pipeline.executor import ComponentFailed, PipelineRunner
+    from pipeline.graph import create_pipeline
+
+    tf.config.set_visible_devices([], "GPU")  # only the trainer's process may take one
+    store = lineage.connect(home.connection())
+    for name in lineage.close_abandoned(store):
+        console.note(f"An earlier run was stopped in {name}; this one goes on from there.")
+    pipeline = create_pipeline(experiment, home, data, data_digest, run_id)
+    console.end("Setup", "done", time.perf_counter() - started)
+    try:
+        PipelineRunner(run_id, store, console).run(pipeline)
+    except ComponentFailed as error:
+        told = f"{error.component} failed: {explain(error.__cause__)}"
+        report.write(home, experiment, lineage.run_by_id(store, run_id), data_digest, failure=told)
+        raise RunFailed(f"{told}\nThe whole story is in {log}") from error
+    finally:
+        lineage.close_abandoned(store)
+    return report.write(home, experiment, lineage.run_by_id(store, run_id), data_digest)
+
+
+def explain(error: BaseException | None) -> str:
+    """Returns the sentence in an error that a person can act on.
+
+    Beam hands on an error in a worker as text: its message is the end of a traceback, with the step's name after it.
+    """
+    text = str(error).strip()
+    found = re.findall(r"^(?:[\w.]+\.)?(?:DataError|ValueError|OSError): (.*?)(?: \[while running .*)?$", text, re.MULTILINE)
+    if found:
+        return found[-1]
+    return text if text else type(error).__name__
+
+
+def to_json(outcome: Outcome) -> dict[str, Any]:
+    """Returns the outcome for scripts."""
+    return {**dataclasses.asdict(outcome), "exit_code": outcome.exit_code}

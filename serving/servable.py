@@ -1,0 +1,108 @@
+"""Loads a SavedModel the way TensorFlow Serving does, in a process of its own, and tries all it must answer.
+
+`python -m serving.servable MODEL IMAGES SCORES` prints one JSON object: `ok`, `reason`, and `differences`, the largest
+absolute difference of a probability by signature. IMAGES and SCORES are .npy files: uint8 [N, height, width, channels]
+and float32 [N, classes], the trainer's own probabilities for them.
+"""
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from serving import warmup
+from serving.signatures import OUTPUTS, SIGNATURES
+
+TOLERANCE = 1e-4  # of a probability: float32 arithmetic in another order, nothing more
+BATCH = 64
+
+
+class NotServable(RuntimeError):
+    """A model that the server would refuse, or that would answer wrongly."""
+
+
+class Servable:
+    """A SavedModel in a Session, loaded by the loader that TensorFlow Serving uses."""
+
+    def __init__(self, model: Path) -> None:
+        self._session = tf.compat.v1.Session(graph=tf.Graph())
+        with self._session.graph.as_default():
+            loaded = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], str(model))
+        self.signatures = dict(loaded.signature_def)
+
+    def predict(self, signature: str, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Returns all outputs of a signature for its inputs.
+
+        Raises:
+          NotServable: there is no such signature, or its inputs have other names.
+        """
+        if signature not in self.signatures:
+            raise NotServable(f"there is no signature {signature!r}, only {', '.join(sorted(self.signatures))}")
+        definition = self.signatures[signature]
+        if set(inputs) != set(definition.inputs):
+            raise NotServable(f"{signature} takes {sorted(definition.inputs)}, not {sorted(inputs)}")
+        fetches = {name: info.name for name, info in definition.outputs.items()}
+        return self._session.run(fetches, {definition.inputs[name].name: value for name, value in inputs.items()})
+
+
+def check(model: Path, images: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """Calls every signature and compares its answers with the trainer's own.
+
+    Args:
+      model: folder of the SavedModel.
+      images: uint8 [N, height, width, channels].
+      scores: the trainer's probabilities for them: float32 [N, classes].
+
+    Returns:
+      The largest absolute difference of a probability, by signature.
+
+    Raises:
+      NotServable: the model cannot be loaded, lacks a signature or an output, or answers otherwise than the trainer.
+    """
+    try:
+        servable = Servable(model)
+    except (OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
+        raise NotServable(f"the server's loader refuses it: {error}") from error
+    differences = {}
+    for signature, (name, make) in SIGNATURES.items():
+        replies = [servable.predict(signature, {name: make(batch)}) for batch in _batches(images)]
+        for output in OUTPUTS:
+            if output not in replies[0]:
+                raise NotServable(f"{signature} does not return {output!r}")
+        answer = np.concatenate([reply["scores"] for reply in replies])
+        if answer.shape != scores.shape:
+            raise NotServable(f"{signature} returns scores of shape {answer.shape}, the trainer has {scores.shape}")
+        differences[signature] = float(np.abs(answer - scores).max())
+        if not differences[signature] <= TOLERANCE:
+            raise NotServable(
+                f"{signature} differs from the trainer by up to {differences[signature]:.3g} in a probability; "
+                f"at most {TOLERANCE} is rounding"
+            )
+    for request in warmup.read(model):
+        inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
+        servable.predict(request.model_spec.signature_name, inputs)
+    return differences
+
+
+def _batches(images: np.ndarray) -> Iterable[np.ndarray]:
+    return (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+
+
+def main(model: Path, images: Path, scores: Path) -> None:
+    """Prints the outcome of `check` as JSON."""
+    try:
+        differences = check(model, np.load(images, allow_pickle=False), np.load(scores, allow_pickle=False))
+        outcome = {"ok": True, "reason": "", "differences": differences}
+    except NotServable as error:
+        outcome = {"ok": False, "reason": str(error), "differences": {}}
+    print(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit("usage: python -m serving.servable MODEL IMAGES.npy SCORES.npy")
+    main(*map(Path, sys.argv[1:]))

@@ -1,0 +1,45 @@
+"""Packaging of Conveyor: ranges only; the exact, hashed versions of each stack are in requirements/*.lock."""
+
+from setuptools import find_packages, setup
+
+INSTALL_REQUIRES = [
+    # What Conveyor is made of. TFX 1.16 is the newest that runs on glibc < 2.39, TFX 1.21 the newest of all.
+    "tfx>=1.16,<1.22",  # the pipeline, its components and its metadata
+    "tensorflow",  # networks, training, SavedModels; TFX chooses the version
+    "tensorflow-serving-api",  # PredictionLog, for the warm-up requests TensorFlow Serving replays
+    "apache-beam",  # runs ingestion, statistics and evaluation
+    # What TFX needs and does not say.
+    "dill",  # tfx_bsl and tensorflow_transform import it; apache-beam >= 2.69 no longer brings it
+    "ipykernel",  # without it tensorflow_model_analysis loses half of its names on import
+    "tensorboard",  # TensorFlow >= 2.20 no longer brings it
+    # What a well-kept library does better than we would.
+    "click",  # the command line
+    "filelock",  # one run at a time in a home folder
+    "jinja2",  # the run report's page
+    "matplotlib",  # the run report's plots
+    "pillow",  # decodes the PNG and JPEG files of a user's own data
+    "pooch",  # downloads with a progress bar
+    "rich",  # tables and colours in a terminal
+    "tqdm",  # progress bars of long work
+]
+
+EXTRAS_REQUIRE = {
+    "gpu": ["tensorflow[and-cuda]"],  # CUDA and cuDNN from PyPI, for machines that have a driver only
+    "gcp": ["apache-beam[gcp]"],  # Beam on Dataflow and files on Google Cloud Storage
+    "dev": ["build", "mypy", "pytest", "pytest-timeout", "ruff", "types-requests", "types-tqdm"],
+}
+
+setup(
+    name="conveyor-tfx",
+    version="0.1.0",
+    description="A TFX and Keras production pipeline: labelled images to a gated, pushed, servable network",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(include=["pipeline*", "components*", "trainer*", "serving*"]),
+    package_data={"pipeline": ["templates/*"]},
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    entry_points={"console_scripts": ["conveyor=pipeline.cli:main"]},
+)

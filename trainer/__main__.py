@@ -1,0 +1,90 @@
+"""Trains one network in a process of its own: `python -m trainer SPEC`.
+
+A process of its own, because it alone may see a GPU, takes all of its memory with it when it ends, and can be killed
+without taking the pipeline with it. `SPEC` is a JSON file:
+
+  job          the fields of `trainer.settings.Job`
+  examples     folder of the splits, `Split-train/`, `Split-test/` and perhaps `Split-eval/`
+  checkpoints  folder of this training's checkpoints, and of no other's
+  model        folder for the SavedModel
+  run          folder for everything else: TensorBoard's logs, history.json, summary.json, test_scores.npy, kernels.npy
+
+It says how it goes on standard output, and ends with 0, or with 1 and one sentence on standard error.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from trainer import devices, export, loop, networks
+from trainer.examples import read_split
+from trainer.settings import Job
+
+
+def main(spec_path: Path) -> None:
+    """Trains, measures on the test split, and writes the model and the record of the run."""
+    spec = json.loads(spec_path.read_text())
+    job = Job.from_dict(spec["job"])
+    run, examples = Path(spec["run"]), Path(spec["examples"])
+    run.mkdir(parents=True, exist_ok=True)
+    tf.config.experimental.enable_op_determinism()
+    chosen = devices.choose(job.training.precision)
+    tqdm.write(f"Training on {chosen.description}.")
+    eval_folder = examples / "Split-eval"
+    trained = loop.train(
+        job,
+        chosen,
+        read_split(examples / "Split-train", job.shape),
+        read_split(eval_folder, job.shape) if eval_folder.exists() else None,
+        Path(spec["checkpoints"]),
+        run / "tensorboard",
+    )
+    network = export.save(trained.model, job, Path(spec["model"]), run)
+    test = read_split(examples / "Split-test", job.shape)
+    scores = loop.predictor(network)(test.images)
+    accuracy, _ = loop.score(scores, test.labels)
+    tqdm.write(f"test accuracy {accuracy:.4f}")
+    np.save(run / "test_scores.npy", scores, allow_pickle=False)
+    np.save(run / "kernels.npy", networks.first_kernels(network), allow_pickle=False)
+    (run / "history.json").write_text(json.dumps(trained.history))
+    summary = {
+        "device": chosen.description,
+        "precision": chosen.precision,
+        "resumed_from": trained.resumed_from,
+        "seconds": trained.seconds,
+        "steps": job.training.steps,
+        "test_accuracy": accuracy,
+    }
+    (run / "summary.json").write_text(json.dumps(summary, indent=1))
+
+
+def end_with_parent() -> None:
+    """Ends this process when the one that started it is gone: that one holds the other end of standard input.
+
+    A pipeline that was killed would otherwise leave a training behind, which writes into the checkpoints that the next
+    one continues from.
+    """
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m trainer SPEC.json")
+    end_with_parent()
+    try:
+        main(Path(sys.argv[1]))
+    except loop.TrainingDiverged as error:
+        sys.exit(str(error))

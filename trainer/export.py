@@ -1,0 +1,93 @@
+"""Writes a trained network as a SavedModel for TensorFlow Serving."""
+
+import json
+import math
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from trainer import networks
+from trainer.settings import Job
+
+DATASET_ASSET = "dataset.json"
+
+
+def save(model: keras.Model, job: Job, folder: Path, scratch: Path) -> keras.Model:
+    """Writes a SavedModel whose arithmetic is float32, whatever the network was trained in.
+
+    A lower precision gains nothing at the small batches of a server, and is not computed in on every processor.
+
+    Args:
+      model: the trained network.
+      job: its shape and classes, which travel with the model as the asset `dataset.json`.
+      folder: where the SavedModel goes.
+      scratch: an existing folder for a file that the SavedModel copies.
+
+    Returns:
+      The float32 network that was written.
+    """
+    network = networks.build(job, "float32")
+    network.set_weights(model.get_weights())
+    asset = scratch / DATASET_ASSET
+    asset.write_text(json.dumps({"shape": job.shape, "classes": job.classes}, indent=1))
+    servable = _Servable(network, job, asset)
+    signatures = {
+        "serving_default": servable.examples,
+        "predict_images": servable.images,
+        "predict_pixels": servable.pixels,
+        "predict_encoded": servable.encoded,
+    }
+    tf.saved_model.save(servable, str(folder), signatures=signatures)
+    return network
+
+
+class _Servable(tf.Module):
+    """The signatures. All return `scores`, `classes` and `label`; see `_reply`.
+
+    The variables are attributes of their own, because a SavedModel finds Keras 3's only through this list in a way that
+    the loader of TensorFlow Serving understands.
+    """
+
+    def __init__(self, network: keras.Model, job: Job, asset: Path) -> None:
+        super().__init__()
+        self._network = network
+        self._shape = job.shape
+        self._weights = [variable.value for variable in network.variables]
+        self._classes = tf.constant(job.classes)
+        self._dataset = tf.saved_model.Asset(str(asset))
+        self.pixels = tf.function(
+            self._predict_pixels, input_signature=[tf.TensorSpec([None, *job.shape], tf.uint8, name="images")]
+        )
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    def examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Takes serialized tf.Examples, whose `image` holds raw pixels: string [N]."""
+        features = tf.io.parse_example(examples, {"image": tf.io.FixedLenFeature([], tf.string)})
+        pixels = tf.io.decode_raw(features["image"], tf.uint8, fixed_length=math.prod(self._shape))
+        return self._reply(tf.cast(tf.reshape(pixels, [-1, *self._shape]), tf.float32))
+
+    @tf.function(input_signature=[tf.TensorSpec(None, tf.float32, name="images")])
+    def images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Takes images in [0, 1], in any shape that reshapes to [N, height, width, channels]."""
+        return self._reply(tf.reshape(images, [-1, *self._shape]) * 255.0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def encoded(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Takes PNG or JPEG files of any size, resized: string [N]."""
+        height, width, channels = self._shape
+
+        def decode(file: tf.Tensor) -> tf.Tensor:
+            pixels = tf.io.decode_png(file, channels=channels)  # its kernel reads JPEG too
+            return tf.ensure_shape(tf.image.resize(pixels, [height, width], antialias=True), self._shape)
+
+        return self._reply(tf.map_fn(decode, image_bytes, fn_output_signature=tf.float32))
+
+    def _predict_pixels(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._reply(tf.cast(images, tf.float32))
+
+    def _reply(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns probabilities [N, classes], the classes' names [N, classes] and the likeliest label [N]."""
+        scores = tf.nn.softmax(self._network(pixels, training=False))
+        names = tf.repeat(self._classes[tf.newaxis], tf.shape(scores)[0], axis=0)
+        return {"scores": scores, "classes": names, "label": tf.argmax(scores, axis=1)}
