@@ -1,5 +1,7 @@
 """Packaging of Conveyor: ranges only; the exact, hashed versions of each stack are in requirements/*.lock."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 INSTALL_REQUIRES = [
@@ -26,14 +28,15 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
     "gpu": ["tensorflow[and-cuda]"],  # CUDA and cuDNN from PyPI, for machines that have a driver only
     "gcp": ["apache-beam[gcp]"],  # Beam on Dataflow and files on Google Cloud Storage
-    "dev": ["build", "mypy", "pytest", "pytest-timeout", "ruff", "types-requests", "types-tqdm"],
+    # Linters, types and tests: make test.
+    "dev": ["mypy", "pytest", "pytest-timeout", "ruff", "types-tqdm"],
 }
 
 setup(
     name="conveyor-tfx",
     version="0.1.0",
     description="A TFX and Keras production pipeline: labelled images to a gated, pushed, servable network",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",

@@ -31,9 +31,7 @@ class PipelineRunner(tfx_runner.IrBasedRunner):
         self._store = store
         self._console = console
 
-    def run_with_ir(
-        self, pipeline: pipeline_pb2.Pipeline, run_options: pipeline_pb2.RunOptions | None = None
-    ) -> None:
+    def run_with_ir(self, pipeline: pipeline_pb2.Pipeline, run_options: pipeline_pb2.RunOptions | None = None) -> None:
         """Runs every node in the pipeline's order, which is topological.
 
         Raises:

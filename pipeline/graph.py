@@ -1,12 +1,11 @@
 """The pipeline: what runs, in which order."""
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 
 import tensorflow_data_validation as tfdv
-import tensorflow_model_analysis as tfma
+from tensorflow_model_analysis.proto import config_pb2
 from tfx.components.evaluator.component import Evaluator
 from tfx.components.example_validator.component import ExampleValidator
 from tfx.components.statistics_gen.component import StatisticsGen
@@ -23,9 +22,9 @@ from components.network_trainer.component import network_trainer
 from components.schema_gen.component import DatasetSchemaGen
 from components.schema_gen.executor import hint
 from components.servability_check.component import ServabilityCheck
-from pipeline.config import Dataset, Experiment, Gate
+from pipeline.config import Experiment, Gate
 from pipeline.home import Home
-from pipeline.provenance import code_digest
+from pipeline.provenance import checkpoint_folder, code_digest
 
 SCALARS = ["label", "image_mean", "image_stddev", "image_size"]
 
@@ -69,7 +68,7 @@ def create_pipeline(experiment: Experiment, home: Home, data: Path, data_digest:
     trainer = network_trainer(
         examples=example_gen.outputs["examples"],
         job=experiment.job(),
-        checkpoints=checkpoints(experiment, home, data_digest),
+        checkpoints=checkpoint_folder(experiment, home, data_digest),
         warmup_batches=serving.warmup_batches,
         fingerprint=trainer_code,
     )
@@ -83,7 +82,7 @@ def create_pipeline(experiment: Experiment, home: Home, data: Path, data_digest:
         examples=example_gen.outputs["examples"],
         model=trainer.outputs["model"],
         baseline_model=baseline.outputs["model"],
-        eval_config=eval_config(dataset, experiment.gate),
+        eval_config=eval_config(experiment.gate),
         example_splits=["test"],
     )
     servability_check = ServabilityCheck(
@@ -124,42 +123,35 @@ def create_pipeline(experiment: Experiment, home: Home, data: Path, data_digest:
     )
 
 
-def checkpoints(experiment: Experiment, home: Home, data_digest: str) -> Path:
-    """Returns the folder of a training's checkpoints, named after everything that determines its result."""
-    job = json.dumps(dataclasses.asdict(experiment.job()), sort_keys=True)
-    split = json.dumps(dataclasses.asdict(experiment.dataset), sort_keys=True)
-    key = code_digest("trainer", "components.image_example_gen")
-    name = hashlib.sha256(f"{job} {split} {data_digest} {key}".encode()).hexdigest()[:16]
-    return home.checkpoints / experiment.name / name
-
-
-def eval_config(dataset: Dataset, gate: Gate) -> tfma.EvalConfig:
+def eval_config(gate: Gate) -> config_pb2.EvalConfig:
     """Returns what is measured on the test split, and what it must reach.
 
     The floor and the tolerance hold for the split as a whole: a plain `threshold` would hold for every class too.
     """
-    overall = tfma.PerSliceMetricThreshold(
-        slicing_specs=[tfma.SlicingSpec()],
-        threshold=tfma.MetricThreshold(
-            value_threshold=tfma.GenericValueThreshold(lower_bound={"value": gate.min_accuracy}),
-            change_threshold=tfma.GenericChangeThreshold(
-                absolute={"value": -gate.tolerance}, direction=tfma.MetricDirection.HIGHER_IS_BETTER
+    overall = config_pb2.PerSliceMetricThreshold(
+        slicing_specs=[config_pb2.SlicingSpec()],
+        threshold=config_pb2.MetricThreshold(
+            value_threshold=config_pb2.GenericValueThreshold(lower_bound={"value": gate.min_accuracy}),
+            change_threshold=config_pb2.GenericChangeThreshold(
+                absolute={"value": -gate.tolerance}, direction=config_pb2.MetricDirection.HIGHER_IS_BETTER
             ),
         ),
     )
-    by_class = tfma.PerSliceMetricThreshold(
-        slicing_specs=[tfma.SlicingSpec(feature_keys=["label"])],
-        threshold=tfma.MetricThreshold(
-            value_threshold=tfma.GenericValueThreshold(lower_bound={"value": gate.min_class_accuracy})
+    by_class = config_pb2.PerSliceMetricThreshold(
+        slicing_specs=[config_pb2.SlicingSpec(feature_keys=["label"])],
+        threshold=config_pb2.MetricThreshold(
+            value_threshold=config_pb2.GenericValueThreshold(lower_bound={"value": gate.min_class_accuracy})
         ),
     )
-    accuracy = tfma.MetricConfig(
+    accuracy = config_pb2.MetricConfig(
         class_name="SparseCategoricalAccuracy",
         config='{"name": "accuracy"}',
         per_slice_thresholds=[overall, *([by_class] if gate.min_class_accuracy else [])],
     )
-    return tfma.EvalConfig(
-        model_specs=[tfma.ModelSpec(signature_name="serving_default", label_key="label", prediction_key="scores")],
-        slicing_specs=[tfma.SlicingSpec(), tfma.SlicingSpec(feature_keys=["label"])],
-        metrics_specs=[tfma.MetricsSpec(metrics=[accuracy, tfma.MetricConfig(class_name="ExampleCount")])],
+    return config_pb2.EvalConfig(
+        model_specs=[
+            config_pb2.ModelSpec(signature_name="serving_default", label_key="label", prediction_key="scores")
+        ],
+        slicing_specs=[config_pb2.SlicingSpec(), config_pb2.SlicingSpec(feature_keys=["label"])],
+        metrics_specs=[config_pb2.MetricsSpec(metrics=[accuracy, config_pb2.MetricConfig(class_name="ExampleCount")])],
     )

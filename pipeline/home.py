@@ -65,6 +65,11 @@ class Home:
         """One file a run."""
         return self.root / "logs"
 
+    def log(self, name: str) -> Path:
+        """Returns the file for one run's noise, in a folder that exists."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        return self.logs / f"{name}.log"
+
     @property
     def lock(self) -> Path:
         """Held by the run in progress."""

@@ -1,3 +1,121 @@
-def write(home, experiment, run, data_digest, failure=None):
-    from pipeline.runner import Outcome
-    return Outcome("pushed" if run.version else "rejected", run.id, version=run.version)
+"""Writes one page and one JSON file about a run: the verdict, the numbers, the pictures, and where it all came from."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from pipeline import lineage, plots, provenance, verdict
+from pipeline.config import Experiment
+from pipeline.home import Home
+from pipeline.outcome import Outcome
+from trainer.examples import read_split
+
+MISTAKES = 24
+
+
+def write(
+    home: Home, experiment: Experiment, run: lineage.Run, data_digest: str, failure: str | None = None
+) -> Outcome:
+    """Writes `reports/<run>.html` and `.json`, and returns how the run ended.
+
+    Args:
+      home: where the reports go.
+      experiment: what was run.
+      run: what ML Metadata knows of it; components may be missing where it failed.
+      data_digest: of the input files.
+      failure: what failed, if anything did.
+    """
+    evaluation_folder = lineage.folder(run.output("Evaluator", "evaluation"))
+    evaluation = verdict.read_evaluation(evaluation_folder, experiment) if evaluation_folder else None
+    servable = verdict.servability(run)
+    page = home.reports / f"{run.id}.html"
+    outcome = _outcome(run, evaluation, servable, page, failure)
+    record = {
+        "outcome": dataclasses.asdict(outcome),
+        "failure": failure,
+        "evaluation": dataclasses.asdict(evaluation) if evaluation else None,
+        "servability": servable,
+        "training": _training(run),
+        "components": [{"name": c.name, "state": c.state, "seconds": c.seconds} for c in run.components],
+        "experiment": experiment.to_dict(),
+        "data": {"digest": data_digest},
+        "code": {"digest": provenance.code_digest("pipeline", "components", "trainer", "serving")},
+        "versions": provenance.versions(),
+        "started": run.started.isoformat(timespec="seconds"),
+    }
+    home.reports.mkdir(parents=True, exist_ok=True)
+    page.write_text(_render(record, _pictures(run, experiment, evaluation)), encoding="utf-8")
+    page.with_suffix(".json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    return outcome
+
+
+def _outcome(
+    run: lineage.Run, evaluation: verdict.Evaluation | None, servable: dict[str, Any], page: Path, failure: str | None
+) -> Outcome:
+    pushed = run.output("AtomicPusher", "pushed_model")
+    reasons = list(evaluation.reasons) if evaluation else []
+    if servable and not servable["ok"]:
+        reasons.append(f"it cannot be served: {servable['reason']}")
+    return Outcome(
+        verdict="failed" if failure else "rejected" if run.version is None else "pushed",
+        run=run.id,
+        accuracy=evaluation.accuracy if evaluation else None,
+        baseline=evaluation.baseline if evaluation else None,
+        reasons=tuple(reasons),
+        version=run.version,
+        path=lineage.property_of(pushed, "pushed_destination") if pushed else None,
+        report=str(page),
+    )
+
+
+def _training(run: lineage.Run) -> dict[str, Any]:
+    folder = lineage.folder(run.output("Trainer", "model_run"))
+    return json.loads((folder / "summary.json").read_text()) if folder else {}
+
+
+def _pictures(run: lineage.Run, experiment: Experiment, evaluation: verdict.Evaluation | None) -> dict[str, Any]:
+    """Returns the pictures that can be drawn, by name: all of them where the run came as far as the Evaluator."""
+    classes = experiment.dataset.classes
+    drawn: dict[str, Any] = {}
+    training = lineage.folder(run.output("Trainer", "model_run"))
+    examples = lineage.folder(run.output("ImageExampleGen", "examples"))
+    if training:
+        drawn["curves"] = plots.training_curves(json.loads((training / "history.json").read_text()))
+        drawn["kernels"] = plots.kernels(np.load(training / "kernels.npy", allow_pickle=False))
+    if training and examples:
+        test = read_split(examples / "Split-test", experiment.dataset.shape)
+        scores = np.load(training / "test_scores.npy", allow_pickle=False)
+        predictions = scores.argmax(axis=1)
+        drawn["confusion"] = plots.confusion_matrix(test.labels, predictions, classes)
+        wrong = np.flatnonzero(predictions != test.labels)
+        worst = wrong[np.argsort(-scores[wrong, predictions[wrong]], kind="stable")][:MISTAKES]
+        drawn["mistakes"] = [
+            {
+                "picture": plots.picture(test.images[number]),
+                "true": classes[test.labels[number]],
+                "predicted": classes[predictions[number]],
+                "score": float(scores[number, predictions[number]]),
+                "number": int(number),
+            }
+            for number in worst
+        ]
+        drawn["wrong"] = len(wrong)
+    if evaluation:
+        drawn["classes"] = plots.class_accuracies(classes, evaluation.by_class, evaluation.baseline_by_class)
+    return drawn
+
+
+def _render(record: dict[str, Any], pictures: dict[str, Any]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    slowest = max((component["seconds"] for component in record["components"]), default=0) or 1
+    return environment.get_template("report.html.j2").render(pictures=pictures, slowest=slowest, **record)

@@ -1,9 +1,7 @@
 """Runs an experiment's pipeline on this machine: lock, data, components one after the other, verdict."""
 
 import contextlib
-import dataclasses
 import datetime
-import hashlib
 import json
 import os
 import re
@@ -11,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import filelock
 
@@ -19,8 +16,7 @@ from pipeline import fetch, provenance
 from pipeline.config import ConfigError, Experiment
 from pipeline.console import Console
 from pipeline.home import Home
-
-PUSHED, FAILED, USAGE, NOT_BLESSED, INTERRUPTED = 0, 1, 2, 3, 130
+from pipeline.outcome import Outcome
 
 
 class RunFailed(RuntimeError):
@@ -29,36 +25,6 @@ class RunFailed(RuntimeError):
 
 class HomeBusy(RuntimeError):
     """Another run holds the home folder."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    Attributes:
-      verdict: `pushed`, `up to date` or `rejected`.
-      run: its name.
-      accuracy: of the model on the test split, 0 to 1.
-      baseline: of the last blessed model on the same split; None where there was none.
-      reasons: why it was rejected; empty otherwise.
-      version: the number it is served under.
-      path: that version's folder.
-      report: the run report.
-    """
-
-    verdict: str
-    run: str
-    accuracy: float | None = None
-    baseline: float | None = None
-    reasons: tuple[str, ...] = ()
-    version: int | None = None
-    path: str | None = None
-    report: str | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """What the process should end with."""
-        return NOT_BLESSED if self.verdict == "rejected" else PUSHED
 
 
 def run(experiment: Experiment, home: Home, source: Path | None, console: Console) -> Outcome:
@@ -78,15 +44,14 @@ def run(experiment: Experiment, home: Home, source: Path | None, console: Consol
     """
     with locked(home):
         data = prepare_data(experiment, home, source, console)
-        data_digest = provenance.data_digest(data, [pattern.format(SPAN="*") for _, pattern in experiment.dataset.splits])
-        fingerprint = fingerprint_of(experiment, data_digest)
+        data_digest = provenance.data_digest(data, experiment.dataset)
+        fingerprint = provenance.fingerprint(experiment, data_digest)
         known = _up_to_date(experiment, home, fingerprint)
         if known:
             return known
         now = datetime.datetime.now(datetime.timezone.utc)
         run_id = f"{experiment.name}-{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}-{fingerprint}"
-        home.logs.mkdir(parents=True, exist_ok=True)
-        log = home.logs / f"{run_id}.log"
+        log = home.log(run_id)
         console.note(f"run {run_id}, log {log}")
         with redirected(log):
             return _run_pipeline(experiment, home, data, data_digest, run_id, console, log)
@@ -107,7 +72,9 @@ def locked(home: Home) -> Iterator[None]:
             yield
     except filelock.Timeout:
         pid = holder.read_text() if holder.exists() else "unknown"
-        raise HomeBusy(f"Another run (process {pid}) is using {home.root}. Wait for it, or choose another --home.") from None
+        raise HomeBusy(
+            f"Another run (process {pid}) is using {home.root}. Wait for it, or choose another --home."
+        ) from None
 
 
 def prepare_data(experiment: Experiment, home: Home, source: Path | None, console: Console) -> Path:
@@ -120,12 +87,6 @@ def prepare_data(experiment: Experiment, home: Home, source: Path | None, consol
     if not source.is_dir():
         raise ConfigError(f"--data {source}: there is no such folder.")
     return source.resolve()
-
-
-def fingerprint_of(experiment: Experiment, data_digest: str) -> str:
-    """Returns 12 hexadecimal digits that change with the experiment, the data, the code and the stack."""
-    code = provenance.code_digest("pipeline", "components", "trainer", "serving")
-    return hashlib.sha256(f"{experiment.digest()} {data_digest} {code}".encode()).hexdigest()[:12]
 
 
 @contextlib.contextmanager
@@ -206,12 +167,9 @@ def explain(error: BaseException | None) -> str:
     Beam hands on an error in a worker as text: its message is the end of a traceback, with the step's name after it.
     """
     text = str(error).strip()
-    found = re.findall(r"^(?:[\w.]+\.)?(?:DataError|ValueError|OSError): (.*?)(?: \[while running .*)?$", text, re.MULTILINE)
+    found = re.findall(
+        r"^(?:[\w.]+\.)?(?:DataError|ValueError|OSError): (.*?)(?: \[while running .*)?$", text, re.MULTILINE
+    )
     if found:
         return found[-1]
     return text if text else type(error).__name__
-
-
-def to_json(outcome: Outcome) -> dict[str, Any]:
-    """Returns the outcome for scripts."""
-    return {**dataclasses.asdict(outcome), "exit_code": outcome.exit_code}

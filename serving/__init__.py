@@ -1,0 +1,1 @@
+"""What serves pushed models; knows neither TFX nor the trainer."""

@@ -1,5 +1,6 @@
 """Writes a trained network as a SavedModel for TensorFlow Serving."""
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -45,13 +46,13 @@ def save(model: keras.Model, job: Job, folder: Path, scratch: Path) -> keras.Mod
 class _Servable(tf.Module):
     """The signatures. All return `scores`, `classes` and `label`; see `_reply`.
 
-    The variables are attributes of their own, because a SavedModel finds Keras 3's only through this list in a way that
-    the loader of TensorFlow Serving understands.
+    The network's variables are attributes and the network is not: found through Keras 3's objects, they could not be
+    restored by the loader that TensorFlow Serving uses, and found through both, they would be stored twice.
     """
 
     def __init__(self, network: keras.Model, job: Job, asset: Path) -> None:
         super().__init__()
-        self._network = network
+        self._logits = functools.partial(network, training=False)
         self._shape = job.shape
         self._weights = [variable.value for variable in network.variables]
         self._classes = tf.constant(job.classes)
@@ -88,6 +89,6 @@ class _Servable(tf.Module):
 
     def _reply(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns probabilities [N, classes], the classes' names [N, classes] and the likeliest label [N]."""
-        scores = tf.nn.softmax(self._network(pixels, training=False))
+        scores = tf.nn.softmax(self._logits(pixels))
         names = tf.repeat(self._classes[tf.newaxis], tf.shape(scores)[0], axis=0)
         return {"scores": scores, "classes": names, "label": tf.argmax(scores, axis=1)}

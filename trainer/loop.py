@@ -55,6 +55,7 @@ class Checkpoints:
         self._state = state
 
     def save(self, step: int, history: list[dict[str, float]]) -> None:
+        """Writes a checkpoint of this step."""
         self._step.assign(step)
         self._history.assign(json.dumps(history))
         self._manager.save(checkpoint_number=step)
@@ -99,12 +100,7 @@ def train(
       TrainingDiverged: the loss became infinite or not a number.
     """
     setup = job.training
-    with devices.strategy.scope():
-        model = networks.build(job, devices.precision)
-        optimizer = networks.optimizer(job)
-        optimizer.build(model.trainable_variables)
-        networks.start_rmsprop(optimizer)
-        saver = Checkpoints(checkpoints, model, optimizer, setup.keep_checkpoints)
+    model, optimizer, saver = _prepare(job, devices, checkpoints)
     first_step, history = saver.restore()
     if first_step:
         say(f"Continuing from the checkpoint at step {first_step}.")
@@ -136,6 +132,23 @@ def train(
             if step % setup.log_every == 0 or step == setup.steps:
                 mark(step)
     return Trained(model, first_step, time.perf_counter() - started, history)
+
+
+def restore(job: Job, checkpoints: Path) -> tuple[keras.Model, int]:
+    """Returns the network of a training's newest checkpoint, in float32, and its step: 0 where there is none."""
+    devices = Devices(tf.distribute.get_strategy(), "float32", False, "CPU, float32")
+    model, _, saver = _prepare(job, devices, checkpoints)
+    step, _ = saver.restore()
+    return model, step
+
+
+def _prepare(job: Job, devices: Devices, checkpoints: Path) -> tuple[keras.Model, keras.Optimizer, Checkpoints]:
+    with devices.strategy.scope():
+        model = networks.build(job, devices.precision)
+        optimizer = networks.optimizer(job)
+        optimizer.build(model.trainable_variables)
+        networks.start_rmsprop(optimizer)
+        return model, optimizer, Checkpoints(checkpoints, model, optimizer, job.training.keep_checkpoints)
 
 
 class _Measure:

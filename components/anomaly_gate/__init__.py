@@ -1,0 +1,1 @@
+"""Stops a run on anomalous data."""

@@ -11,7 +11,7 @@ from components.anomaly_gate.executor import DataAnomalies, describe
 
 
 @component
-def AnomalyGate(anomalies: InputArtifact[ExampleAnomalies], code: Parameter[str]):
+def AnomalyGate(anomalies: InputArtifact[ExampleAnomalies], code: Parameter[str]) -> None:
     """Fails if there is any anomaly in any split, and passes otherwise.
 
     Args:

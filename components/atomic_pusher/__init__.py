@@ -1,0 +1,1 @@
+"""Puts a model where the server finds it, atomically."""

@@ -20,7 +20,7 @@ def AtomicPusher(
     destination: Parameter[str],
     record: Parameter[str],
     code: Parameter[str],
-):
+) -> None:
     """Pusher whose versions appear atomically and only ever grow.
 
     Args:

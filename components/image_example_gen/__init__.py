@@ -1,0 +1,1 @@
+"""Ingests labelled images."""

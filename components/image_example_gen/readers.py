@@ -69,7 +69,9 @@ class IdxReader:
         _check_size(self.images, self.IMAGES_HEADER + count * height * width, f"{count} images as its header says")
         (label_count,) = _idx_header(self.labels, IDX_LABELS_MAGIC, 1)
         if label_count != count:
-            raise DataError.at(self.labels, 4, f"{count} labels, one for each image of {self.images.name}", f"{label_count}")
+            raise DataError.at(
+                self.labels, 4, f"{count} labels, one for each image of {self.images.name}", f"{label_count}"
+            )
         _check_size(self.labels, self.LABELS_HEADER + count, f"{count} labels as its header says")
 
     def __len__(self) -> int:
@@ -122,7 +124,9 @@ class FolderReader:
 
     def __post_init__(self) -> None:
         if self.dataset.shape[2] not in PIL_MODES:
-            raise DataError.at(self.paths[0], None, "images of 1, 3 or 4 channels", f"{self.dataset.shape[2]} asked for")
+            raise DataError.at(
+                self.paths[0], None, "images of 1, 3 or 4 channels", f"{self.dataset.shape[2]} asked for"
+            )
         for path in self.paths:
             if path.parent.name not in self.dataset.classes:
                 expected = f"a folder named after a class ({', '.join(self.dataset.classes)})"

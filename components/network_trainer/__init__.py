@@ -1,0 +1,1 @@
+"""Trains a network in a process of its own."""

@@ -1,0 +1,1 @@
+"""States what the data must be like."""

@@ -20,7 +20,7 @@ def DatasetSchemaGen(
     schema: OutputArtifact[Schema],
     dataset: Parameter[str],
     code: Parameter[str],
-):
+) -> None:
     """SchemaGen that knows the data set: infers a schema and tightens it.
 
     Args:

@@ -1,0 +1,1 @@
+"""Tries a model as the server would use it."""

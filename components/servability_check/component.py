@@ -19,7 +19,7 @@ def ServabilityCheck(
     blessing: OutputArtifact[InfraBlessing],
     count: Parameter[int],
     code: Parameter[str],
-):
+) -> None:
     """Loads the model in a separate process, calls every signature and compares its answers with the trainer's.
 
     Takes the place of TFX's InfraValidator, which needs a container engine.

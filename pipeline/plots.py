@@ -1,0 +1,112 @@
+"""The run report's pictures, each as text that stands in a page: SVG, or the address of an embedded PNG."""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+import PIL.Image
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+matplotlib.use("svg")
+INK, ACCENT, MUTED, WARN = "#1f2933", "#2f6f9f", "#9aa5b1", "#c2410c"
+matplotlib.rcParams.update(
+    {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "conveyor",
+        "font.family": "sans-serif",
+        "font.size": 10,
+        "axes.edgecolor": MUTED,
+        "axes.labelcolor": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "xtick.color": INK,
+        "ytick.color": INK,
+    }
+)
+KERNEL_SCALE = 8  # screen pixels a weight
+
+
+def training_curves(history: Sequence[dict[str, float]]) -> str:
+    """Returns accuracy and loss over the steps, on the training batches and, where measured, on held-out examples."""
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
+        steps = [entry["step"] for entry in history]
+        axes.plot(steps, [entry[name] for entry in history], color=MUTED, linewidth=1, label="training batch")
+        held_out = [entry for entry in history if f"eval_{name}" in entry]
+        if held_out:
+            values = [entry[f"eval_{name}"] for entry in held_out]
+            axes.plot([e["step"] for e in held_out], values, "o-", color=ACCENT, markersize=3, label="held out")
+        axes.set(xlabel="step", ylabel=name)
+        if name == "loss" and max(entry["loss"] for entry in history) > 0:
+            axes.set_yscale("log")
+        axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: Sequence[str]) -> str:
+    """Returns how many examples of each class (row) were taken for each class (column)."""
+    counts = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(counts, (labels, predictions), 1)
+    side = 2.2 + 0.42 * len(classes)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    # The diagonal would drown the mistakes: shade by the square root of a row's share.
+    axes.imshow(np.sqrt(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)), cmap="Blues", vmin=0, vmax=1.2)
+    axes.set(xlabel="predicted", ylabel="true")
+    rotation = 45 if max(map(len, classes)) > 2 else 0
+    axes.set_xticks(range(len(classes)), classes, rotation=rotation, ha="right" if rotation else "center")
+    axes.set_yticks(range(len(classes)), classes)
+    for row, column in np.ndindex(counts.shape):
+        if counts[row, column]:
+            color = "white" if row == column else INK
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
+    axes.spines[:].set_visible(False)
+    return _svg(figure)
+
+
+def class_accuracies(classes: Sequence[str], accuracies: Sequence[float], baseline: Sequence[float]) -> str:
+    """Returns the accuracy of each class, with a mark where the last blessed model stood."""
+    figure = Figure(figsize=(5, 0.8 + 0.32 * len(classes)), layout="constrained")
+    axes: Axes = figure.subplots()
+    rows = np.arange(len(classes))
+    axes.barh(rows, accuracies, color=ACCENT, height=0.65, label="this model")
+    if len(baseline):
+        axes.plot(baseline, rows, "|", color=WARN, markersize=12, markeredgewidth=2, label="last blessed")
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    for row, accuracy in zip(rows, accuracies, strict=True):
+        axes.text(accuracy, row, f" {100 * accuracy:.1f}", va="center", fontsize=9)
+    known = [value for value in [*accuracies, *baseline] if np.isfinite(value)]
+    axes.set(xlim=(max(0, min(known) - 0.1), 1.03), xlabel="accuracy")
+    axes.set_yticks(rows, classes)
+    axes.invert_yaxis()
+    return _svg(figure)
+
+
+def picture(image: np.ndarray) -> str:
+    """Returns an image, uint8 [height, width, channels], as the address of an embedded PNG."""
+    file = io.BytesIO()
+    PIL.Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def kernels(weights: np.ndarray) -> list[str]:
+    """Returns the first layer's kernels as embedded PNGs, all on one scale on which grey is zero.
+
+    Args:
+      weights: float32 [height, width, input channels, filters], of 1 or 3 input channels; of others, the first alone.
+    """
+    shown = weights if weights.shape[2] == 3 else weights[:, :, :1]
+    limit = float(np.abs(shown).max()) or 1.0
+    pixels = np.uint8(np.round(127.5 + 127.5 * shown / limit))
+    enlarged = pixels.repeat(KERNEL_SCALE, axis=0).repeat(KERNEL_SCALE, axis=1)
+    return [picture(enlarged[..., number]) for number in range(enlarged.shape[-1])]
+
+
+def _svg(figure: Figure) -> str:
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :]

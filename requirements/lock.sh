@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Resolves every stack anew, with hashes. Run it after a change of setup.py or of a *.in file: make lock
+set -euo pipefail
+cd "$(dirname "$0")/.."
+uv="${UV:-.venv/bin/uv}"
+compile() { # stack, Python version, glibc
+  "$uv" pip compile setup.py --extra dev --quiet --generate-hashes --no-header --no-emit-index-url \
+    --constraint "requirements/$1.in" --override "requirements/overrides-$1.txt" \
+    --python-version "$2" --python-platform "x86_64-manylinux_$3" \
+    --output-file "requirements/$1-py${2/./}.lock"
+  echo "requirements/$1-py${2/./}.lock"
+}
+compile tfx1.16 3.10 2_28
+for version in 3.10 3.11 3.12 3.13; do
+  compile tfx1.21 "$version" 2_39
+done
+echo "uv==0.13.9" | "$uv" pip compile - --quiet --universal --generate-hashes --no-header --no-emit-index-url \
+  --output-file requirements/uv.lock
