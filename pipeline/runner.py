@@ -4,7 +4,6 @@ import contextlib
 import datetime
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import filelock
 from pipeline import fetch, provenance
 from pipeline.config import ConfigError, Experiment
 from pipeline.console import Console
+from pipeline.explain import explain
 from pipeline.home import Home
 from pipeline.outcome import Outcome
 
@@ -159,17 +159,3 @@ def _run_pipeline(
     finally:
         lineage.close_abandoned(store)
     return report.write(home, experiment, lineage.run_by_id(store, run_id), data_digest)
-
-
-def explain(error: BaseException | None) -> str:
-    """Returns the sentence in an error that a person can act on.
-
-    Beam hands on an error in a worker as text: its message is the end of a traceback, with the step's name after it.
-    """
-    text = str(error).strip()
-    found = re.findall(
-        r"^(?:[\w.]+\.)?(?:DataError|ValueError|OSError): (.*?)(?: \[while running .*)?$", text, re.MULTILINE
-    )
-    if found:
-        return found[-1]
-    return text if text else type(error).__name__

@@ -1,0 +1,140 @@
+import dataclasses
+import gzip
+import shutil
+import struct
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from components.image_example_gen.readers import DataError, open_readers
+from tests.conftest import write_idx
+
+
+@pytest.fixture
+def idx(tmp_path):
+    rng = np.random.default_rng(0)
+    write_idx(tmp_path, "train", rng.integers(0, 256, (30, 28, 28)), np.arange(30) % 10)
+    return tmp_path
+
+
+def readers(folder, dataset, pattern="*"):
+    return open_readers(list(folder.glob(pattern)), dataset)
+
+
+def test_reads_real_mnist(mnist, mnist_dataset):
+    (reader,) = readers(mnist, mnist_dataset, "train-*-ubyte")
+    images, labels = reader.read(0, 10)
+    assert len(reader) == 60_000
+    assert labels.tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert images.shape == (10, 28, 28, 1)
+    assert images.dtype == np.uint8
+    whole, _ = reader.read(0, 60_000)
+    assert whole.mean() / 255 == pytest.approx(0.1307, abs=1e-4)  # the mean that everybody normalises MNIST with
+
+
+def test_reads_real_cifar10(cifar10, cifar10_dataset):
+    all_readers = readers(cifar10, cifar10_dataset, "data_batch_*.bin")
+    assert sum(map(len, all_readers)) == 50_000
+    images, labels = all_readers[0].read(0, 10)
+    assert labels.tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]
+    assert images.shape == (10, 32, 32, 3)
+    means = np.mean([reader.read(0, len(reader))[0].mean(axis=(0, 1, 2)) for reader in all_readers], axis=0)
+    assert means / 255 == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-4)  # channels are channels, not thirds of rows
+
+
+def test_reads_from_any_position(idx, mnist_dataset):
+    (reader,) = readers(idx, mnist_dataset)
+    images, labels = reader.read(0, 30)
+    later, later_labels = reader.read(11, 7)
+    assert (later == images[11:18]).all()
+    assert (later_labels == labels[11:18]).all()
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("images-idx3", lambda b: b[:-100], r"at byte 23436: expected 23536 bytes, 30 images .* found 23436"),
+        ("images-idx3", lambda b: b + b"x", r"at byte 23536: expected 23536 bytes"),
+        ("images-idx3", lambda b: gzip.compress(b), r"at byte 0: expected the IDX magic number 0x00000803"),
+        ("images-idx3", lambda b: b[:7], r"at byte 7: expected a header of 16 bytes"),
+        ("images-idx3", lambda b: b[:8] + struct.pack(">2I", 14, 56) + b[16:], r"at byte 8: .*28 x 28.*14 x 56"),
+        ("labels-idx1", lambda b: b[:-1], r"at byte 37: expected 38 bytes"),
+        ("labels-idx1", lambda b: struct.pack(">2I", 0x801, 29) + b[9:], r"at byte 4: expected 30 labels.* found 29"),
+    ],
+)
+def test_refuses_wrong_structure_when_opened(idx, mnist_dataset, file, change, message):
+    path = idx / f"train-{file}-ubyte"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(DataError, match=message) as error:
+        readers(idx, mnist_dataset)
+    assert str(path) in str(error.value)
+
+
+def test_refuses_label_out_of_range_with_its_offset(idx, mnist_dataset):
+    path = idx / "train-labels-idx1-ubyte"
+    content = bytearray(path.read_bytes())
+    content[8 + 17] = 10
+    path.write_bytes(content)
+    (reader,) = readers(idx, mnist_dataset)
+    with pytest.raises(DataError, match=r"at byte 25: expected a label from 0 to 9, found 10"):
+        reader.read(10, 20)
+
+
+def test_refuses_images_without_labels(idx, mnist_dataset):
+    (idx / "train-labels-idx1-ubyte").unlink()
+    with pytest.raises(DataError, match="expected its labels in train-labels-idx1-ubyte, found no such file"):
+        readers(idx, mnist_dataset)
+
+
+def test_refuses_truncated_cifar(tmp_path, cifar10_dataset):
+    path = tmp_path / "data_batch_1.bin"
+    path.write_bytes(bytes(3 * 3073 - 5))
+    with pytest.raises(DataError, match=r"at byte 6146: expected records of 3073 bytes, found 9214 bytes: 2 whole"):
+        readers(tmp_path, cifar10_dataset)
+
+
+def test_refuses_cifar_label_out_of_range(tmp_path, cifar10_dataset):
+    records = np.zeros((4, 3073), np.uint8)
+    records[2, 0] = 200
+    (tmp_path / "data_batch_1.bin").write_bytes(records.tobytes())
+    (reader,) = readers(tmp_path, cifar10_dataset)
+    with pytest.raises(DataError, match=r"at byte 6146: .*found 200"):
+        reader.read(0, 4)
+
+
+@pytest.fixture
+def folders(tmp_path, mnist_dataset):
+    dataset = dataclasses.replace(mnist_dataset, format="folders", classes=("cat", "dog"), shape=(8, 6, 3))
+    for name, color in (("cat", (255, 0, 0)), ("dog", (0, 0, 255))):
+        (tmp_path / name).mkdir()
+        PIL.Image.new("RGB", (60, 80), color).save(tmp_path / name / "a.png")
+        PIL.Image.new("L", (6, 8), 128).save(tmp_path / name / "b.jpg")
+    return tmp_path, dataset
+
+
+def test_reads_class_folders_resized(folders):
+    folder, dataset = folders
+    (reader,) = open_readers(list(folder.glob("*/*")), dataset)
+    images, labels = reader.read(0, 4)
+    assert labels.tolist() == [0, 0, 1, 1]
+    assert images.shape == (4, 8, 6, 3)
+    assert (images[0] == (255, 0, 0)).all()
+    assert (images[2] == (0, 0, 255)).all()
+    assert (images[1] == 128).all()
+
+
+def test_refuses_unknown_class_folder(folders):
+    folder, dataset = folders
+    shutil.move(folder / "cat", folder / "horse")
+    with pytest.raises(DataError, match=r"expected a folder named after a class \(cat, dog\), found 'horse'"):
+        open_readers(list(folder.glob("*/*")), dataset)
+
+
+def test_refuses_corrupt_image(folders):
+    folder, dataset = folders
+    path = folder / "dog" / "a.png"
+    path.write_bytes(path.read_bytes()[:60])
+    (reader,) = open_readers(list(folder.glob("*/*")), dataset)
+    with pytest.raises(DataError, match=r"dog/a\.png: expected a whole PNG or JPEG image"):
+        reader.read(0, 4)

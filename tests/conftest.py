@@ -1,0 +1,71 @@
+import os
+import struct
+from pathlib import Path
+
+# Before anything imports TensorFlow: its C++ would otherwise write to every test's standard error.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+
+from components.image_example_gen.dataset import Dataset
+from pipeline.experiments import load
+from pipeline.fetch import FetchError, fetch
+
+
+@pytest.fixture(scope="session")
+def data(request) -> Path:
+    """A folder that outlives the session, so that the real data sets are fetched once."""
+    return request.config.cache.mkdir("conveyor-data")
+
+
+def _fetched(name: str, data: Path) -> Path:
+    try:
+        return fetch(name, data)
+    except FetchError as error:
+        pytest.skip(f"needs the real {name}: {error}")
+
+
+@pytest.fixture(scope="session")
+def mnist(data) -> Path:
+    return _fetched("mnist", data)
+
+
+@pytest.fixture(scope="session")
+def cifar10(data) -> Path:
+    return _fetched("cifar10", data)
+
+
+@pytest.fixture(scope="session")
+def mnist_dataset() -> Dataset:
+    return load("mnist").dataset
+
+
+@pytest.fixture(scope="session")
+def cifar10_dataset() -> Dataset:
+    return load("cifar10").dataset
+
+
+def write_idx(folder: Path, prefix: str, images: np.ndarray, labels: np.ndarray) -> None:
+    """Writes a pair of IDX files: images uint8 [N, height, width], labels [N]."""
+    folder.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(">4I", 0x803, *images.shape)
+    (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.astype(np.uint8).tobytes())
+    header = struct.pack(">2I", 0x801, len(labels))
+    (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(header + labels.astype(np.uint8).tobytes())
+
+
+def read_idx(folder: Path, prefix: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Reads the first images, uint8 [count, 28, 28], and labels, uint8 [count], of real MNIST."""
+    images = np.fromfile(folder / f"{prefix}-images-idx3-ubyte", np.uint8, count * 784, offset=16)
+    labels = np.fromfile(folder / f"{prefix}-labels-idx1-ubyte", np.uint8, count, offset=8)
+    return images.reshape(count, 28, 28), labels
+
+
+@pytest.fixture(scope="session")
+def small_mnist(mnist, tmp_path_factory) -> Path:
+    """The first 2,000 training and 500 test images of real MNIST, as IDX files."""
+    folder = tmp_path_factory.mktemp("small-mnist")
+    write_idx(folder, "train", *read_idx(mnist, "train", 2000))
+    write_idx(folder, "t10k", *read_idx(mnist, "t10k", 500))
+    return folder
