@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from components.atomic_pusher.executor import versions
+from components.image_example_gen.component import newest_span
 from components.image_example_gen.shards import plan
 from pipeline.config import ConfigError, Experiment
 from pipeline.home import Home
@@ -61,12 +62,13 @@ def evaluate(experiment: Experiment, home: Home, data: Path) -> Measured:
 
 def _test_split(experiment: Experiment, data: Path) -> tuple[np.ndarray, np.ndarray]:
     """Reads the test images, uint8 [N, height, width, channels], and labels, int64 [N], from the files themselves."""
-    shards = plan(data, experiment.dataset.splits, experiment.dataset)
+    dataset = experiment.dataset
+    shards = plan(data, newest_span(data, dataset), dataset)
     parts = [
         (images, labels)
         for shard in shards
         if shard.split in ("test", None)
-        for split, images, labels in shard.read(experiment.dataset)
+        for split, images, labels in shard.read(dataset)
         if split == "test"
     ]
     return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])

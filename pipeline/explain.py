@@ -3,7 +3,9 @@
 import re
 
 # Beam hands on an error in a worker as text: the end of a traceback, with the name of the step behind it.
-_IN_A_WORKER = re.compile(r"^(?:[\w.]+\.)?(?:DataError|ValueError|OSError): (.*?)(?: \[while running .*)?$", re.MULTILINE)
+_IN_A_WORKER = re.compile(
+    r"^(?:[\w.]+\.)?(?:DataError|ValueError|OSError): (.*?)(?: \[while running .*)?$", re.MULTILINE
+)
 
 
 def explain(error: BaseException | None) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -117,8 +118,7 @@ def train(
         saver.save(step, history)
 
     started = time.perf_counter()
-    bar = tqdm(total=setup.steps, initial=first_step, unit=" steps", desc="training", dynamic_ncols=True, disable=None)
-    with bar, tf.summary.create_file_writer(str(logs)).as_default():
+    with _bar(first_step, setup.steps) as bar, tf.summary.create_file_writer(str(logs)).as_default():
         if not history:
             mark(0)
         step = first_step
@@ -149,6 +149,20 @@ def _prepare(job: Job, devices: Devices, checkpoints: Path) -> tuple[keras.Model
         optimizer.build(model.trainable_variables)
         networks.start_rmsprop(optimizer)
         return model, optimizer, Checkpoints(checkpoints, model, optimizer, job.training.keep_checkpoints)
+
+
+def _bar(first_step: int, steps: int) -> Any:
+    """Returns a bar with steps a second and the time left, on standard output; nothing where that is no terminal."""
+    return tqdm(
+        total=steps,
+        initial=first_step,
+        desc="training",
+        unit=" steps",
+        leave=False,
+        dynamic_ncols=True,
+        file=sys.stdout,
+        disable=None,
+    )
 
 
 class _Measure:

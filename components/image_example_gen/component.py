@@ -6,6 +6,7 @@ from pathlib import Path
 
 from google.protobuf import struct_pb2
 from tfx.components.example_gen.component import FileBasedExampleGen
+from tfx.components.example_gen.input_processor import FileBasedInputProcessor
 from tfx.dsl.components.base import executor_spec
 from tfx.proto import example_gen_pb2
 
@@ -35,9 +36,21 @@ class ImageExampleGen(FileBasedExampleGen):
         settings.update({"dataset": json.dumps(dataclasses.asdict(dataset)), "fingerprint": fingerprint})
         custom_config = example_gen_pb2.CustomConfig()
         custom_config.custom_config.Pack(settings)
-        splits = [example_gen_pb2.Input.Split(name=name, pattern=pattern) for name, pattern in dataset.splits]
         super().__init__(
             input_base=str(input_base),
-            input_config=example_gen_pb2.Input(splits=splits),
+            input_config=example_gen_pb2.Input(splits=_input_splits(dataset)),
             custom_config=custom_config,
         )
+
+
+def newest_span(input_base: Path, dataset: Dataset) -> list[tuple[str, str]]:
+    """Returns the splits and their patterns, with the number of the newest span where they have spans."""
+    processor = FileBasedInputProcessor(str(input_base), _input_splits(dataset))
+    span, version = processor.resolve_span_and_version()
+    return [
+        (split, processor.get_pattern_for_span_version(pattern, span, version)) for split, pattern in dataset.splits
+    ]
+
+
+def _input_splits(dataset: Dataset) -> list[example_gen_pb2.Input.Split]:
+    return [example_gen_pb2.Input.Split(name=name, pattern=pattern) for name, pattern in dataset.splits]

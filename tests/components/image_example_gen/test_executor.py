@@ -8,20 +8,24 @@ from tfx.proto import example_gen_pb2
 from tfx.types import standard_artifacts
 from tfx.utils import proto_utils
 
-from components.image_example_gen.component import ImageExampleGen
+from components.image_example_gen.component import ImageExampleGen, newest_span
 from components.image_example_gen.executor import Executor, serialize
 from pipeline.explain import explain
 from pipeline.graph import BEAM_ARGS
 from tests.conftest import read_idx, write_idx
 
 
-def ingest(folder, dataset, target, workers=1):
-    """Runs the executor as the launcher would, and returns the SHA-256 of each file it wrote."""
-    component = ImageExampleGen(folder, dataset, "")
-    properties = {
+def properties_of(component):
+    """Returns a component's execution properties as the launcher hands them to its executor."""
+    return {
         name: proto_utils.proto_to_json(value) if hasattr(value, "DESCRIPTOR") else value
         for name, value in component.exec_properties.items()
     }
+
+
+def ingest(folder, dataset, target, workers=1):
+    """Runs the executor as the launcher would, and returns the SHA-256 of each file it wrote."""
+    properties = properties_of(ImageExampleGen(folder, dataset, ""))
     examples = standard_artifacts.Examples()
     examples.uri = str(target)
     arguments = [*BEAM_ARGS[:-1], f"--direct_num_workers={workers}"]
@@ -82,15 +86,12 @@ def test_newest_span_is_taken(small_mnist, mnist_dataset, tmp_path):
         splits=(("train", "span-{SPAN}/train-*-ubyte"), ("test", "span-{SPAN}/t10k-*-ubyte")),
         eval_examples=10,
     )
+    expected = [("train", "span-2/train-*-ubyte"), ("test", "span-2/t10k-*-ubyte")]
+    assert newest_span(tmp_path, dataset) == expected
     driver = ImageExampleGen.DRIVER_CLASS(None)
-    component = ImageExampleGen(tmp_path, dataset, "")
-    properties = {
-        name: proto_utils.proto_to_json(value) if hasattr(value, "DESCRIPTOR") else value
-        for name, value in component.exec_properties.items()
-    }
-    resolved = driver.resolve_exec_properties(properties, None, None)
+    resolved = driver.resolve_exec_properties(properties_of(ImageExampleGen(tmp_path, dataset, "")), None, None)
     config = proto_utils.json_to_proto(resolved["input_config"], example_gen_pb2.Input())
-    assert [split.pattern for split in config.splits] == ["span-2/train-*-ubyte", "span-2/t10k-*-ubyte"]
+    assert [(split.name, split.pattern) for split in config.splits] == expected
 
 
 def test_error_in_a_worker_stays_a_sentence(small_mnist, mnist_dataset, tmp_path):

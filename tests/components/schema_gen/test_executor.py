@@ -1,0 +1,69 @@
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+import tensorflow_data_validation as tfdv
+
+from components.image_example_gen.executor import serialize
+from components.schema_gen.executor import hint, tightened_schema
+from pipeline.graph import SCALARS
+from tests.conftest import read_idx
+
+
+def statistics(images, labels, dataset):
+    """Returns statistics of the examples that ingestion makes of some images, as StatisticsGen is set up to compute."""
+    rows = []
+    for record in serialize(images[..., np.newaxis], labels.astype(np.int64)):
+        features = tf.train.Example.FromString(record).features.feature
+        rows.append({name: getattr(f, f.WhichOneof("kind")).value[0] for name, f in features.items()})
+    options = tfdv.StatsOptions(schema=hint(dataset), feature_allowlist=SCALARS)
+    return tfdv.generate_statistics_from_dataframe(pd.DataFrame(rows), options, n_jobs=1)
+
+
+@pytest.fixture(scope="module")
+def real(mnist):
+    return read_idx(mnist, "train", 2000)
+
+
+@pytest.fixture(scope="module")
+def schema(real, mnist_dataset):
+    return tightened_schema(statistics(*real, mnist_dataset), mnist_dataset)
+
+
+def anomalies(images, labels, dataset, schema):
+    found = tfdv.validate_statistics(statistics(images, labels, dataset), schema)
+    return {name: info.short_description for name, info in found.anomaly_info.items()}
+
+
+def test_pixels_are_in_no_statistics(real, mnist_dataset):
+    features = statistics(*real, mnist_dataset).datasets[0].features
+    assert {f.path.step[0] for f in features} == {"label", "image_mean", "image_stddev", "image_size"}
+
+
+def test_real_images_have_no_anomaly(real, mnist_dataset, schema):
+    assert anomalies(*real, mnist_dataset, schema) == {}
+
+
+def test_missing_class_is_an_anomaly(real, mnist_dataset, schema):
+    images, labels = real
+    rest = labels != 4
+    found = anomalies(images[rest], labels[rest], mnist_dataset, schema)
+    assert list(found) == ["label"]
+
+
+def test_class_missing_from_the_training_split_too_is_an_anomaly(real, mnist_dataset):
+    images, labels = (part[real[1] != 4] for part in real)
+    own = tightened_schema(statistics(images, labels, mnist_dataset), mnist_dataset)
+    assert list(anomalies(images, labels, mnist_dataset, own)) == ["label"]
+
+
+def test_label_out_of_the_domain_is_an_anomaly(real, mnist_dataset, schema):
+    images, labels = real
+    wrong = labels.copy()
+    wrong[5] = 12
+    assert list(anomalies(images, wrong, mnist_dataset, schema)) == ["label"]
+
+
+def test_image_of_another_shape_is_an_anomaly(real, mnist_dataset, schema):
+    images, labels = real
+    assert list(anomalies(images[:, :20], labels, mnist_dataset, schema)) == ["image_size"]

@@ -1,0 +1,47 @@
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli import main
+
+
+@pytest.fixture
+def conveyor(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVEYOR_HOME", str(tmp_path / "home"))
+    return lambda *arguments: CliRunner().invoke(main, list(arguments))
+
+
+@pytest.mark.parametrize("verb", ["run", "fetch", "evaluate", "runs", "models", "doctor"])
+def test_help_of_every_verb(conveyor, verb):
+    assert verb in conveyor("--help").output
+    assert conveyor(verb, "--help").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "imagenet"), "There is no experiment 'imagenet'"),
+        (("run", "mnist", "--set", "training.stepz=1"), "Did you mean steps?"),
+    ],
+)
+def test_usage_errors_end_with_2(conveyor, arguments, message):
+    result = conveyor(*arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_unfetchable_data_ends_with_1_and_names_the_folder(conveyor, tmp_path):
+    result = conveyor("run", "mnist", "--data", str(tmp_path / "nowhere"))
+    assert result.exit_code == 1
+    assert "nowhere: there is no such folder" in result.output
+
+
+def test_empty_home(conveyor):
+    assert "Nothing has run" in conveyor("runs").output
+    assert "Nothing has been pushed" in conveyor("models").output
+    result = conveyor("evaluate", "imagenet")
+    assert result.exit_code == 2
+
+
+def test_version(conveyor):
+    assert conveyor("--version").output.startswith("conveyor, version ")

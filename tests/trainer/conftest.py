@@ -1,0 +1,31 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pipeline.experiments import load
+from tests.conftest import read_idx
+from trainer.examples import Split
+
+
+@pytest.fixture(scope="session")
+def mnist_job():
+    return load("mnist").job()
+
+
+@pytest.fixture(scope="session")
+def cifar10_job():
+    return load("cifar10").job()
+
+
+@pytest.fixture(scope="session")
+def digits(mnist) -> Split:
+    images, labels = read_idx(mnist, "train", 1000)
+    return Split(images[..., np.newaxis], labels.astype(np.int64))
+
+
+@pytest.fixture
+def short_job(mnist_job):
+    """Twelve steps of 16 images, a line and a checkpoint every four."""
+    training = dataclasses.replace(mnist_job.training, steps=12, batch_size=16, log_every=4, eval_every=8)
+    return dataclasses.replace(mnist_job, training=training)

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.image_example_gen.executor import serialize
+from trainer.examples import Split, batches, read_split, shuffled_order
+
+
+def test_reads_what_ingestion_writes(digits, tmp_path):
+    for part in range(2):
+        with tf.io.TFRecordWriter(str(tmp_path / f"data-{part}")) as writer:
+            half = slice(500 * part, 500 * (part + 1))
+            for record in serialize(digits.images[half], digits.labels[half]):
+                writer.write(record)
+    split = read_split(tmp_path, (28, 28, 1))
+    assert (split.images == digits.images).all()
+    assert (split.labels == digits.labels).all()
+
+
+def test_refuses_an_empty_folder(tmp_path):
+    with pytest.raises(ValueError, match="no TFRecord file"):
+        read_split(tmp_path, (28, 28, 1))
+    (tmp_path / "empty").touch()
+    with pytest.raises(ValueError, match="no example"):
+        read_split(tmp_path, (28, 28, 1))
+
+
+def test_every_epoch_shows_every_example_once_in_a_new_order():
+    order = shuffled_order(examples=10, batch_size=4, steps=10, seed=7).ravel()
+    epochs = order.reshape(4, 10)
+    assert (np.sort(epochs, axis=1) == np.arange(10)).all()
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_order_depends_on_the_seed_alone():
+    assert (shuffled_order(100, 8, 50, seed=1) == shuffled_order(100, 8, 90, seed=1)[:50]).all()
+    assert (shuffled_order(100, 8, 50, seed=1) != shuffled_order(100, 8, 50, seed=2)).any()
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_replicas_share_each_batch(replicas):
+    split = Split(np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1), np.arange(40, dtype=np.int64))
+    order = shuffled_order(40, 10, 7, seed=3)
+    shares = list(batches(split, order, first_step=2, replicas=replicas).as_numpy_iterator())
+    assert len(shares) == 5 * replicas
+    seen = np.concatenate([labels for _, labels in shares]).reshape(5, 10)
+    assert (seen == order[2:]).all()
+    assert all((images.ravel() == labels).all() for images, labels in shares)

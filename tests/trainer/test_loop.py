@@ -1,0 +1,134 @@
+import dataclasses
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.image_example_gen.readers import open_readers
+from trainer import loop
+from trainer.devices import Devices
+from trainer.loop import TrainingDiverged, score, train
+
+ROOT = Path(__file__).parents[2]
+CPU = Devices(tf.distribute.get_strategy(), "float32", False, "CPU, float32")
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def run(job, split, folder, say=lambda _: None, devices=CPU):
+    return train(job, devices, split, split, folder / "checkpoints", folder / "logs", say)
+
+
+def test_prints_what_the_tutorial_prints(short_job, digits, tmp_path):
+    lines = []
+    trained = run(short_job, digits, tmp_path, lines.append)
+    assert [line.split(",")[0] for line in lines] == ["step 0", "step 4", "step 8", "step 12"]
+    assert all("training accuracy 0." in line and "loss" in line for line in lines)
+    assert ["held-out" in line for line in lines] == [True, False, True, True]
+    assert [entry["step"] for entry in trained.history] == [0, 4, 8, 12]
+    assert list((tmp_path / "logs").glob("events*"))
+
+
+def test_learns(mnist_job, digits, tmp_path):
+    training = dataclasses.replace(mnist_job.training, steps=60, learning_rate=1e-3)
+    trained = run(dataclasses.replace(mnist_job, training=training), digits, tmp_path)
+    assert trained.history[0]["eval_accuracy"] < 0.3
+    assert trained.history[-1]["eval_accuracy"] > 0.85
+
+
+def test_checkpoint_state_file_and_a_bounded_number_of_checkpoints(short_job, digits, tmp_path):
+    run(short_job, digits, tmp_path)
+    assert (tmp_path / "checkpoints" / "checkpoint").exists()
+    steps = {path.stem for path in (tmp_path / "checkpoints").glob("ckpt-*.index")}
+    assert steps == {"ckpt-4", "ckpt-8", "ckpt-12"}
+
+
+@pytest.mark.parametrize("name", ["mnist_job", "cifar10_job"])
+def test_stopped_and_continued_is_as_if_never_stopped(request, name, cifar10, cifar10_dataset, digits, tmp_path):
+    job = request.getfixturevalue(name)
+    training = dataclasses.replace(job.training, steps=6, batch_size=8, log_every=2, eval_every=100)
+    job = dataclasses.replace(job, training=training)
+    split = digits
+    if name == "cifar10_job":  # its network has dropout, whose random state must be restored too
+        images, labels = open_readers([cifar10 / "test_batch.bin"], cifar10_dataset)[0].read(0, 200)
+        split = loop.Split(images, labels)
+    tf.config.experimental.enable_op_determinism()
+    whole = run(job, split, tmp_path / "whole")
+
+    def die_at_step_4(line):
+        if line.startswith("step 4"):
+            raise Killed
+
+    with pytest.raises(Killed):  # the line is printed before the checkpoint is written: it continues from step 2
+        run(job, split, tmp_path / "parts", die_at_step_4)
+    lines = []
+    parts = run(job, split, tmp_path / "parts", lines.append)
+    assert lines[0] == "Continuing from the checkpoint at step 2."
+    assert parts.resumed_from == 2
+    assert parts.history == whole.history
+    for a, b in zip(whole.model.get_weights(), parts.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_finished_training_is_restored_and_not_continued(short_job, digits, tmp_path):
+    first = run(short_job, digits, tmp_path)
+    again = run(short_job, digits, tmp_path)
+    assert again.resumed_from == 12
+    assert again.history == first.history
+    model, step = loop.restore(short_job, tmp_path / "checkpoints")
+    assert step == 12
+    np.testing.assert_array_equal(model.get_weights()[0], first.model.get_weights()[0])
+
+
+def test_loss_that_is_no_number_stops_training_and_keeps_the_checkpoints(short_job, digits, tmp_path):
+    network = dataclasses.replace(short_job.network, input_scale=3e38)  # the first product overflows
+    job = dataclasses.replace(short_job, network=network)
+    with pytest.raises(TrainingDiverged, match=r"the loss was nan by step 4\. Lower training.learning_rate"):
+        run(job, digits, tmp_path)
+    assert (tmp_path / "checkpoints" / "ckpt-0.index").exists()
+    assert not (tmp_path / "checkpoints" / "ckpt-4.index").exists()
+
+
+def test_two_devices_train_as_one(short_job, digits, tmp_path):
+    """MirroredStrategy over two logical processors gives the weights of one, but for the order of additions."""
+    alone = run(short_job, digits, tmp_path / "alone")
+    np.savez(tmp_path / "digits.npz", images=digits.images, labels=digits.labels)
+    (tmp_path / "job.json").write_text(json.dumps(dataclasses.asdict(short_job)))
+    code = textwrap.dedent(f"""
+        import json, pathlib
+        import numpy as np
+        import tensorflow as tf
+        from trainer.devices import Devices
+        from trainer.examples import Split
+        from trainer.loop import train
+        from trainer.settings import Job
+
+        folder = pathlib.Path({str(tmp_path)!r})
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+        devices = Devices(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), "float32", False, "two")
+        data = np.load(folder / "digits.npz")
+        job = Job.from_dict(json.loads((folder / "job.json").read_text()))
+        split = Split(data["images"], data["labels"])
+        trained = train(job, devices, split, None, folder / "two" / "checkpoints", folder / "two" / "logs")
+        np.savez(folder / "two.npz", *trained.model.get_weights())
+    """)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    weights = np.load(tmp_path / "two.npz")
+    for a, name in zip(alone.model.get_weights(), weights.files, strict=True):
+        np.testing.assert_allclose(a, weights[name], atol=2e-4)
+
+
+def test_score_is_accuracy_and_cross_entropy():
+    scores = np.array([[0.9, 0.1], [0.4, 0.6], [0.8, 0.2]], np.float32)
+    accuracy, loss = score(scores, np.array([0, 1, 1]))
+    assert accuracy == pytest.approx(2 / 3)
+    assert loss == pytest.approx(-np.mean(np.log([0.9, 0.6, 0.2])))

@@ -1,0 +1,92 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.image_example_gen.executor import serialize
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def spec(short_job, digits, tmp_path):
+    for split, part in (("train", slice(0, 800)), ("test", slice(800, 1000))):
+        folder = tmp_path / "examples" / f"Split-{split}"
+        folder.mkdir(parents=True)
+        with tf.io.TFRecordWriter(str(folder / "data")) as writer:
+            for record in serialize(digits.images[part], digits.labels[part]):
+                writer.write(record)
+
+    def write(steps=12, input_scale=1 / 255):
+        training = dataclasses.replace(short_job.training, steps=steps)
+        network = dataclasses.replace(short_job.network, input_scale=input_scale)
+        job = dataclasses.replace(short_job, training=training, network=network)
+        fields = {"job": dataclasses.asdict(job)}
+        folders = {name: str(tmp_path / name) for name in ("examples", "checkpoints", "model", "run")}
+        (tmp_path / "spec.json").write_text(json.dumps(fields | folders))
+        return tmp_path / "spec.json"
+
+    return write
+
+
+def start(spec):
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainer", str(spec)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait(process):
+    """Waits without closing standard input, which would end it."""
+    with process:
+        out, err = process.stdout.read(), process.stderr.read()
+    return process.returncode, out, err
+
+
+def test_trains_and_writes_everything(spec, tmp_path):
+    code, out, err = wait(start(spec()))
+    assert code == 0, err[-2000:]
+    assert "Training on" in out
+    assert "step 12, training accuracy" in out
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    scores = np.load(tmp_path / "run" / "test_scores.npy", allow_pickle=False)
+    assert scores.shape == (200, 10)
+    assert f"test accuracy {summary['test_accuracy']:.4f}" in out
+    assert np.load(tmp_path / "run" / "kernels.npy", allow_pickle=False).shape == (5, 5, 1, 32)
+    assert (tmp_path / "model" / "saved_model.pb").exists()
+
+
+def test_diverged_training_is_one_sentence_and_exit_code_1(spec):
+    code, _, err = wait(start(spec(input_scale=3e38)))
+    assert code == 1
+    assert err.strip().splitlines()[-1].startswith("Training diverged: the loss was")
+    assert "Traceback" not in err
+
+
+def test_ends_with_the_process_that_started_it(spec):
+    process = start(spec(steps=100_000))
+    for line in process.stdout:
+        if line.startswith("step 4"):
+            break
+    process.stdin.close()  # as when that process is killed
+    deadline = time.monotonic() + 30
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    ended = process.poll()
+    if ended is None:
+        os.kill(process.pid, signal.SIGKILL)
+    process.stdout.close()
+    process.stderr.close()
+    assert ended == 1
