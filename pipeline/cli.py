@@ -128,9 +128,10 @@ def runs(experiment: str | None, home: str, metadata: str | None, as_json: bool)
     """Lists what ran, the newest last, and how it ended."""
     with _told_errors(), _output(as_json) as reply:
         where = Home.at(home, metadata)
-        past = [listing.run_row(where, run) for run in listing.past_runs(where, experiment)]
-        _table("runs", past, f"Nothing has run in {where.root} yet.")
-        reply(past)
+        rows = [listing.run_row(where, run) for run in listing.past_runs(where, experiment)]
+        if not as_json:
+            _table("runs", rows, f"Nothing has run in {where.root} yet.")
+        reply(rows)
 
 
 @main.command()
@@ -142,7 +143,8 @@ def models(experiment: str | None, home: str, as_json: bool) -> None:
     with _told_errors(), _output(as_json) as reply:
         where = Home.at(home)
         rows = listing.model_rows(where, experiment)
-        _table("models", rows, f"Nothing has been pushed in {where.root} yet.")
+        if not as_json:
+            _table("models", rows, f"Nothing has been pushed in {where.root} yet.")
         reply(rows)
 
 

@@ -80,7 +80,7 @@ def _training(run: lineage.Run) -> dict[str, Any]:
 def _pictures(run: lineage.Run, experiment: Experiment, evaluation: verdict.Evaluation | None) -> dict[str, Any]:
     """Returns the pictures that can be drawn, by name: all of them where the run came as far as the Evaluator."""
     classes = experiment.dataset.classes
-    drawn: dict[str, Any] = {}
+    drawn: dict[str, Any] = dict.fromkeys(("curves", "kernels", "confusion", "mistakes", "wrong", "classes"))
     training = lineage.folder(run.output("Trainer", "model_run"))
     examples = lineage.folder(run.output("ImageExampleGen", "examples"))
     if training:

@@ -1,0 +1,56 @@
+"""What every measurement says about itself, and how it is stored."""
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline import provenance
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """Returns the hardware and the versions that a figure depends on."""
+    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next(
+        (line.partition(":")[2].strip() for line in cpuinfo if line.startswith("model name")), platform.machine()
+    )
+    flags = next((line for line in cpuinfo if line.startswith("flags")), "").split()
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "bfloat16": sorted({"amx_bf16", "avx512_bf16"} & set(flags)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "versions": provenance.versions(),
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Returns the median, the least and the greatest of some values."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def show(name: str, values: Sequence[float], unit: str = "s") -> None:
+    """Prints a row."""
+    s = spread(values)
+    print(f"  {name:<34} {s['median']:8.2f} {unit}   {s['min']:.2f} to {s['max']:.2f}", flush=True)
+
+
+def store(name: str, source: str, figures: dict[str, Any]) -> None:
+    """Writes `results/<name>.json`: the figures, the machine, and hashes of the measurement and of the code."""
+    RESULTS.mkdir(exist_ok=True)
+    record = {
+        "measured": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "source_sha256": hashlib.sha256(Path(source).read_bytes()).hexdigest(),
+        "code_sha256": provenance.code_digest("pipeline", "components", "trainer", "serving"),
+        "machine": machine(),
+        **figures,
+    }
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(f"stored in benchmarks/results/{name}.json")
