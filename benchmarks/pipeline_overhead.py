@@ -31,7 +31,7 @@ NAMES |= {"AtomicPusher": "Pusher"}
 
 
 def component_times(home: Home) -> dict[str, float]:
-    (run,) = lineage.runs(lineage.connect(home.connection()))
+    (run,) = lineage.runs(lineage.connect(home))
     if any(component.state != "done" for component in run.components):
         sys.exit(f"A component of {home.root} did not end well: {run.components}")
     return {NAMES.get(component.name, component.name): component.seconds for component in run.components}

@@ -21,7 +21,7 @@ from pipeline.config import ConfigError, override
 from pipeline.console import Console
 from pipeline.fetch import CANONICAL, FetchError
 from pipeline.fetch import fetch as fetch_files
-from pipeline.home import Home
+from pipeline.home import Home, MetadataUnavailable
 
 EXPERIMENT = click.argument("experiment")
 HOME = click.option("--home", metavar="DIR", help="Folder of all state. [default: $CONVEYOR_HOME, or ./.conveyor]")
@@ -232,8 +232,10 @@ def _told_errors() -> Iterator[None]:
         yield
     except ConfigError as error:
         _fail(error, outcomes.USAGE)
-    except (DataError, FetchError, runner.HomeBusy, runner.RunFailed) as error:
+    except (DataError, FetchError, MetadataUnavailable, runner.HomeBusy, runner.RunFailed) as error:
         _fail(error, outcomes.FAILED)
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", outcomes.FAILED)
     except KeyboardInterrupt:
         _fail("Interrupted. Run again to go on from the last checkpoint.", outcomes.INTERRUPTED)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from pipeline.config import ConfigError
 from pipeline.fetch import CANONICAL, is_complete
-from pipeline.home import Home
+from pipeline.home import Home, MetadataUnavailable
 from pipeline.provenance import versions
 
 NEEDED_BYTES = 3 * 2**30  # a run of CIFAR-10 with its checkpoints
@@ -83,15 +83,13 @@ def _disk(home: Home) -> Finding:
 
 
 def _metadata(home: Home) -> Finding:
-    place = home.metadata.rpartition("@")[2] if home.metadata else str(home.database)  # no password
+    place = home.metadata_place
     if not home.metadata and not home.database.exists():
         return Finding("metadata", True, f"{place}, not made yet")
     from pipeline import lineage
 
     try:
-        count = len(lineage.runs(lineage.connect(home.connection())))
-    except (RuntimeError, ConfigError) as error:
-        return Finding(
-            "metadata", False, f"{place}: {error}", "restore it from a backup, or move it away to start anew"
-        )
+        count = len(lineage.runs(lineage.connect(home)))
+    except (MetadataUnavailable, ConfigError) as error:
+        return Finding("metadata", False, str(error), "then run conveyor doctor again")
     return Finding("metadata", True, f"{place}, {count} runs")

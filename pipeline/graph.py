@@ -20,7 +20,6 @@ from components.atomic_pusher.component import AtomicPusher
 from components.image_example_gen.component import ImageExampleGen
 from components.network_trainer.component import network_trainer
 from components.schema_gen.component import DatasetSchemaGen
-from components.schema_gen.executor import hint
 from components.servability_check.component import ServabilityCheck
 from pipeline.config import Experiment, Gate
 from pipeline.home import Home
@@ -52,12 +51,11 @@ def create_pipeline(experiment: Experiment, home: Home, data: Path, data_digest:
     trainer_code = code_digest("trainer", "components.network_trainer", "serving")
 
     example_gen = ImageExampleGen(data, dataset, f"{data_digest} {code_digest('components.image_example_gen')}")
+    schema_gen = DatasetSchemaGen(dataset=dataset_json, code=code_digest("components.schema_gen"))
     statistics_gen = StatisticsGen(
         examples=example_gen.outputs["examples"],
-        stats_options=tfdv.StatsOptions(schema=hint(dataset), feature_allowlist=SCALARS),
-    )
-    schema_gen = DatasetSchemaGen(
-        statistics=statistics_gen.outputs["statistics"], dataset=dataset_json, code=code_digest("components.schema_gen")
+        schema=schema_gen.outputs["schema"],
+        stats_options=tfdv.StatsOptions(feature_allowlist=SCALARS),
     )
     example_validator = ExampleValidator(
         statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
@@ -108,8 +106,8 @@ def create_pipeline(experiment: Experiment, home: Home, data: Path, data_digest:
         metadata_connection_config=home.connection(),
         components=[
             example_gen,
-            statistics_gen,
             schema_gen,
+            statistics_gen,
             example_validator,
             anomaly_gate,
             trainer,
@@ -145,7 +143,6 @@ def eval_config(gate: Gate) -> config_pb2.EvalConfig:
     )
     accuracy = config_pb2.MetricConfig(
         class_name="SparseCategoricalAccuracy",
-        config='{"name": "accuracy"}',
         per_slice_thresholds=[overall, *([by_class] if gate.min_class_accuracy else [])],
     )
     return config_pb2.EvalConfig(

@@ -11,6 +11,10 @@ from pipeline.config import ConfigError
 DEFAULT = ".conveyor"
 
 
+class MetadataUnavailable(RuntimeError):
+    """The metadata store cannot be reached, or is not one."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Home:
     """The folders of a home folder, and the address of its metadata.
@@ -39,6 +43,11 @@ class Home:
     def database(self) -> Path:
         """ML Metadata's SQLite file."""
         return self.root / "metadata.db"
+
+    @property
+    def metadata_place(self) -> str:
+        """Where the metadata is, in words and without a password."""
+        return self.metadata.rpartition("@")[2] if self.metadata else str(self.database)
 
     @property
     def artifacts(self) -> Path:

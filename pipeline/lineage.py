@@ -5,9 +5,11 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from ml_metadata import metadata_store
+from ml_metadata import errors, metadata_store
 from ml_metadata.proto import metadata_store_pb2
 from ml_metadata.proto.metadata_store_pb2 import Execution
+
+from pipeline.home import Home, MetadataUnavailable
 
 STATES = {
     Execution.NEW: "running",
@@ -87,9 +89,19 @@ class Run:
         return next((c.outputs.get(name) for c in self.components if c.name == component), None)
 
 
-def connect(config: metadata_store_pb2.ConnectionConfig) -> metadata_store.MetadataStore:
-    """Returns the store, and makes its tables where it is new."""
-    return metadata_store.MetadataStore(config, enable_upgrade_migration=False)
+def connect(home: Home) -> metadata_store.MetadataStore:
+    """Returns the home folder's store, and makes its tables where it is new.
+
+    Raises:
+      MetadataUnavailable: the server does not answer, or the file is damaged.
+    """
+    try:
+        return metadata_store.MetadataStore(home.connection(), enable_upgrade_migration=False)
+    except (RuntimeError, errors.StatusError) as error:
+        raise MetadataUnavailable(
+            f"The metadata in {home.metadata_place} cannot be opened: {error}. "
+            "Nothing was changed. Restore it from a backup, or move it away to start anew; pushed models stay."
+        ) from error
 
 
 def property_of(artifact: metadata_store_pb2.Artifact, name: str) -> Any:

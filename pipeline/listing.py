@@ -13,7 +13,7 @@ def past_runs(home: Home, experiment: str | None) -> list[Any]:
         return []
     from pipeline import lineage
 
-    return lineage.runs(lineage.connect(home.connection()), experiment)
+    return lineage.runs(lineage.connect(home), experiment)
 
 
 def run_row(home: Home, run: Any) -> dict[str, Any]:

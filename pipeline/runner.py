@@ -111,7 +111,7 @@ def _up_to_date(experiment: Experiment, home: Home, fingerprint: str) -> Outcome
     from components.atomic_pusher.executor import read_record, tree_digest
     from pipeline import lineage
 
-    past = lineage.runs(lineage.connect(home.connection()), experiment.name)
+    past = lineage.runs(lineage.connect(home), experiment.name)
     if not past or past[-1].fingerprint != fingerprint or past[-1].version is None:
         return None
     last = past[-1]
@@ -141,11 +141,11 @@ def _run_pipeline(
     import tensorflow as tf
 
     from pipeline import lineage, report
-    from pipeline.executor import ComponentFailed, PipelineRunner
     from pipeline.graph import create_pipeline
+    from pipeline.launch import ComponentFailed, PipelineRunner
 
     tf.config.set_visible_devices([], "GPU")  # only the trainer's process may take one
-    store = lineage.connect(home.connection())
+    store = lineage.connect(home)
     for name in lineage.close_abandoned(store):
         console.note(f"An earlier run was stopped in {name}; this one goes on from there.")
     pipeline = create_pipeline(experiment, home, data, data_digest, run_id)

@@ -10,6 +10,8 @@ import tensorflow_model_analysis as tfma
 from pipeline import lineage
 from pipeline.config import Experiment
 
+ACCURACY = "sparse_categorical_accuracy"
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
@@ -66,7 +68,7 @@ def _accuracies(result: Any) -> tuple[dict[int | None, float], int]:
     for key, metrics in result.slicing_metrics:
         values = metrics[""][""]
         label = _label(dict(key))
-        accuracies[label] = values["accuracy"]["doubleValue"]
+        accuracies[label] = values[ACCURACY]["doubleValue"]
         if label is None:
             examples = int(values["example_count"]["doubleValue"])
     return accuracies, examples

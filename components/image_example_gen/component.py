@@ -33,7 +33,7 @@ class ImageExampleGen(FileBasedExampleGen):
             sizes and times, and would take another file of the same size for the same.
         """
         settings = struct_pb2.Struct()
-        settings.update({"dataset": json.dumps(dataclasses.asdict(dataset)), "fingerprint": fingerprint})
+        settings.update({"dataset": json.loads(json.dumps(dataclasses.asdict(dataset))), "fingerprint": fingerprint})
         custom_config = example_gen_pb2.CustomConfig()
         custom_config.custom_config.Pack(settings)
         super().__init__(

@@ -36,9 +36,10 @@ class Dataset:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Dataset":
         """Returns the data set that `dataclasses.asdict`, by way of JSON, made the fields of."""
-        tuples = {
-            "shape": tuple(fields["shape"]),
+        exact = {
+            "shape": tuple(int(size) for size in fields["shape"]),  # some carriers of JSON know no integers
             "classes": tuple(fields["classes"]),
             "splits": tuple((split, pattern) for split, pattern in fields["splits"]),
+            "eval_examples": int(fields["eval_examples"]),
         }
-        return cls(**{**fields, **tuples})
+        return cls(**{**fields, **exact})

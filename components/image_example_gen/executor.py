@@ -1,6 +1,5 @@
 """Writes labelled images as tf.Examples, with Beam."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import tensorflow as tf
-from google.protobuf import struct_pb2
+from google.protobuf import json_format, struct_pb2
 from tfx.dsl.components.base import base_beam_executor
 from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils
@@ -64,7 +63,7 @@ def dataset_of(exec_properties: dict[str, Any]) -> Dataset:
     config = proto_utils.json_to_proto(exec_properties["custom_config"], example_gen_pb2.CustomConfig())
     settings = struct_pb2.Struct()
     config.custom_config.Unpack(settings)
-    return Dataset.from_dict(json.loads(settings["dataset"]))
+    return Dataset.from_dict(json_format.MessageToDict(settings)["dataset"])
 
 
 class _WriteShard(beam.DoFn):

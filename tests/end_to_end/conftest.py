@@ -73,7 +73,7 @@ class Conveyor:
         from pipeline import lineage
         from pipeline.home import Home
 
-        runs = lineage.runs(lineage.connect(Home(self.home).connection()))
+        runs = lineage.runs(lineage.connect(Home(self.home)))
         return [{component.name: component.state for component in run.components} for run in runs]
 
 

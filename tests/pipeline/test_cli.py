@@ -45,3 +45,19 @@ def test_empty_home(conveyor):
 
 def test_version(conveyor):
     assert conveyor("--version").output.startswith("conveyor, version ")
+
+
+def test_damaged_metadata_is_a_sentence(conveyor, tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "metadata.db").write_bytes(b"this is no database" * 1000)
+    result = conveyor("runs")
+    assert result.exit_code == 1
+    assert "metadata.db cannot be opened" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_home_that_cannot_be_made_is_a_sentence(conveyor, tmp_path):
+    (tmp_path / "file").touch()
+    result = conveyor("fetch", "mnist", "--home", str(tmp_path / "file" / "home"))
+    assert result.exit_code == 1
+    assert "Not a directory" in result.output
