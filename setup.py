@@ -38,7 +38,6 @@ setup(
     description="A TFX and Keras production pipeline: labelled images to a gated, pushed, servable network",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["pipeline*", "components*", "trainer*", "serving*"]),
     package_data={"pipeline": ["templates/*"]},
