@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 READ_BATCH = 1024
+PREFETCHED = 8  # batches made ahead of the step that takes them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +78,12 @@ def batches(split: Split, order: np.ndarray, first_step: int = 0, replicas: int 
             chosen = tf.ensure_shape(chosen, [batch_size // replicas])
         return tf.gather(images, chosen), tf.gather(labels, chosen)
 
+    # A gather takes microseconds, so there is nothing to tune; and tf.data's tuner can sleep for many seconds before it
+    # notices that its iterator is gone.
+    options = tf.data.Options()
+    options.autotune.enabled = False
     elements = tf.data.Dataset.range(first_step * replicas, len(order) * replicas)
-    return elements.map(share, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return elements.map(share).prefetch(PREFETCHED).with_options(options)
 
 
 def shuffled_order(examples: int, batch_size: int, steps: int, seed: int) -> np.ndarray:
