@@ -23,6 +23,9 @@ if [ ! -e "$root/usr/bin/npm" ]; then
 fi
 cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 
+# The checkout as it is, without what an earlier call left there but its environment.
 mkdir -p "$root/conveyor"
-git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$root/conveyor"
+find "$root/conveyor" -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf {} +
+git ls-files -z --cached --others --exclude-standard | tar --create --null --files-from=- --ignore-failed-read |
+  tar --extract --directory "$root/conveyor" --no-same-owner
 chroot "$root" env HOME=/root bash -c "cd /conveyor && python3 --version && $command"
