@@ -40,6 +40,9 @@ JSON = click.option(
     "--json", "as_json", is_flag=True, help="Prints one JSON object on standard output, all else on error."
 )
 
+# What can go wrong without being a bug; each says in a sentence what was wrong, where, and what to do.
+FAILURES = (ConfigError, DataError, FetchError, MetadataUnavailable, OSError, runner.HomeBusy, runner.RunFailed)
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="conveyor-tfx", prog_name="conveyor")
@@ -217,12 +220,15 @@ def _output(as_json: bool) -> Iterator[Callable[[Any], None]]:
     replies: list[Any] = []
     try:
         yield replies.append
+    except FAILURES as error:
+        replies.append({"verdict": "failed", "error": str(error)})
+        raise
     finally:
         sys.stdout.flush()
         os.dup2(saved, 1)
         os.close(saved)
-    for value in replies:
-        click.echo(json.dumps(value, indent=1))
+        for value in replies:
+            click.echo(json.dumps(value, indent=1))
 
 
 @contextlib.contextmanager
@@ -230,12 +236,8 @@ def _told_errors() -> Iterator[None]:
     """Turns what can go wrong into a sentence and an exit code; anything else is a bug, and keeps its traceback."""
     try:
         yield
-    except ConfigError as error:
-        _fail(error, outcomes.USAGE)
-    except (DataError, FetchError, MetadataUnavailable, runner.HomeBusy, runner.RunFailed) as error:
-        _fail(error, outcomes.FAILED)
-    except OSError as error:
-        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", outcomes.FAILED)
+    except FAILURES as error:
+        _fail(error, outcomes.USAGE if isinstance(error, ConfigError) else outcomes.FAILED)
     except KeyboardInterrupt:
         _fail("Interrupted. Run again to go on from the last checkpoint.", outcomes.INTERRUPTED)
 

