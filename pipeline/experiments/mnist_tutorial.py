@@ -1,6 +1,7 @@
 """MNIST as in the tutorial: two convolutions, one hidden layer, Adam, 3000 steps of 50 images.
 
-Expected: 98.3 % on the 10,000 test images (the tutorial reports 98.34 %).
+Expected: 98.3 to 98.5 % on the 10,000 test images (the tutorial reports 98.34 %).
+Takes:    two minutes on two cores that compute in bfloat16.
 Command:  conveyor run mnist
 """
 
