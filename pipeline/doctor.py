@@ -84,7 +84,7 @@ def _disk(home: Home) -> Finding:
 
 def _metadata(home: Home) -> Finding:
     place = home.metadata_place
-    if not home.metadata and not home.database.exists():
+    if not home.has_metadata:
         return Finding("metadata", True, f"{place}, not made yet")
     from pipeline import lineage
 

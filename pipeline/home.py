@@ -45,6 +45,11 @@ class Home:
         return self.root / "metadata.db"
 
     @property
+    def has_metadata(self) -> bool:
+        """Whether there may be metadata: a server is told of, or the SQLite file is there."""
+        return bool(self.metadata) or self.database.exists()
+
+    @property
     def metadata_place(self) -> str:
         """Where the metadata is, in words and without a password."""
         return self.metadata.rpartition("@")[2] if self.metadata else str(self.database)

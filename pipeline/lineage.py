@@ -55,7 +55,7 @@ class Run:
     @property
     def experiment(self) -> str:
         """The experiment's name."""
-        return self.id.rsplit("-", 2)[0]
+        return _experiment_of(self.id)
 
     @property
     def fingerprint(self) -> str:
@@ -114,9 +114,13 @@ def property_of(artifact: metadata_store_pb2.Artifact, name: str) -> Any:
 
 def runs(store: metadata_store.MetadataStore, experiment: str | None = None) -> list[Run]:
     """Returns all runs, or one experiment's, the oldest first."""
-    contexts = sorted(store.get_contexts_by_type("pipeline_run"), key=lambda c: c.create_time_since_epoch)
-    found = [_run(store, context) for context in contexts]
-    return [run for run in found if experiment in (None, run.experiment)]
+    return [_run(store, context) for context in _run_contexts(store, experiment)]
+
+
+def last_run(store: metadata_store.MetadataStore, experiment: str) -> Run | None:
+    """Returns an experiment's newest run, without a look at the older ones; None where it has none."""
+    contexts = _run_contexts(store, experiment)
+    return _run(store, contexts[-1]) if contexts else None
 
 
 def run_by_id(store: metadata_store.MetadataStore, run_id: str) -> Run:
@@ -142,6 +146,15 @@ def close_abandoned(store: metadata_store.MetadataStore) -> list[str]:
     if abandoned:
         store.put_executions(abandoned)
     return [_component_name(store, execution) for execution in abandoned]
+
+
+def _run_contexts(store: metadata_store.MetadataStore, experiment: str | None) -> list[metadata_store_pb2.Context]:
+    contexts = sorted(store.get_contexts_by_type("pipeline_run"), key=lambda c: c.create_time_since_epoch)
+    return [context for context in contexts if experiment in (None, _experiment_of(context.name))]
+
+
+def _experiment_of(run_id: str) -> str:
+    return run_id.rsplit("-", 2)[0]
 
 
 def _run(store: metadata_store.MetadataStore, context: metadata_store_pb2.Context) -> Run:

@@ -9,7 +9,7 @@ from pipeline.home import Home
 
 def past_runs(home: Home, experiment: str | None) -> list[Any]:
     """Returns the runs that ML Metadata knows, the oldest first; see `lineage.Run`."""
-    if not home.metadata and not home.database.exists():
+    if not home.has_metadata:
         return []
     from pipeline import lineage
 

@@ -106,15 +106,14 @@ def redirected(log: Path) -> Iterator[None]:
 
 def _up_to_date(experiment: Experiment, home: Home, fingerprint: str) -> Outcome | None:
     """Returns the last run's outcome if nothing changed since, and what it pushed is still there, byte for byte."""
-    if not home.metadata and not home.database.exists():
+    if not home.has_metadata:
         return None
     from components.atomic_pusher.executor import read_record, tree_digest
     from pipeline import lineage
 
-    past = lineage.runs(lineage.connect(home), experiment.name)
-    if not past or past[-1].fingerprint != fingerprint or past[-1].version is None:
+    last = lineage.last_run(lineage.connect(home), experiment.name)
+    if last is None or last.fingerprint != fingerprint or last.version is None:
         return None
-    last = past[-1]
     path = home.serving / experiment.serving.model_name / str(last.version)
     record = read_record(path)
     if not record or record.get("digest") != tree_digest(path):
