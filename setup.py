@@ -8,17 +8,22 @@ INSTALL_REQUIRES = [
     # What Conveyor is made of. TFX 1.16 is the newest that runs on glibc < 2.39, TFX 1.21 the newest of all.
     "tfx>=1.16,<1.22",  # the pipeline, its components and its metadata
     "tensorflow",  # networks, training, SavedModels; TFX chooses the version
-    "tensorflow-serving-api",  # PredictionLog, for the warm-up requests TensorFlow Serving replays
+    "tensorflow-serving-api",  # the protocol's messages and stubs; the warm-up requests TensorFlow Serving replays
     "apache-beam",  # runs ingestion, statistics and evaluation
     # What TFX needs and does not say.
     "dill",  # tfx_bsl and tensorflow_transform import it; apache-beam >= 2.69 no longer brings it
     "ipykernel",  # without it tensorflow_model_analysis loses half of its names on import
     "tensorboard",  # TensorFlow >= 2.20 no longer brings it
     # What a well-kept library does better than we would.
+    "aiohttp",  # the embedded server's REST API and page
     "click",  # the command line
     "filelock",  # one run at a time in a home folder
+    "grpcio",  # the embedded server's and the client's gRPC
+    "grpcio-health-checking",  # the standard health service
     "jinja2",  # the run report's page
     "matplotlib",  # the run report's plots
+    "numpy",  # images and tensors
+    "orjson",  # the REST API's JSON: forty times as fast as the standard library's on images
     "pillow",  # decodes the PNG and JPEG files of a user's own data
     "pooch",  # downloads with a progress bar
     "rich",  # tables and colours in a terminal
@@ -28,8 +33,8 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
     "gpu": ["tensorflow[and-cuda]"],  # CUDA and cuDNN from PyPI, for machines that have a driver only
     "gcp": ["apache-beam[gcp]"],  # Beam on Dataflow and files on Google Cloud Storage
-    # Linters, types and tests: make test.
-    "dev": ["mypy", "pytest", "pytest-timeout", "ruff", "types-tqdm"],
+    # Linters, types and tests (make test); ovmsclient, a client that others wrote; litserve, a peer in the benchmarks.
+    "dev": ["litserve", "mypy", "ovmsclient", "pytest", "pytest-timeout", "ruff", "types-tqdm"],
 }
 
 setup(
@@ -40,8 +45,10 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["pipeline*", "components*", "trainer*", "serving*"]),
-    package_data={"pipeline": ["templates/*"]},
+    package_data={"pipeline": ["templates/*"], "serving.server": ["static/*"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
-    entry_points={"console_scripts": ["conveyor=pipeline.cli:main"]},
+    entry_points={
+        "console_scripts": ["conveyor=pipeline.cli:main", "conveyor_model_server=serving.server.__main__:main"]
+    },
 )

@@ -35,10 +35,18 @@ def write(model: Path, images: np.ndarray, batches: Iterable[int]) -> None:
                 writer.write(log.SerializeToString())
 
 
-def read(model: Path) -> list[predict_pb2.PredictRequest]:
-    """Returns the warm-up requests of a SavedModel; none where it has no such file."""
+def logs(model: Path) -> list[prediction_log_pb2.PredictionLog]:
+    """Returns the warm-up file of a SavedModel; nothing where it has none.
+
+    Raises:
+      tf.errors.OpError: the file is damaged.
+    """
     path = model / WARMUP_FILE
     if not path.exists():
         return []
-    logs = [prediction_log_pb2.PredictionLog.FromString(r.numpy()) for r in tf.data.TFRecordDataset(str(path))]
-    return [log.predict_log.request for log in logs]
+    return [prediction_log_pb2.PredictionLog.FromString(r.numpy()) for r in tf.data.TFRecordDataset(str(path))]
+
+
+def read(model: Path) -> list[predict_pb2.PredictRequest]:
+    """Returns the requests to Predict in a SavedModel's warm-up file."""
+    return [log.predict_log.request for log in logs(model)]

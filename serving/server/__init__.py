@@ -1,0 +1,1 @@
+"""A server in Python that speaks the protocol of TensorFlow Serving."""

@@ -1,0 +1,94 @@
+"""The server's counters, in Prometheus' text format and under TensorFlow Serving's names.
+
+Written here because Prometheus' Python library appends `_total` to counters, which would break dashboards made for the
+real server.
+
+Source: https://github.com/tensorflow/serving/blob/master/tensorflow_serving/servables/tensorflow/util.cc
+"""
+
+import bisect
+import collections
+import math
+import threading
+
+_MICROS = tuple(10 * 1.8**power for power in range(33))  # the real server's bounds of latencies
+_COUNTS = tuple(2.0**power for power in range(15))
+
+Labels = tuple[tuple[str, str], ...]
+
+
+class _Histogram:
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect.bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+class Metrics:
+    """Counters and histograms; safe from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counters: dict[str, dict[Labels, float]] = collections.defaultdict(lambda: collections.defaultdict(float))
+        self._histograms: dict[str, dict[Labels, _Histogram]] = collections.defaultdict(dict)
+
+    def request(self, model: str, api: str, entrypoint: str, status: str, seconds: float) -> None:
+        """Counts a request: its model, `Predict` and the like, `GRPC` or `REST`, its status, and how long it took."""
+        with self._lock:
+            self._counters["request_count"][(("model_name", model), ("status", status))] += 1
+            labels = (("model_name", model), ("API", api), ("entrypoint", entrypoint))
+            self._observe("request_latency", labels, 1e6 * seconds, _MICROS)
+
+    def runtime(self, model: str, api: str, seconds: float) -> None:
+        """Counts a run in TensorFlow's session."""
+        with self._lock:
+            labels = (("model_name", model), ("API", api), ("runtime", "TF1"))
+            self._observe("runtime_latency", labels, 1e6 * seconds, _MICROS)
+
+    def examples(self, model: str, count: int) -> None:
+        """Counts a request's tf.Examples."""
+        with self._lock:
+            self._counters["request_example_count_total"][(("model", model),)] += count
+            self._observe("request_example_counts", (("model", model),), count, _COUNTS)
+
+    def text(self) -> str:
+        """Returns everything in Prometheus' text format."""
+        with self._lock:
+            lines: list[str] = []
+            for name, by_labels in sorted(self._counters.items()):
+                lines.append(f"# TYPE :tensorflow:serving:{name} counter")
+                lines += [f":tensorflow:serving:{name}{_braces(k)} {_number(v)}" for k, v in by_labels.items()]
+            for name, by_histogram in sorted(self._histograms.items()):
+                lines.append(f"# TYPE :tensorflow:serving:{name} histogram")
+                for labels, histogram in by_histogram.items():
+                    lines += _histogram_lines(f":tensorflow:serving:{name}", labels, histogram)
+            return "\n".join(lines) + "\n"
+
+    def _observe(self, name: str, labels: Labels, value: float, bounds: tuple[float, ...]) -> None:
+        by_labels = self._histograms[name]
+        if labels not in by_labels:
+            by_labels[labels] = _Histogram(bounds)
+        by_labels[labels].add(value)
+
+
+def _histogram_lines(name: str, labels: Labels, histogram: _Histogram) -> list[str]:
+    lines, total = [], 0
+    for bound, count in zip((*histogram.bounds, math.inf), histogram.counts, strict=True):
+        total += count
+        lines.append(f"{name}_bucket{_braces((*labels, ('le', _number(bound))))} {total}")
+    return [*lines, f"{name}_sum{_braces(labels)} {_number(histogram.sum)}", f"{name}_count{_braces(labels)} {total}"]
+
+
+def _braces(labels: Labels) -> str:
+    def escaped(value: str) -> str:
+        return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+    return "{" + ",".join(f'{name}="{escaped(value)}"' for name, value in labels) + "}"
+
+
+def _number(value: float) -> str:
+    return "+Inf" if value == math.inf else f"{value:.10g}"

@@ -1,0 +1,122 @@
+"""TensorProto to array and back, the fields checked before anything is allocated."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2, types_pb2
+
+from serving.server.errors import invalid_argument
+
+# TensorProto keeps each type's values in one of these fields.
+_FIELDS = {
+    tf.float32: "float_val",
+    tf.float64: "double_val",
+    tf.int32: "int_val",
+    tf.uint8: "int_val",
+    tf.int16: "int_val",
+    tf.int8: "int_val",
+    tf.uint16: "int_val",
+    tf.string: "string_val",
+    tf.int64: "int64_val",
+    tf.bool: "bool_val",
+    tf.uint32: "uint32_val",
+    tf.uint64: "uint64_val",
+}
+_DTYPES = {dtype.as_datatype_enum: dtype for dtype in _FIELDS} | {
+    types_pb2.DT_HALF: tf.float16,
+    types_pb2.DT_BFLOAT16: tf.bfloat16,
+}
+_ELEMENT = 64  # bytes that an element of a string tensor takes at least
+
+
+def type_name(number: int) -> str:
+    """Returns a type as the real server names it: `float`, `int64`."""
+    try:
+        return types_pb2.DataType.Name(number).removeprefix("DT_").lower()
+    except ValueError:
+        return f"unknown dtype enum ({number})"
+
+
+def to_array(proto: tensor_pb2.TensorProto, limit: int) -> np.ndarray:
+    """Returns a tensor's values.
+
+    Args:
+      proto: the tensor; fewer values than elements repeat the last, as TensorFlow reads it.
+      limit: the most bytes that the array may take.
+
+    Raises:
+      StatusError: INVALID_ARGUMENT, where type, shape and values do not belong together, or the shape is too large.
+    """
+    dtype = _DTYPES.get(proto.dtype)
+    if dtype is None:
+        raise invalid_argument(f"Tensors of type {type_name(proto.dtype)} cannot be fed.")
+    shape = _shape(proto, limit, dtype)
+    if proto.tensor_content:
+        if dtype == tf.string:
+            raise invalid_argument("A string tensor cannot be given as tensor_content.")
+        if len(proto.tensor_content) != math.prod(shape) * dtype.size:
+            raise invalid_argument(
+                f"tensor_content has {len(proto.tensor_content)} bytes; shape {list(shape)} of "
+                f"{type_name(proto.dtype)} takes {math.prod(shape) * dtype.size}."
+            )
+        return np.frombuffer(proto.tensor_content, dtype.as_numpy_dtype).reshape(shape)
+    return _filled(_values(proto, dtype), shape, dtype)
+
+
+def to_proto(array: np.ndarray, as_content: bool = False) -> tensor_pb2.TensorProto:
+    """Returns an array, or a list of bytes, as a tensor.
+
+    Args:
+      array: of any type that TensorFlow has; bytes as an object array.
+      as_content: puts numbers into `tensor_content`, which is smaller and faster, and not into the type's own field.
+    """
+    array = np.asarray(array)
+    dtype = tf.string if array.dtype.kind in "OSU" else tf.dtypes.as_dtype(array.dtype)
+    proto = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum)
+    for size in array.shape:
+        proto.tensor_shape.dim.add().size = size
+    if dtype == tf.string:
+        proto.string_val.extend(tf.compat.as_bytes(value) for value in array.ravel().tolist())
+    elif as_content:
+        proto.tensor_content = array.tobytes()
+    elif dtype in (tf.float16, tf.bfloat16):
+        proto.half_val.extend(array.ravel().view(np.uint16).tolist())
+    elif dtype in _FIELDS:
+        getattr(proto, _FIELDS[dtype]).extend(array.ravel().tolist())
+    else:  # complex, and what else TensorFlow has
+        return tf.make_tensor_proto(array)
+    return proto
+
+
+def _shape(proto: tensor_pb2.TensorProto, limit: int, dtype: tf.DType) -> tuple[int, ...]:
+    if proto.tensor_shape.unknown_rank:
+        raise invalid_argument("A tensor to feed must have a shape.")
+    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+    if len(shape) > 32 or min(shape, default=0) < 0:  # numpy's own limit of dimensions
+        raise invalid_argument(f"Shape {list(shape[:33])} is not one of a tensor.")
+    size = math.prod(shape) * (_ELEMENT if dtype == tf.string else dtype.size)
+    if size > limit:
+        raise invalid_argument(f"Shape {list(shape)} takes {size} bytes; this server takes {limit} at most.")
+    return shape
+
+
+def _values(proto: tensor_pb2.TensorProto, dtype: tf.DType) -> Iterable[Any]:
+    if dtype in _FIELDS:
+        return getattr(proto, _FIELDS[dtype])
+    return np.array(proto.half_val, np.uint16).view(dtype.as_numpy_dtype)
+
+
+def _filled(values: Any, shape: tuple[int, ...], dtype: tf.DType) -> np.ndarray:
+    count = math.prod(shape)
+    if len(values) > count or (count and not len(values)):
+        raise invalid_argument(f"{len(values)} values were given for shape {list(shape)}, which has {count}.")
+    try:
+        array = np.array(values, object if dtype == tf.string else dtype.as_numpy_dtype)
+    except (OverflowError, ValueError) as error:
+        raise invalid_argument(f"A value does not fit {dtype.name}: {error}") from error
+    if len(array) < count:
+        array = np.concatenate([array, np.repeat(array[-1:], count - len(array))])
+    return array.reshape(shape)
