@@ -33,8 +33,9 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
     "gpu": ["tensorflow[and-cuda]"],  # CUDA and cuDNN from PyPI, for machines that have a driver only
     "gcp": ["apache-beam[gcp]"],  # Beam on Dataflow and files on Google Cloud Storage
-    # Linters, types and tests (make test); ovmsclient, a client that others wrote; litserve, a peer in the benchmarks.
-    "dev": ["litserve", "mypy", "ovmsclient", "pytest", "pytest-timeout", "ruff", "types-tqdm"],
+    # Linters, types and tests (make test); ovmsclient, a client that others wrote; selenium, which drives a browser;
+    # litserve, a peer in the benchmarks.
+    "dev": ["litserve", "mypy", "ovmsclient", "pytest", "pytest-timeout", "ruff", "selenium", "types-tqdm"],
 }
 
 setup(

@@ -70,6 +70,11 @@ class Home:
         return self.root / "serving"
 
     @property
+    def server(self) -> Path:
+        """Configuration files of the server, made anew at each `conveyor serve`."""
+        return self.root / "server"
+
+    @property
     def reports(self) -> Path:
         """One page and one JSON file a run."""
         return self.root / "reports"

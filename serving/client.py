@@ -153,8 +153,8 @@ class Client:
         """Makes a client; connects when first asked.
 
         Args:
-          target: `host:port` or `unix:/path` for gRPC, `http://host:port` or `https://host:port` for REST. A model's name may
-            follow, as in `localhost:8500/mnist`.
+          target: `host:port` or `unix:/path` for gRPC, `http://host:port` or `https://host:port` for REST. A model's
+            name may follow, as in `localhost:8500/mnist`.
           model: the model's name; `default`, as the real server has it, where nobody says.
           version: the version to ask for.
           label: or the label.
@@ -179,8 +179,8 @@ class Client:
         """Returns the classes of images.
 
         Args:
-          images: uint8 [N, height, width, channels]; floats in [0, 1] of any shape that reshapes to it; or N PNG or JPEG
-            files as bytes.
+          images: uint8 [N, height, width, channels]; floats in [0, 1] of any shape that reshapes to it; or N PNG or
+            JPEG files as bytes.
           version: the version to ask for, instead of the client's own.
           label: or the label.
           timeout: seconds, instead of the client's own.
@@ -289,18 +289,18 @@ class _Grpc:
         self, spec: Spec, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], timeout: float
     ) -> tuple[dict[str, np.ndarray], int | None]:
         pairs = [wire.message({1: name, 2: wire.tensor(value)}) for name, value in inputs.items()]
-        request = wire.message({1: _spec(spec, signature), 2: pairs, 3: list(outputs)})
+        request = wire.message({1: spec_message(spec, signature), 2: pairs, 3: list(outputs)})
         reply = wire.fields(self._call(self._predict, request, timeout))
         answered = wire.fields((wire.inner(reply, 2) or [b""])[-1])
         version = wire.integer(wire.fields((wire.inner(answered, 2) or [b""])[-1]), 1)
         return {name: wire.array(value) for name, value in wire.entries(reply, 1).items()}, version
 
     def status(self, spec: Spec, timeout: float) -> list[VersionStatus]:
-        reply = wire.fields(self._call(self._status, wire.message({1: _spec(spec)}), timeout))
+        reply = wire.fields(self._call(self._status, wire.message({1: spec_message(spec)}), timeout))
         return [_version_status(wire.fields(entry)) for entry in wire.inner(reply, 1)]
 
     def metadata(self, spec: Spec, timeout: float) -> dict[str, Signature]:
-        request = wire.message({1: _spec(spec), 2: "signature_def"})
+        request = wire.message({1: spec_message(spec), 2: "signature_def"})
         reply = wire.fields(self._call(self._metadata, request, timeout))
         packed = wire.fields(wire.entries(reply, 2).get("signature_def", b""))
         signatures = wire.entries(wire.fields((wire.inner(packed, 2) or [b""])[-1]), 1)
@@ -360,9 +360,9 @@ class _Rest:
 
     def _call(self, path: str, body: bytes | None, timeout: float) -> Any:
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self._target + path, body, headers)  # noqa: S310 (http or https, by its maker)
+        request = urllib.request.Request(self._target + path, body, headers)
         try:
-            with urllib.request.urlopen(request, timeout=timeout, context=self._context) as response:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=timeout, context=self._context) as response:
                 return json.loads(response.read())
         except urllib.error.HTTPError as error:
             raise ServingError(_OF_HTTP.get(error.code, "UNKNOWN"), _error_text(error)) from error
@@ -395,7 +395,8 @@ def _signature_of(images: np.ndarray | Sequence[bytes]) -> tuple[str, dict[str, 
     return "predict_encoded", {"image_bytes": np.array([*files, None], dtype=object)[:-1]}
 
 
-def _spec(spec: Spec, signature: str = "") -> bytes:
+def spec_message(spec: Spec, signature: str = "") -> bytes:
+    """Returns a ModelSpec."""
     values: dict[int, wire.Value] = {1: spec.model}
     if spec.version is not None:
         values[2] = wire.message({1: spec.version})

@@ -1,8 +1,8 @@
 """Batches across requests with TensorFlow's own scheduler, as TensorFlow Serving's BatchingSession does.
 
-A signature's part of the graph that depends on its inputs becomes the body of a `BatchFunction` op in the same graph and
-session; what does not depend on them (variables, tables) is captured from outside. The op concatenates the inputs of
-the calls that wait, runs the body once, and hands each call its rows.
+A signature's part of the graph that depends on its inputs becomes the body of a `BatchFunction` op in the same graph
+and session; what does not depend on them (variables, tables) is captured from outside. The op joins the inputs of the
+calls that wait, runs the body once, and hands each call its rows.
 
 Source: https://github.com/tensorflow/serving/blob/master/tensorflow_serving/batching/README.md
 """

@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Bundle:
             self.close()
             raise StatusError("NOT_FOUND" if isinstance(error, OSError) else "INTERNAL", str(error)) from error
         self.signatures = dict(loaded.signature_def)
-        self._call = functools.lru_cache(maxsize=64)(self._new_call)
+        self._call: Callable[[str, tuple[str, ...]], Call] = functools.lru_cache(maxsize=64)(self._new_call)
         self._batching = batching
         self._batched = self._batched_calls(batching) if batching else {}
 
@@ -95,7 +95,7 @@ class Bundle:
 
     def close(self) -> None:
         """Frees the model. No call may be running."""
-        self._call = None
+        self._call = self._new_call
         self._batched = {}
         self._session.close()
 
@@ -111,7 +111,8 @@ class Bundle:
             return self._call(name, tuple(outputs))(*inputs)
         if not outputs:
             return replies
-        return [reply for key, reply in zip(sorted(self.signatures[name].outputs), replies) if key in outputs]
+        names = sorted(self.signatures[name].outputs)
+        return [reply for key, reply in zip(names, replies, strict=True) if key in outputs]
 
     def _new_call(self, name: str, outputs: tuple[str, ...]) -> Call:
         signature = self.signatures[name]

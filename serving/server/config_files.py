@@ -18,7 +18,7 @@ from serving.server.errors import StatusError, invalid_argument
 _INT64 = ".google.protobuf.Int64Value"
 _BOOL = ".google.protobuf.BoolValue"
 _STRING = ".google.protobuf.StringValue"
-# Message -> field -> its type: a wrapper, a message of this file, or a scalar. Text has no field numbers, so order will do.
+# Message -> field -> its type: a wrapper, a message of this file, or a scalar. Text has no field numbers.
 _MESSAGES: dict[str, dict[str, str]] = {
     "BatchingParameters": {
         "max_batch_size": _INT64,

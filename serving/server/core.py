@@ -40,7 +40,9 @@ class Core:
           StatusError: as the real server would.
         """
         limits = dataclasses.replace(self.limits, as_content=True) if entrypoint == "REST" else self.limits
-        return await self._run("Predict", entrypoint, request, lambda version: inference.prepare_predict(request, version, limits))
+        return await self._run(
+            "Predict", entrypoint, request, lambda version: inference.prepare_predict(request, version, limits)
+        )
 
     async def classify(self, request: Any, entrypoint: str = "GRPC") -> Any:
         """Answers a ClassificationRequest; see `predict`."""

@@ -1,8 +1,8 @@
 """What a convolutional network sees: its first kernels, and the activation maps after each convolution and pooling.
 
-The maps are found in the SavedModel's own graph, by its operations, so that any convolutional model can be looked at. The
-graph is loaded a second time, with its functions inlined and its variables as constants: a Session cannot fetch what is
-inside a function.
+The maps are found in the SavedModel's own graph, by its operations, so that any convolutional model can be looked at.
+The graph is loaded a second time, with its functions inlined and its variables as constants: a Session cannot fetch
+what is inside a function.
 """
 
 import dataclasses
@@ -60,7 +60,9 @@ class Explainer:
         Returns:
           float32 [height, width, channels] for each of `layers`.
         """
-        return [one[0] for one in self._session.run([layer.tensor for layer in self.layers], {self._input: image[None]})]
+        return [
+            one[0] for one in self._session.run([layer.tensor for layer in self.layers], {self._input: image[None]})
+        ]
 
     def close(self) -> None:
         """Frees the model."""

@@ -95,7 +95,7 @@ def credentials(config: Any) -> grpc.ServerCredentials:
     """Returns TLS credentials of an SSLConfig, whose fields hold the PEM texts themselves.
 
     Raises:
-      StatusError: INVALID_ARGUMENT, where key or certificate is missing, or a client's is to be verified against nothing.
+      StatusError: INVALID_ARGUMENT, where key or certificate is missing, or the authority to verify clients with.
     """
     if not config.server_key or not config.server_cert:
         raise StatusError("INVALID_ARGUMENT", "SSLConfig needs server_key and server_cert, the PEM texts themselves.")

@@ -1,7 +1,7 @@
 """What each call of the protocol does: checks a request against a signature, and makes the reply of the outputs.
 
-Codes and messages are the real server's. Each call has three steps, so that warm-up can run the same code in a thread
-of its own and the server without one: `prepare_*` returns a `Job`, whoever has it runs it, and its `reply` is given the outputs.
+Codes and messages are the real server's. Each call has three steps, so that warm-up can run the same code as a request:
+`prepare_*` returns a `Job`, whoever has it runs it, and its `reply` is given the outputs.
 
 Source: https://github.com/tensorflow/serving/tree/master/tensorflow_serving/servables/tensorflow
 """
@@ -165,8 +165,7 @@ def prepare_regress(request: regression_pb2.RegressionRequest, version: Any) -> 
         value = values[0]
         if value.shape not in ((len(rows),), (len(rows), 1)):
             raise invalid_argument(
-                "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] "
-                f"but got {list(value.shape)}"
+                f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {list(value.shape)}"
             )
         if value.dtype != np.float32:
             raise invalid_argument(f"Expected output Tensor of DT_FLOAT.  Got: {value.dtype}")
@@ -191,9 +190,7 @@ def split_multi(request: inference_pb2.MultiInferenceRequest) -> list[tuple[str,
         if not task.model_spec.name:
             raise invalid_argument("Found ModelSpec with an empty model name.")
         if len(names) > 1:
-            raise invalid_argument(
-                "All ModelSpecs in a MultiInferenceRequest must access the same model name."
-            )
+            raise invalid_argument("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
         signature = task.model_spec.signature_name or DEFAULT_SIGNATURE
         if signature in signatures:
             raise invalid_argument(f"Duplicate evaluation of signature: {signature}")
@@ -248,9 +245,9 @@ def _check_names(signature: Any, request: predict_pb2.PredictRequest) -> None:
     if len(sent) == len(required):
         missing = min(required - sent)
         raise invalid_argument(
-            f"tensor not found in request: {missing}. Inputs expected to be in the set {{{','.join(sorted(required))}}}."
-            f" Sent extra: {{{','.join(sorted(sent - required))}}}. Missing but required:"
-            f" {{{','.join(sorted(required - sent))}}}."
+            f"tensor not found in request: {missing}. Inputs expected to be in the set "
+            f"{{{','.join(sorted(required))}}}. Sent extra: {{{','.join(sorted(sent - required))}}}. "
+            f"Missing but required: {{{','.join(sorted(required - sent))}}}."
         )
     raise invalid_argument(
         f"input size does not match signature: {len(sent)}!={len(required)} len({{{','.join(sorted(sent))}}}) != "
@@ -278,9 +275,7 @@ def _example_signature(spec: Any, version: Any, method: str, kind: str) -> tuple
     if signature is None:
         raise invalid_argument(f"No signature was found with the name: {name}")
     if signature.method_name != method:
-        raise invalid_argument(
-            f"Expected {kind} signature method_name to be {method}. Was: {signature.method_name}"
-        )
+        raise invalid_argument(f"Expected {kind} signature method_name to be {method}. Was: {signature.method_name}")
     if len(signature.inputs) != 1:
         raise invalid_argument("Expected one input Tensor.")
     if "inputs" not in signature.inputs:

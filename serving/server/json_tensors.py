@@ -8,7 +8,7 @@ import binascii
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,15 @@ from tensorflow_serving.apis import classification_pb2, input_pb2, predict_pb2, 
 from serving.server import tensors
 from serving.server.errors import StatusError, invalid_argument
 
-_JSON_NAMES = {type(None): "Null", bool: "True", dict: "Object", list: "Array", str: "String", int: "Number", float: "Number"}
+_JSON_NAMES = {
+    type(None): "Null",
+    bool: "True",
+    dict: "Object",
+    list: "Array",
+    str: "String",
+    int: "Number",
+    float: "Number",
+}
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -96,7 +104,7 @@ def predict_reply(response: predict_pb2.PredictResponse, rows: bool) -> bytes:
     if len(plain) == 1:
         return _dumps({"predictions": next(iter(plain.values()))})
     names = list(plain)
-    return _dumps({"predictions": [dict(zip(names, row)) for row in zip(*plain.values(), strict=True)]})
+    return _dumps({"predictions": [dict(zip(names, row, strict=True)) for row in zip(*plain.values(), strict=True)]})
 
 
 def classification_request(document: dict[str, Any]) -> classification_pb2.ClassificationRequest:
@@ -250,6 +258,9 @@ def _bytes(value: Any) -> bytes:
         raise invalid_argument("Unable to base64 decode") from error
 
 
+_CONVERT: dict[str, Callable[[Any], Any]] = {"bytes": _bytes, "float": float, "int64": int}
+
+
 def _examples(document: dict[str, Any], method: str) -> input_pb2.Input:
     given = input_pb2.Input()
     examples = document.get("examples")
@@ -277,8 +288,7 @@ def _fill_example(value: Any, example: Any) -> None:
         if len(kinds) > 1:
             raise invalid_argument(f"Unexpected element type in feature: {name} expecting type: {min(kinds)}")
         for kind in kinds:
-            convert = {"bytes": _bytes, "float": float, "int64": int}[kind]
-            getattr(feature, f"{kind}_list").value.extend(convert(one) for one in values)
+            getattr(feature, f"{kind}_list").value.extend(_CONVERT[kind](one) for one in values)
 
 
 def _feature_kind(name: str, value: Any) -> str:
@@ -292,7 +302,7 @@ def _feature_kind(name: str, value: Any) -> str:
         if math.isfinite(value) and abs(value) > float(np.finfo(np.float32).max):
             raise invalid_argument(f"Cannot convert JSON value: {value} to float without loss of precision.")
         return "float"
-    if isinstance(value, str) or not _is_object(value) and isinstance(value, dict):
+    if isinstance(value, str) or (not _is_object(value) and isinstance(value, dict)):
         return "bytes"
     raise invalid_argument(f"Feature: {name} has element with unexpected JSON type: {_JSON_NAMES[type(value)]}")
 

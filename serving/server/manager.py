@@ -267,9 +267,9 @@ class Manager:
             self._changed.wait_for(settled, timeout)
             failed = [name for name in names if not self._models[name].available()]
             if failed:
-                reasons = [
-                    str(v.error) for name in failed for v in self._models[name].versions.values() if v.error
-                ] + [self._models[name].missing for name in failed if self._models[name].missing]
+                reasons = [str(v.error) for name in failed for v in self._models[name].versions.values() if v.error] + [
+                    self._models[name].missing for name in failed if self._models[name].missing
+                ]
                 raise StatusError(
                     "UNKNOWN",
                     f"{len(failed)} servable(s) did not become available: {{{', '.join(failed)}}}; "

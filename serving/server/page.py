@@ -1,6 +1,6 @@
 """The page at `/`: a person draws a digit or drops a picture, and sees what the network makes of it.
 
-The page asks for its models (`GET /page/models`) and sends the pixels of a picture (`POST /page/models/NAME`); everything
+The page asks for its models (`GET /page/models`) and sends the pixels of a picture (`POST /page/models/NAME`); all that
 it shows comes from here. It works on the embedded server, which answers itself (`Local`), and before a real one, which
 is asked over gRPC (`Remote`).
 """
@@ -118,11 +118,12 @@ def add(app: web.Application, models: Models) -> None:
     """Adds the page's routes to an application."""
 
     async def listed(request: web.Request) -> web.Response:
-        return web.json_response(models.list(), headers=HEADERS)
+        return web.json_response(await asyncio.to_thread(models.list), headers=HEADERS)
 
     async def asked(request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        described = {model["name"]: model for model in models.list()}.get(name)
+        found = await asyncio.to_thread(models.list)
+        described = {model["name"]: model for model in found}.get(name)
         if described is None:
             raise StatusError("NOT_FOUND", f"No model {name} with a shape and classes is served.")
         image = _image(await request.read(), described["shape"])
@@ -153,8 +154,7 @@ def _explained(models: Models, path: Path, image: np.ndarray) -> dict[str, Any]:
     except RuntimeError:  # the version was unloaded meanwhile
         return {"kernels": None, "layers": []}
     layers = [
-        {"name": layer.name} | _bytes(one.transpose(2, 0, 1))
-        for layer, one in zip(explainer.layers, maps, strict=True)
+        {"name": layer.name} | _bytes(one.transpose(2, 0, 1)) for layer, one in zip(explainer.layers, maps, strict=True)
     ]
     kernels = None if explainer.kernels is None else _bytes(explainer.kernels.transpose(3, 0, 1, 2))
     return {"kernels": kernels, "layers": layers}

@@ -56,7 +56,7 @@ class Api:
 
     def app(self, max_body_bytes: int) -> web.Application:
         """Returns the application; a longer body is answered with 413."""
-        app = web.Application(client_max_size=max_body_bytes, middlewares=[_told])
+        app = web.Application(client_max_size=max_body_bytes, middlewares=[told])
         if self.metrics_path:
             app.router.add_get(self.metrics_path, self._metrics)
         app.router.add_route("*", "/{path:(?i:v1)/.*}", self._v1)
@@ -124,7 +124,7 @@ class Api:
 
 
 @web.middleware
-async def _told(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
+async def told(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
     """Turns failures into JSON."""
     try:
         return await handler(request)

@@ -1,8 +1,8 @@
 """Runs checked requests on TensorFlow's threads while the event loop goes on.
 
 Requests that ask the same signature with rows of the same shape, and that arrive in one turn of the event loop or while
-all of the batch scheduler's threads are busy with such requests, go to TensorFlow's batch scheduler as one call: a thread
-and a hand-over for many instead of for each. The scheduler batches these calls further, by its own parameters.
+all of the batch scheduler's threads are busy with such requests, go to TensorFlow's batch scheduler as one call: a
+thread and a hand-over for many instead of for each. The scheduler batches these calls further, by its own parameters.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class Runner:
         *,
         threads: int,
         limit: int,
-        observe: Callable[[str, float], None] = lambda model, seconds: None,
+        observe: Callable[[str, float], None] = lambda _model, _seconds: None,
     ) -> None:
         """Makes a runner.
 

@@ -1,0 +1,153 @@
+"""The configuration files of a server, made of what a home folder holds; every backend is started from the same."""
+
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from components.atomic_pusher.executor import versions
+from pipeline.config import ConfigError
+from pipeline.home import Home
+
+MODELS, BATCHING, MONITORING, PROTOSET = "models.config", "batching.config", "monitoring.config", "serving.protoset"
+
+
+@dataclasses.dataclass(frozen=True)
+class Versions:
+    """Which versions of a model are served.
+
+    Attributes:
+      latest: how many of the newest.
+      all: every one.
+      specific: these alone; empty for the other two.
+    """
+
+    latest: int = 1
+    all: bool = False
+    specific: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, text: str) -> "Versions":
+        """Returns `latest`, `latest:2`, `all`, or numbers such as `3,4`.
+
+        Raises:
+          ConfigError: it is none of them.
+        """
+        if text == "all":
+            return cls(all=True)
+        if match := re.fullmatch(r"latest(?::([1-9]\d*))?", text):
+            return cls(latest=int(match[1] or 1))
+        if re.fullmatch(r"\d+(,\d+)*", text):
+            return cls(specific=tuple(int(part) for part in text.split(",")))
+        raise ConfigError(f"--versions {text}: it must be latest, latest:N, all, or version numbers such as 3,4.")
+
+    def policy(self) -> str:
+        """Returns the ServableVersionPolicy as text."""
+        if self.all:
+            return "all {}"
+        if self.specific:
+            return f"specific {{ {' '.join(f'versions: {number}' for number in self.specific)} }}"
+        return f"latest {{ num_versions: {self.latest} }}"
+
+
+def pushed_models(home: Home, chosen: tuple[str, ...]) -> dict[str, int]:
+    """Returns the models to serve, and the newest version of each.
+
+    Raises:
+      ConfigError: one of them, or all, were never pushed.
+    """
+    found = {base.name: versions(base) for base in sorted(home.serving.glob("*")) if base.is_dir()}
+    newest = {name: max(numbers) for name, numbers in found.items() if numbers}
+    missing = [name for name in chosen if name not in newest]
+    if missing:
+        there = f"There are: {', '.join(newest)}." if newest else "Nothing has been pushed yet: conveyor run mnist."
+        raise ConfigError(f"No model {', '.join(missing)} has been pushed in {home.root}. {there}")
+    if not newest:
+        raise ConfigError(f"Nothing has been pushed in {home.root} yet. Run a pipeline first: conveyor run mnist.")
+    return {name: newest[name] for name in chosen or newest}
+
+
+def labels_of(texts: tuple[str, ...], models: dict[str, int]) -> dict[str, dict[str, int]]:
+    """Returns `[MODEL:]NAME=VERSION` as versions by label by model; without MODEL, of the only model there is.
+
+    Raises:
+      ConfigError: the text has another form, or names a model that is not served.
+    """
+    labels: dict[str, dict[str, int]] = {name: {} for name in models}
+    for text in texts:
+        match = re.fullmatch(r"(?:([^:=]+):)?([^:=/]+)=(\d+)", text)
+        if not match:
+            raise ConfigError(f"--label {text}: expected [MODEL:]NAME=VERSION, such as mnist:stable=3.")
+        model = match[1] or (next(iter(models)) if len(models) == 1 else "")
+        if model not in labels:
+            raise ConfigError(f"--label {text}: name one of the models: {', '.join(models)}.")
+        labels[model][match[2]] = int(match[3])
+    return labels
+
+
+def write(home: Home, models: dict[str, int], choice: Versions, labels: dict[str, dict[str, int]]) -> Path:
+    """Writes the files into the home's `server/`, each whole or not at all, and returns that folder."""
+    entries = []
+    for name in models:
+        pairs = "".join(f"\n    version_labels {{ key: {json.dumps(k)} value: {v} }}" for k, v in labels[name].items())
+        entries.append(
+            f"  config {{\n    name: {json.dumps(name)}\n    base_path: {json.dumps(str(home.serving / name))}\n"
+            f'    model_platform: "tensorflow"\n    model_version_policy {{ {choice.policy()} }}{pairs}\n  }}\n'
+        )
+    # A batch runs on every core, so two at once gain nothing on a few; one that runs lets the next fill up.
+    threads = max(1, len(os.sched_getaffinity(0)) // 4)
+    batching = {
+        "max_batch_size": 32,
+        "batch_timeout_micros": 0,
+        "num_batch_threads": threads,
+        "max_enqueued_batches": 256,
+    }
+    folder = home.server
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / MODELS, f"model_config_list {{\n{''.join(entries)}}}\n".encode())
+    _replace(folder / BATCHING, "".join(f"{k} {{ value: {v} }}\n" for k, v in batching.items()).encode())
+    _replace(folder / MONITORING, b'prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }\n')
+    return folder
+
+
+def flags(folder: Path, port: int, rest_port: int) -> list[str]:
+    """Returns the flags that every backend is started with."""
+    return [
+        f"--port={port}",
+        f"--rest_api_port={rest_port}",
+        f"--model_config_file={folder / MODELS}",
+        "--model_config_file_poll_wait_seconds=5",
+        "--allow_version_labels_for_unavailable_models=true",
+        "--enable_batching=true",
+        f"--batching_parameters_file={folder / BATCHING}",
+        f"--monitoring_config_file={folder / MONITORING}",
+    ]
+
+
+def write_protoset(folder: Path) -> Path:
+    """Writes the protocol's descriptors, without which grpcurl cannot ask a server that does not reflect."""
+    from google.protobuf import descriptor_pb2
+    from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
+
+    files: dict[str, Any] = {}
+
+    def gather(file: Any) -> None:
+        for dependency in file.dependencies:
+            gather(dependency)
+        if file.name not in files:
+            files[file.name] = descriptor_pb2.FileDescriptorProto()
+            file.CopyToProto(files[file.name])
+
+    gather(prediction_service_pb2.DESCRIPTOR)
+    gather(model_service_pb2.DESCRIPTOR)
+    path = folder / PROTOSET
+    _replace(path, descriptor_pb2.FileDescriptorSet(file=files.values()).SerializeToString())
+    return path
+
+
+def _replace(path: Path, content: bytes) -> None:
+    scratch = path.with_name(f".{path.name}.new")
+    scratch.write_bytes(content)
+    scratch.replace(path)

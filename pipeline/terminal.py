@@ -1,0 +1,91 @@
+"""What the verbs of the command share: options, tables, JSON, and errors as sentences."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+import rich.box
+import rich.console
+import rich.table
+
+from components.image_example_gen.readers import DataError
+from pipeline import outcome as outcomes
+from pipeline import runner
+from pipeline.config import ConfigError
+from pipeline.fetch import FetchError
+from pipeline.home import MetadataUnavailable
+from pipeline.serve import ServeFailed
+from serving.client import ServingError
+
+EXPERIMENT = click.argument("experiment")
+HOME = click.option("--home", metavar="DIR", help="Folder of all state. [default: $CONVEYOR_HOME, or ./.conveyor]")
+JSON = click.option(
+    "--json", "as_json", is_flag=True, help="Prints one JSON object on standard output, all else on error."
+)
+
+# What can go wrong without being a bug; each says in a sentence what was wrong, where, and what to do.
+FAILURES = (
+    ConfigError, DataError, FetchError, MetadataUnavailable, OSError, runner.HomeBusy, runner.RunFailed, ServeFailed,
+    ServingError,
+)  # fmt: skip
+
+
+def table(title: str, rows: list[dict[str, Any]], nothing: str) -> None:
+    """Prints rows, which all have the same keys; without any, a sentence."""
+    if not rows:
+        click.echo(nothing)
+        return
+    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, title=title, title_justify="left")
+    for column in rows[0]:
+        shown.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        shown.add_row(
+            *("" if value is None else f"{value:.4f}" if type(value) is float else str(value) for value in row.values())
+        )
+    console = rich.console.Console()
+    if not console.is_terminal:  # a pipe has no width, and a script wants whole lines
+        console.width = 250
+    console.print(shown)
+
+
+@contextlib.contextmanager
+def output(as_json: bool) -> Iterator[Callable[[Any], None]]:
+    """Yields a function that prints a reply as JSON, if that is wanted; all else then goes to standard error."""
+    if not as_json:
+        yield lambda _: None
+        return
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    replies: list[Any] = []
+    try:
+        yield replies.append
+    except FAILURES as error:
+        replies.append({"verdict": "failed", "error": str(error)})
+        raise
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)
+        for value in replies:
+            click.echo(json.dumps(value, indent=1))
+
+
+@contextlib.contextmanager
+def told_errors() -> Iterator[None]:
+    """Turns what can go wrong into a sentence and an exit code; anything else is a bug, and keeps its traceback."""
+    try:
+        yield
+    except FAILURES as error:
+        _fail(error, outcomes.USAGE if isinstance(error, ConfigError) else outcomes.FAILED)
+    except KeyboardInterrupt:
+        _fail("Interrupted. Run again to go on from the last checkpoint.", outcomes.INTERRUPTED)
+
+
+def _fail(message: Any, code: int) -> None:
+    click.secho(f"conveyor: {message}", err=True, fg="red")
+    sys.exit(code)
