@@ -161,7 +161,7 @@ def snippets(home: Home, endpoint: Endpoint) -> dict[str, str]:
     shape = image_shape(home.serving / model / str(version))
     if shape is None:
         return {}
-    protoset = serving_files.write_protoset(home.server)
+    protoset = serving_files.protoset(home.server)
     blank = {"dtype": "DT_UINT8", "tensor_shape": {"dim": [{"size": n} for n in (1, *shape)]}, "int_val": [0]}
     spec = {"name": model, "signature_name": "predict_pixels"}
     over_grpc = json.dumps({"model_spec": spec, "inputs": {"images": blank}})
@@ -171,7 +171,7 @@ def snippets(home: Home, endpoint: Endpoint) -> dict[str, str]:
     over_rest = json.dumps({"signature_name": "predict_encoded", "instances": [{"b64": png}]})
     python = (
         f"import numpy; from serving.client import Client; "
-        f"print(Client('{endpoint.grpc}/{model}').predict(numpy.zeros({(1, *shape)}, 'uint8')))"
+        f'print(Client("{endpoint.grpc}/{model}").predict(numpy.zeros({(1, *shape)}, "uint8")))'
     )
     method = "tensorflow.serving.PredictionService/Predict"
     return {

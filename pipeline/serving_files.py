@@ -4,8 +4,9 @@ import dataclasses
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 from components.atomic_pusher.executor import versions
 from pipeline.config import ConfigError
@@ -126,24 +127,15 @@ def flags(folder: Path, port: int, rest_port: int) -> list[str]:
     ]
 
 
-def write_protoset(folder: Path) -> Path:
-    """Writes the protocol's descriptors, without which grpcurl cannot ask a server that does not reflect."""
-    from google.protobuf import descriptor_pb2
-    from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
+def protoset(folder: Path) -> Path:
+    """Returns the protocol's descriptors, without which grpcurl cannot ask a server that does not reflect.
 
-    files: dict[str, Any] = {}
-
-    def gather(file: Any) -> None:
-        for dependency in file.dependencies:
-            gather(dependency)
-        if file.name not in files:
-            files[file.name] = descriptor_pb2.FileDescriptorProto()
-            file.CopyToProto(files[file.name])
-
-    gather(prediction_service_pb2.DESCRIPTOR)
-    gather(model_service_pb2.DESCRIPTOR)
+    They are written by a process of its own: the messages import TensorFlow, and a server's parent need not hold it.
+    """
     path = folder / PROTOSET
-    _replace(path, descriptor_pb2.FileDescriptorSet(file=files.values()).SerializeToString())
+    if not path.exists():
+        command = [sys.executable, "-m", "serving.protoset", str(path)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return path
 
 

@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = flags.parse(arguments)
     logging.basicConfig(format="%(asctime)s %(levelname).1s %(message)s", level=logging.INFO)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # the v1 loader is deprecated, and what is wanted here
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # it logs what is no HTTP with a traceback
     for name, why in given.ignored.items():
         log.warning("--%s is accepted and not done: %s.", name, why)
     try:

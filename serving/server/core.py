@@ -62,7 +62,7 @@ class Core:
         parts = [calls[kind](part) for kind, part in inference.split_multi(request)]
         return inference.join_multi(await asyncio.gather(*parts))
 
-    def metadata(self, request: Any) -> Any:
+    async def metadata(self, request: Any) -> Any:
         """Answers a GetModelMetadataRequest.
 
         Raises:
@@ -72,7 +72,7 @@ class Core:
         with self.manager.use(request.model_spec) as version:
             return inference.metadata(request, version)
 
-    def status(self, request: Any) -> Any:
+    async def status(self, request: Any) -> Any:
         """Answers a GetModelStatusRequest; see `metadata`."""
         _require_spec(request)
         response = get_model_status_pb2.GetModelStatusResponse()

@@ -1,14 +1,20 @@
 """The server's gRPC side: PredictionService, ModelService and the standard health service."""
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import (
-    model_service_pb2_grpc,
-    prediction_service_pb2_grpc,
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    model_management_pb2,
+    predict_pb2,
+    regression_pb2,
 )
 
 from serving.server.core import Core
@@ -17,50 +23,51 @@ from serving.server.errors import StatusError
 log = logging.getLogger(__name__)
 
 
-class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    def __init__(self, core: Core) -> None:
-        self._core = core
-
-    async def Predict(self, request: Any, context: Any) -> Any:
-        return await _told(context, self._core.predict(request))
-
-    async def Classify(self, request: Any, context: Any) -> Any:
-        return await _told(context, self._core.classify(request))
-
-    async def Regress(self, request: Any, context: Any) -> Any:
-        return await _told(context, self._core.regress(request))
-
-    async def MultiInference(self, request: Any, context: Any) -> Any:
-        return await _told(context, self._core.multi_inference(request))
-
-    async def GetModelMetadata(self, request: Any, context: Any) -> Any:
-        return await _told(context, _later(self._core.metadata, request))
+# Service -> method -> its request, and the method of `Core` that answers it.
+_METHODS: dict[str, dict[str, tuple[Any, str]]] = {
+    "tensorflow.serving.PredictionService": {
+        "Predict": (predict_pb2.PredictRequest, "predict"),
+        "Classify": (classification_pb2.ClassificationRequest, "classify"),
+        "Regress": (regression_pb2.RegressionRequest, "regress"),
+        "MultiInference": (inference_pb2.MultiInferenceRequest, "multi_inference"),
+        "GetModelMetadata": (get_model_metadata_pb2.GetModelMetadataRequest, "metadata"),
+    },
+    "tensorflow.serving.ModelService": {
+        "GetModelStatus": (get_model_status_pb2.GetModelStatusRequest, "status"),
+        "HandleReloadConfigRequest": (model_management_pb2.ReloadConfigRequest, "reload"),
+    },
+}
 
 
-class _ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    def __init__(self, core: Core) -> None:
-        self._core = core
+def _handler(core: Core, request_type: Any, name: str) -> grpc.RpcMethodHandler:
+    """Returns a method's handler; it parses by itself, since gRPC would log each message that is none as a bug."""
+    answer = getattr(core, name)
 
-    async def GetModelStatus(self, request: Any, context: Any) -> Any:
-        return await _told(context, _later(self._core.status, request))
+    async def handle(data: bytes, context: Any) -> bytes:
+        return await _told(context, _parsed(request_type, data), answer)
 
-    async def HandleReloadConfigRequest(self, request: Any, context: Any) -> Any:
-        return await _told(context, self._core.reload(request))
-
-
-async def _later(function: Any, request: Any) -> Any:
-    return function(request)
+    return grpc.unary_unary_rpc_method_handler(handle)
 
 
-async def _told(context: Any, answer: Awaitable[Any]) -> Any:
+def _parsed(request_type: Any, data: bytes) -> Any:
+    try:
+        return request_type.FromString(data)
+    except DecodeError:
+        return None
+
+
+async def _told(context: Any, request: Any, answer: Callable[[Any], Awaitable[Any]]) -> bytes:
     """Returns an answer, or ends the call with its failure's status."""
     try:
-        return await answer
+        if request is None:
+            raise StatusError("INTERNAL", "The request cannot be parsed.")  # gRPC's own code for it
+        return (await answer(request)).SerializeToString()
     except StatusError as error:
         await context.abort(error.grpc_code, error.message)
     except Exception as error:
         log.exception("a request failed in the server itself")
         await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+    raise AssertionError("abort raises")
 
 
 def make(
@@ -76,8 +83,9 @@ def make(
     """
     limits = [("grpc.max_receive_message_length", max_message_bytes), ("grpc.max_send_message_length", -1)]
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *limits, *options])
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(_PredictionService(core), server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(_ModelService(core), server)
+    for service, methods in _METHODS.items():
+        handlers = {method: _handler(core, request_type, name) for method, (request_type, name) in methods.items()}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     if not with_health:
         return server, None
     servicer = health.aio.HealthServicer()

@@ -315,7 +315,8 @@ def _is_object(value: Any) -> bool:
 def _plain(name: str, array: np.ndarray) -> Any:
     """Returns an array as what `_dumps` writes: itself, or for strings nested lists."""
     if array.dtype != object:
-        return array.astype(np.float32) if array.dtype.kind not in "fiub" or array.dtype == np.float16 else array
+        known = array.dtype.kind in "fiub" and array.dtype != np.float16  # orjson knows neither half nor bfloat16
+        return (array if known else array.astype(np.float32))[()]  # and no array without dimensions
     as_bytes = name.endswith("_bytes")
 
     def of(value: Any) -> Any:

@@ -104,10 +104,10 @@ class Api:
         if not match[4]:
             asked = get_model_status_pb2.GetModelStatusRequest()
             _filled(asked.model_spec, match)
-            return _json(self.core.status(asked)).encode()
+            return _json(await self.core.status(asked)).encode()
         request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=[inference.SIGNATURE_DEF])
         _filled(request.model_spec, match)
-        response = self.core.metadata(request)
+        response = await self.core.metadata(request)
         signatures = get_model_metadata_pb2.SignatureDefMap()
         response.metadata[inference.SIGNATURE_DEF].Unpack(signatures)
         spec = _json(response.model_spec)
@@ -132,7 +132,9 @@ async def told(request: web.Request, handler: Callable[[web.Request], Awaitable[
         return web.json_response({"error": error.message}, status=HTTP_CODES[error.code])
     except web.HTTPRequestEntityTooLarge as error:
         return web.json_response({"error": f"The request's body is too large: {error.text}"}, status=error.status)
-    except (web.HTTPException, asyncio.CancelledError, ConnectionError):
+    except ConnectionError:  # the client has gone in the middle of its request
+        return web.Response(status=HTTP_CODES["CANCELLED"])
+    except (web.HTTPException, asyncio.CancelledError):
         raise
     except Exception as error:
         log.exception("a request failed in the server itself")

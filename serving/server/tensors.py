@@ -1,9 +1,6 @@
 """TensorProto to array and back, the fields checked before anything is allocated."""
 
 import math
-from collections.abc import Iterable
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, types_pb2
@@ -63,7 +60,7 @@ def to_array(proto: tensor_pb2.TensorProto, limit: int) -> np.ndarray:
                 f"{type_name(proto.dtype)} takes {math.prod(shape) * dtype.size}."
             )
         return np.frombuffer(proto.tensor_content, dtype.as_numpy_dtype).reshape(shape)
-    return _filled(_values(proto, dtype), shape, dtype)
+    return _filled(_values(proto, dtype), shape)
 
 
 def to_proto(array: np.ndarray, as_content: bool = False) -> tensor_pb2.TensorProto:
@@ -97,26 +94,27 @@ def _shape(proto: tensor_pb2.TensorProto, limit: int, dtype: tf.DType) -> tuple[
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
     if len(shape) > 32 or min(shape, default=0) < 0:  # numpy's own limit of dimensions
         raise invalid_argument(f"Shape {list(shape[:33])} is not one of a tensor.")
-    size = math.prod(shape) * (_ELEMENT if dtype == tf.string else dtype.size)
+    # A shape with a zero in it holds nothing, and must not be vast in its other dimensions all the same.
+    size = math.prod(max(1, one) for one in shape) * (_ELEMENT if dtype == tf.string else dtype.size)
     if size > limit:
         raise invalid_argument(f"Shape {list(shape)} takes {size} bytes; this server takes {limit} at most.")
     return shape
 
 
-def _values(proto: tensor_pb2.TensorProto, dtype: tf.DType) -> Iterable[Any]:
-    if dtype in _FIELDS:
-        return getattr(proto, _FIELDS[dtype])
-    return np.array(proto.half_val, np.uint16).view(dtype.as_numpy_dtype)
+def _values(proto: tensor_pb2.TensorProto, dtype: tf.DType) -> np.ndarray:
+    """Returns what the type's field holds; int_val is cast to the narrower types, as TensorFlow does."""
+    if dtype not in _FIELDS:
+        return np.array(proto.half_val, np.uint32).astype(np.uint16).view(dtype.as_numpy_dtype)
+    values, field = getattr(proto, _FIELDS[dtype]), _FIELDS[dtype]
+    if dtype == tf.string:
+        return np.array([*values, None], dtype=object)[:-1]  # strings of one length would become numpy's own
+    return np.array(values, np.int32 if field == "int_val" else dtype.as_numpy_dtype).astype(dtype.as_numpy_dtype)
 
 
-def _filled(values: Any, shape: tuple[int, ...], dtype: tf.DType) -> np.ndarray:
+def _filled(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     count = math.prod(shape)
-    if len(values) > count or (count and not len(values)):
-        raise invalid_argument(f"{len(values)} values were given for shape {list(shape)}, which has {count}.")
-    try:
-        array = np.array(values, object if dtype == tf.string else dtype.as_numpy_dtype)
-    except (OverflowError, ValueError) as error:
-        raise invalid_argument(f"A value does not fit {dtype.name}: {error}") from error
+    if len(array) > count or (count and not len(array)):
+        raise invalid_argument(f"{len(array)} values were given for shape {list(shape)}, which has {count}.")
     if len(array) < count:
         array = np.concatenate([array, np.repeat(array[-1:], count - len(array))])
     return array.reshape(shape)

@@ -1,0 +1,71 @@
+import pytest
+
+from serving.server import flags
+
+BASE = ["--model_base_path=/models/m"]
+
+
+def test_names_and_defaults_are_the_real_servers():
+    given = vars(flags.parse(BASE))
+    expected = {
+        "port": 8500,
+        "rest_api_port": 0,
+        "model_name": "default",
+        "model_config_file": "",
+        "model_config_file_poll_wait_seconds": 0,
+        "file_system_poll_wait_seconds": 1,
+        "enable_batching": False,
+        "batching_parameters_file": "",
+        "monitoring_config_file": "",
+        "ssl_config_file": "",
+        "grpc_socket_path": "",
+        "grpc_channel_arguments": "",
+        "max_num_load_retries": 5,
+        "load_retry_interval_micros": 60_000_000,
+        "num_request_iterations_for_warmup": 0,
+        "enable_model_warmup": True,
+        "allow_version_labels_for_unavailable_models": False,
+        "tensorflow_intra_op_parallelism": 0,
+        "tensorflow_inter_op_parallelism": 0,
+        "tensorflow_session_parallelism": 0,
+        "saved_model_tags": "serve",
+        "rest_api_timeout_in_ms": 30000,
+        "enable_serialization_as_tensor_content": False,
+        "enable_grpc_healthcheck_service": False,
+    }
+    assert {name: given[name] for name in expected} == expected
+    assert "rest_api_num_threads" in given
+    assert given["bind_address"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("--enable_batching", True), ("--enable_batching=true", True), ("--enable_batching=0", False)]
+)
+def test_truths_are_written_as_there(text, value):
+    assert flags.parse([*BASE, text]).enable_batching is value
+
+
+def test_known_flags_without_effect_are_told():
+    assert flags.parse([*BASE, "--flush_filesystem_caches=true", "--enable_profiler"]).ignored == {
+        "enable_profiler": "there is no profiler service",
+        "flush_filesystem_caches": "file system caches are left alone",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*BASE, "--no_such_flag=1"], "unrecognized arguments: --no_such_flag=1"),
+        ([*BASE, "--enable_batch=true"], "unrecognized arguments"),
+        ([*BASE, "--port=x"], "argument --port: invalid int value"),
+        ([*BASE, "--enable_batching=perhaps"], "neither true nor false"),
+        ([], "name a model with --model_base_path"),
+        ([*BASE, "--rest_api_port=8500"], "--rest_api_port cannot be same as --port"),
+        ([*BASE, "--port=0"], "nothing to listen on"),
+    ],
+)
+def test_wrong_flags_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        flags.parse(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
