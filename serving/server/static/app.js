@@ -279,7 +279,7 @@ function sheet(name, about, { shape, values }, channels) {
   const [count, height, width] = shape;
   const depth = shape.length > 3 ? shape[3] : 1;
   const bytes = Uint8Array.from(atob(values), (char) => char.charCodeAt(0));
-  const columns = Math.min(count, Math.max(8, Math.floor(512 / (width + 1))), 32);
+  const columns = Math.min(count, document.body.clientWidth < 640 ? 8 : 16);
   const rows = Math.ceil(count / columns);
   const canvas = Object.assign(document.createElement("canvas"),
     { width: columns * (width + 1) - 1, height: rows * (height + 1) - 1 });
@@ -297,8 +297,7 @@ function sheet(name, about, { shape, values }, channels) {
     }
   }
   context.putImageData(image, 0, 0);
-  const zoom = Math.max(1, Math.min(8, Math.floor(1000 / canvas.width)));
-  canvas.style.width = `${canvas.width * zoom}px`;
+  canvas.style.width = `${Math.min(8 * canvas.width, 960)}px`; // and no wider than the page
   canvas.setAttribute("aria-label", `${name}: ${about}`);
   canvas.setAttribute("role", "img");
   const block = document.createElement("div");
