@@ -37,7 +37,7 @@ def test_imports_run_one_way(package):
 def test_imports_without_tfx(package):
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for path in (ROOT / package).glob("*.py")
+        for path in (ROOT / package).rglob("*.py")
         if path.stem not in ("__init__", "__main__")
     ]
     block = "import sys; sys.modules['tfx'] = sys.modules['apache_beam'] = sys.modules['ml_metadata'] = None"

@@ -1,6 +1,7 @@
 """TensorProto to array and back, the fields checked before anything is allocated."""
 
 import math
+
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, types_pb2

@@ -1,5 +1,6 @@
 """The page in a real browser: strokes are drawn, and the right digit is seen."""
 
+import itertools
 import math
 import shutil
 
@@ -16,8 +17,8 @@ from tests.serving.server_process import Server
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 QUIET = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 )  # fmt: skip
 
 # Digits as a person draws them: points of the 280 by 280 pad.
@@ -62,7 +63,7 @@ def draw(browser, points) -> None:
     scale = pad.size["width"] / 280
     places = [(round((x - 140) * scale), round((y - 140) * scale)) for x, y in points]
     actions = ActionChains(browser, duration=20).move_to_element_with_offset(pad, *places[0]).click_and_hold()
-    for before, after in zip(places, places[1:], strict=False):
+    for before, after in itertools.pairwise(places):
         actions.move_by_offset(after[0] - before[0], after[1] - before[1])
     actions.release().perform()
 

@@ -1,7 +1,6 @@
 """The embedded server as a process, asked by clients that others wrote."""
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -33,9 +32,7 @@ from tensorflow_serving.apis import (
 from components.atomic_pusher.executor import push
 from serving.client import Client, ServingError, Tls
 from tests.serving import models
-from tests.serving.server_process import ROOT, Server, eventually, free_port
-
-
+from tests.serving.server_process import ROOT, Server, eventually
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +47,8 @@ def server(tmp_path_factory, half_plus_two):
     folder = tmp_path_factory.mktemp("server")
     (folder / "monitoring").write_text("prometheus_config { enable: true }")
     flags = (
-        "--model_name=half", f"--model_base_path={half_plus_two}", "--enable_batching", "--enable_grpc_healthcheck_service",
+        "--model_name=half", f"--model_base_path={half_plus_two}", "--enable_batching",
+        "--enable_grpc_healthcheck_service",
         f"--monitoring_config_file={folder / 'monitoring'}", f"--grpc_socket_path={folder / 'socket'}",
         "--flush_filesystem_caches=true",
     )  # fmt: skip
@@ -315,9 +313,7 @@ def test_limits_are_answered_with_resource_exhausted(tmp_path):
         code, reply = http(f"{running.rest}/v1/models/default:predict", b" " * 200_000)
         assert (code, "too large" in reply["error"]) == (413, True)
         codes = []
-        threads = [
-            threading.Thread(target=lambda: codes.append(_slow(running.target))) for _ in range(32)
-        ]
+        threads = [threading.Thread(target=lambda: codes.append(_slow(running.target))) for _ in range(32)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -523,10 +519,8 @@ def test_a_taken_port_is_told(tmp_path, half_plus_two):
     assert "cannot be listened on: is another server using the port?" in running.said()
 
 
-def test_version_flag(tmp_path):
+def test_version_flag():
     command = [sys.executable, "-m", "serving.server", "--version"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("TensorFlow ModelServer: conveyor")
     assert f"TensorFlow Library: {tf.__version__}" in done.stdout
-    assert os.listdir(tmp_path) == []
-    assert free_port() > 0

@@ -161,7 +161,8 @@ def test_json_of_every_bad_kind(server, good):
     base = json.dumps({"signature_name": "predict_pixels", "instances": pixels}).encode()
     bodies = [
         b"", b"{", b"null", b"[]", b'"x"', b"\x00" * 100, b"\xff\xfe", b"[" * 200_000, b'{"a":' * 200_000,
-        b'{"instances":' + b"[" * 900 + b"]" * 900 + b"}", b'{"instances": [1e400]}', b'{"instances": [NaN,' + b"[" * 99_999,
+        b'{"instances":' + b"[" * 900 + b"]" * 900 + b"}", b'{"instances": [1e400]}',
+        b'{"instances": [NaN,' + b"[" * 99_999,
         json.dumps({"instances": [{"b64": "A" * 1_000_000}]}).encode(), json.dumps({"inputs": [1] * 300_000}).encode(),
         b'{"signature_name": "predict_pixels", "instances": [' + b"[]," * 100_000 + b"[]]}",
         b'{"instances": [' + b"9" * 100_000 + b"]}", json.dumps({"instances": [[[[0]] * 27] * 28]}).encode(),
@@ -187,7 +188,8 @@ def test_noise_and_truncated_frames_on_both_ports(server, good):
     post = b"POST /v1/models/default:predict HTTP/1.1\r\nHost: x\r\n"
     starts = [
         b"", preface, preface + frame, preface + b"\xff" * 50, post + b"Content-Length: 1000\r\n\r\n{",
-        post + b"Content-Length: -5\r\n\r\n", post + b"Transfer-Encoding: chunked\r\n\r\nffffffff\r\n", b"GET " + b"/" * 70_000,
+        post + b"Content-Length: -5\r\n\r\n", post + b"Transfer-Encoding: chunked\r\n\r\nffffffff\r\n",
+        b"GET " + b"/" * 70_000,
         post + b"X: " + b"y" * 100_000, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ]  # fmt: skip
     for number in range(600):

@@ -89,9 +89,7 @@ def test_any_signature_and_chosen_outputs(target):
         assert words in ([b"AB"], ["AB"])
 
 
-@pytest.mark.parametrize(
-    ("model", "version", "code"), [("nope", None, "NOT_FOUND"), ("mnist", 9, "NOT_FOUND")]
-)
+@pytest.mark.parametrize(("model", "version", "code"), [("nope", None, "NOT_FOUND"), ("mnist", 9, "NOT_FOUND")])
 def test_refusals_have_their_code(target, model, version, code):
     with Client(target, model, version=version) as client, pytest.raises(ServingError) as error:
         client.predict(np.zeros((1, 28, 28, 1), np.uint8))

@@ -89,9 +89,7 @@ def test_a_bad_row_does_not_spoil_its_neighbours(shapes):
 
 
 def test_allowed_sizes_pad_and_the_padding_is_cut(half_plus_two):
-    bundle = Bundle(
-        half_plus_two / "1", batching=BatchingParameters(max_batch_size=8, allowed_batch_sizes=(4, 8))
-    )
+    bundle = Bundle(half_plus_two / "1", batching=BatchingParameters(max_batch_size=8, allowed_batch_sizes=(4, 8)))
     assert bundle.run("serving_default", [np.array([2.0, 4.0, 6.0], np.float32)])[0].tolist() == [3.0, 4.0, 5.0]
     bundle.close()
 

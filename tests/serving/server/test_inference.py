@@ -85,7 +85,9 @@ def test_predict_of_every_type(shape):
     ],
 )  # fmt: skip
 def test_refusals_of_predict_are_the_real_servers(shape, signature, filter_, inputs, code, message):
-    typed = {name: np.array(value, np.float32 if isinstance(value[0], float) else np.int64) for name, value in inputs.items()}
+    typed = {
+        name: np.array(value, np.float32 if isinstance(value[0], float) else np.int64) for name, value in inputs.items()
+    }
     with pytest.raises(StatusError) as error:
         predict(shape, signature, filter_, **typed)
     assert error.value.code == code
@@ -165,7 +167,10 @@ def test_multi_inference_joins_its_tasks(half):
         ([], "at least one task"),
         ([("m", "a", inference.CLASSIFY), ("n", "b", inference.CLASSIFY)], "must access the same model name"),
         ([("m", "a", inference.CLASSIFY), ("m", "a", inference.REGRESS)], "Duplicate evaluation of signature: a"),
-        ([("m", "a", inference.CLASSIFY), ("m", "b", "tensorflow/serving/predict")], "Unsupported signature method_name"),
+        (
+            [("m", "a", inference.CLASSIFY), ("m", "b", "tensorflow/serving/predict")],
+            "Unsupported signature method_name",
+        ),
         ([("", "a", inference.CLASSIFY)], "empty model name"),
     ],
 )

@@ -1,0 +1,217 @@
+"""`conveyor serve`, `predict` and `loadtest`, as a user types them."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from components.atomic_pusher.executor import push
+from serving.client import Client
+from tests.conftest import read_idx
+from tests.end_to_end.conftest import COMMAND
+from tests.serving import models
+from tests.serving.server_process import ROOT, free_port
+
+# Stands in for TensorFlow Serving, which cannot be installed here: the flags and files are what is tested.
+SHIM = f"""#!/bin/sh
+cd {ROOT} && exec {sys.executable} -m serving.server --enable_page=false "$@"
+"""
+ENGINE = f"""#!/bin/sh
+[ "$1" = info ] && exit 0
+while [ "$1" != tensorflow/serving:2.19.1 ]; do shift; done
+shift
+cd {ROOT} && exec {sys.executable} -m serving.server --enable_page=false "$@"
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, mnist) -> Path:
+    folder = tmp_path_factory.mktemp("serve")
+    models.trained(folder / "model", mnist)
+    push(folder / "model", folder / "home" / "serving" / "mnist", {"run": "test"})
+    images, _ = read_idx(mnist, "t10k", 40)
+    for number, image in enumerate(images):
+        PIL.Image.fromarray(image).save(folder / f"{number:02}.png")
+    return folder / "home"
+
+
+def conveyor(*arguments, **options) -> subprocess.CompletedProcess:
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, check=False, **{"text": True} | options)
+
+
+class Serving:
+    """A `conveyor serve` that is ready."""
+
+    def __init__(self, home: Path, *arguments: str, path: Path | None = None) -> None:
+        self.port, self.rest_port = free_port(), free_port()
+        ports = [f"--port={self.port}", f"--rest-port={self.rest_port}", f"--home={home}"]
+        environment = os.environ | ({"PATH": f"{path}:{os.environ['PATH']}"} if path else {})
+        self.process = subprocess.Popen(
+            [*COMMAND, "serve", "--json", *ports, *arguments], cwd=ROOT, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        line = self.process.stdout.readline()
+        assert line, self.process.stderr.read()
+        self.ready = json.loads(line)
+        self.target = f"localhost:{self.port}"
+
+    def __enter__(self) -> "Serving":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def serving(home):
+    with Serving(home, "--backend=embedded") as running:
+        yield running
+
+
+def test_it_is_ready_when_it_says_so_and_its_snippets_work_as_they_stand(serving):
+    ready = serving.ready
+    assert (ready["backend"], ready["models"]) == ("embedded", {"mnist": 1})
+    assert urllib.request.urlopen(ready["page"]).read().startswith(b"<!doctype html>")
+    for name, wanted in (("curl", '"predictions"'), ("python", "Prediction(scores=")):
+        done = subprocess.run(["sh", "-c", ready["ask"][name]], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert wanted in done.stdout, done.stderr
+    assert Path(ready["ask"]["grpcurl"].split()[3]).stat().st_size > 1000
+
+
+def test_predict_shows_classes_probability_and_latency(serving, home):
+    files = [home.parent / "00.png", home.parent / "01.png"]
+    done = conveyor("predict", "mnist", *files, "--target", serving.target)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[1] for line in done.stdout.splitlines() if ".png" in line] == ["7", "2"]
+    assert " %" in done.stdout
+    assert " ms" in done.stdout
+
+
+def test_predict_takes_patterns_standard_input_and_rest(serving, home, mnist):
+    done = conveyor("predict", "mnist", home.parent / "*.png", "--target", serving.target, "--json")
+    answers = json.loads(done.stdout)
+    labels = read_idx(mnist, "t10k", 40)[1]
+    right = [int(answer["classes"][0]["class"]) == label for answer, label in zip(answers, labels, strict=True)]
+    assert sum(right) >= 37
+    assert answers[0]["version"] == 1
+    image = (home.parent / "00.png").read_bytes()
+    rest = f"http://localhost:{serving.rest_port}"
+    done = conveyor("predict", "mnist", "-", "--target", rest, "--json", input=image, text=False)
+    assert json.loads(done.stdout)[0]["classes"][0]["class"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["mnist", "nowhere.png"], 2, "there is no such file"),
+        (["nope", "{}/00.png"], 1, "Servable not found for request: Latest(nope)"),
+        (["mnist", "{}/00.png", "--version", "9"], 1, "Specific(mnist, 9)"),
+        (["mnist", str(ROOT / "README.md")], 1, "it is neither PNG nor JPEG"),
+    ],
+)
+def test_predict_says_what_is_wrong(serving, home, arguments, code, message):
+    given = [argument.format(home.parent) for argument in arguments]
+    done = conveyor("predict", *given, "--target", serving.target)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_predict_without_a_server(home):
+    done = conveyor("predict", "mnist", home.parent / "00.png", "--target", "localhost:1", "--timeout", "1")
+    assert done.returncode == 1
+    assert "UNAVAILABLE" in done.stderr
+
+
+def test_loadtest_holds_the_server_against_a_bare_session(serving, home):
+    options = ["--target", serving.target, "--home", home, "--clients", "4", "--seconds", "2", "--json"]
+    done = conveyor("loadtest", "mnist", *options)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["requests"] > 50
+    assert 0 < seen["p50"] <= seen["p90"] <= seen["p99"]
+    assert seen["errors"] == {}
+    assert seen["raw"] > 0
+    assert seen["ratio"] == pytest.approx(seen["images"] / seen["raw"])
+
+
+def test_a_push_is_served_without_a_restart_and_a_stop_signal_ends_it(home, tmp_path):
+    own = tmp_path / "home"
+    push(home / "serving" / "mnist" / "1", own / "serving" / "mnist", {})
+    models.network(tmp_path / "next")
+    with Serving(own, "--backend=embedded", "--versions=latest:2", "--label=first=1") as running:
+        push(tmp_path / "next", own / "serving" / "mnist", {})
+        with Client(running.target, "mnist") as client:
+            image = np.zeros((1, 28, 28, 1), np.uint8)
+            deadline = time.monotonic() + 30
+            while client.predict(image).version != 2:
+                assert time.monotonic() < deadline
+            assert client.predict(image, label="first").version == 1
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(40) == 0
+
+
+def program(folder: Path, name: str, script: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(script)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "script", "backend"),
+    [("tensorflow_model_server", SHIM, "tensorflow_model_server"), ("docker", ENGINE, "docker")],
+)
+def test_other_backends_are_started_from_the_same_files_and_get_the_page_in_front(
+    home, tmp_path, name, script, backend
+):
+    path = program(tmp_path / "bin", name, script)
+    with Serving(home, path=path) as running:
+        ready = running.ready
+        assert ready["backend"] == backend
+        assert ready["page"] == f"http://localhost:{running.rest_port + 1}/"
+        listed = json.loads(urllib.request.urlopen(f"{ready['page']}page/models").read())
+        assert [model["name"] for model in listed] == ["mnist"]
+        with Client(running.target, "mnist") as client:
+            assert client.predict(np.zeros((1, 28, 28, 1), np.uint8)).version == 1
+
+
+def test_a_server_that_ends_is_told_with_its_last_words(home, tmp_path):
+    path = program(tmp_path / "bin", "tensorflow_model_server", "#!/bin/sh\necho out of luck >&2\nexit 7\n")
+    environment = os.environ | {"PATH": f"{path}:{os.environ['PATH']}"}
+    ports = [f"--port={free_port()}", f"--rest-port={free_port()}"]
+    done = conveyor("serve", f"--home={home}", *ports, env=environment)
+    assert done.returncode == 1
+    assert "The server ended with 7: out of luck" in done.stderr
+
+
+def test_what_cannot_be_served_is_a_wrong_command(home, tmp_path):
+    for arguments, message in (
+        ((f"--home={tmp_path}",), "Run a pipeline first"),
+        ((f"--home={home}", "flowers"), "No model flowers has been pushed"),
+        ((f"--home={home}", "--versions=some"), "must be latest"),
+        ((f"--home={home}", "--label=x"), "expected [MODEL:]NAME=VERSION"),
+    ):
+        done = conveyor("serve", "--backend=embedded", *arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+
+
+def test_dry_run_writes_the_files_and_prints_the_command(home):
+    done = conveyor("serve", f"--home={home}", "--backend=embedded", "--dry-run", "--port=18500", "--rest-port=18501")
+    assert done.returncode == 0
+    assert f"--model_config_file={home}/server/models.config" in done.stdout
+    assert (home / "server" / "models.config").exists()

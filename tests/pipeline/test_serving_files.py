@@ -1,0 +1,98 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool
+
+from pipeline import serving_files
+from pipeline.config import ConfigError
+from pipeline.home import Home
+from pipeline.serving_files import Versions
+from serving.server import config_files, flags
+from serving.server.batching import BatchingParameters
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def home(tmp_path):
+    for version in ("mnist/1", "mnist/12", "cifar10/3", "empty/.staging"):
+        (tmp_path / "serving" / version).mkdir(parents=True)
+    return Home(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("latest", "latest { num_versions: 1 }"),
+        ("latest:3", "latest { num_versions: 3 }"),
+        ("all", "all {}"),
+        ("3,4", "specific { versions: 3 versions: 4 }"),
+    ],
+)
+def test_versions(text, policy):
+    assert Versions.of(text).policy() == policy
+
+
+@pytest.mark.parametrize("text", ["", "newest", "latest:0", "3,", "-1"])
+def test_other_versions_are_refused(text):
+    with pytest.raises(ConfigError, match="must be latest, latest:N, all"):
+        Versions.of(text)
+
+
+def test_models_with_versions_are_served(home):
+    assert serving_files.pushed_models(home, ()) == {"cifar10": 3, "mnist": 12}
+    assert serving_files.pushed_models(home, ("mnist",)) == {"mnist": 12}
+    with pytest.raises(ConfigError, match=r"No model flowers has been pushed.*There are: cifar10, mnist"):
+        serving_files.pushed_models(home, ("flowers",))
+
+
+def test_nothing_to_serve_says_what_to_do(tmp_path):
+    with pytest.raises(ConfigError, match="Run a pipeline first: conveyor run mnist"):
+        serving_files.pushed_models(Home(tmp_path), ())
+
+
+def test_labels():
+    assert serving_files.labels_of(("stable=3",), {"m": 4}) == {"m": {"stable": 3}}
+    assert serving_files.labels_of(("n:canary=4",), {"m": 4, "n": 4}) == {"m": {}, "n": {"canary": 4}}
+    for text in ("stable", "stable=x", "o:stable=1", "stable=1"):
+        with pytest.raises(ConfigError, match="--label"):
+            serving_files.labels_of((text,), {"m": 4, "n": 4})
+
+
+def test_what_is_written_is_what_the_server_reads(home):
+    models = {"mnist": 12, "cifar10": 3}
+    folder = serving_files.write(home, models, Versions.of("latest:2"), {"mnist": {"stable": 1}, "cifar10": {}})
+    config = config_files.read(folder / serving_files.MODELS, "ModelServerConfig").model_config_list.config
+    assert [(entry.name, entry.base_path) for entry in config] == [
+        ("mnist", str(home.serving / "mnist")),
+        ("cifar10", str(home.serving / "cifar10")),
+    ]
+    assert config[0].model_version_policy.latest.num_versions == 2
+    assert dict(config[0].version_labels) == {"stable": 1}
+    assert BatchingParameters.read(folder / serving_files.BATCHING).max_batch_size == 32
+    monitoring = config_files.read(folder / serving_files.MONITORING, "MonitoringConfig")
+    assert monitoring.prometheus_config.enable
+    given = flags.parse(serving_files.flags(folder, 1, 2))
+    assert (given.port, given.rest_api_port, given.ignored) == (1, 2, {})
+
+
+def test_compose_file_starts_the_server_with_the_same_flags(home):
+    text = (ROOT / "deploy" / "compose.yaml").read_text()
+    folder = home.root / "server"
+    for flag in serving_files.flags(folder, 8500, 8501):
+        assert flag.replace(str(home.root), "${CONVEYOR_HOME}") in text.replace(
+            "${CONVEYOR_HOME:?the absolute path of the home folder}", "${CONVEYOR_HOME}"
+        )
+
+
+def test_protoset_holds_the_whole_protocol(tmp_path):
+    path = tmp_path / "serving.protoset"
+    subprocess.run([sys.executable, "-m", "serving.protoset", str(path)], cwd=ROOT, check=True, capture_output=True)
+    pool = descriptor_pool.DescriptorPool()
+    for file in descriptor_pb2.FileDescriptorSet.FromString(path.read_bytes()).file:
+        pool.AddSerializedFile(file.SerializeToString())
+    service = pool.FindServiceByName("tensorflow.serving.PredictionService")
+    assert service.methods_by_name["Predict"].input_type.full_name == "tensorflow.serving.PredictRequest"
+    assert pool.FindServiceByName("tensorflow.serving.ModelService")
