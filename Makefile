@@ -26,6 +26,7 @@ lock: setup
 bench: setup
 	.venv/bin/python -m benchmarks.ingest
 	.venv/bin/python -m benchmarks.pipeline_overhead
+	.venv/bin/python -m benchmarks.serving
 
 clean:
 	rm -rf .venv build *.egg-info

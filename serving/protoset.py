@@ -5,11 +5,41 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import descriptor_pb2
-from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    model_management_pb2,
+    predict_pb2,
+    regression_pb2,
+)
+
+_MODULES = (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    model_management_pb2,
+    predict_pb2,
+    regression_pb2,
+)
+# The services themselves are declared here: their generated modules do not load under protobuf 6.
+# Service -> method -> the stem of its request's and response's names.
+_SERVICES = {
+    "PredictionService": {
+        "Classify": "Classification",
+        "Regress": "Regression",
+        "Predict": "Predict",
+        "MultiInference": "MultiInference",
+        "GetModelMetadata": "GetModelMetadata",
+    },
+    "ModelService": {"GetModelStatus": "GetModelStatus", "HandleReloadConfigRequest": "ReloadConfig"},
+}
 
 
 def descriptors() -> descriptor_pb2.FileDescriptorSet:
-    """Returns the files of both services, each after those it imports."""
+    """Returns the protocol's files, each after those it imports."""
     files: dict[str, Any] = {}
 
     def gather(file: Any) -> None:
@@ -19,9 +49,24 @@ def descriptors() -> descriptor_pb2.FileDescriptorSet:
             files[file.name] = descriptor_pb2.FileDescriptorProto()
             file.CopyToProto(files[file.name])
 
-    gather(prediction_service_pb2.DESCRIPTOR)
-    gather(model_service_pb2.DESCRIPTOR)
-    return descriptor_pb2.FileDescriptorSet(file=files.values())
+    for module in _MODULES:
+        gather(module.DESCRIPTOR)
+    return descriptor_pb2.FileDescriptorSet(file=[*files.values(), _services()])
+
+
+def _services() -> descriptor_pb2.FileDescriptorProto:
+    package = "tensorflow.serving"
+    file = descriptor_pb2.FileDescriptorProto(name="services.proto", package=package, syntax="proto3")
+    file.dependency.extend(module.DESCRIPTOR.name for module in _MODULES)
+    for name, methods in _SERVICES.items():
+        service = file.service.add(name=name)
+        for method, stem in methods.items():
+            types = {f"{end}_type": f".{package}.{stem}{kind}" for end, kind in _ENDS.items()}
+            service.method.add(name=method, **types)
+    return file
+
+
+_ENDS = {"input": "Request", "output": "Response"}
 
 
 def main(path: Path) -> None:

@@ -1,5 +1,6 @@
 """A SavedModel in a Session, loaded by the loader that TensorFlow Serving uses."""
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Sequence
@@ -16,12 +17,33 @@ Call = Any  # of the inputs, in the order of their sorted names, to the list of 
 log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a request to a signature is checked against, in the order that it is run in.
+
+    Attributes:
+      inputs: the inputs' names, sorted, and the number of each one's type.
+      outputs: the outputs' names, sorted.
+    """
+
+    inputs: dict[str, int]
+    outputs: tuple[str, ...]
+
+    @classmethod
+    def of(cls, signature: Any) -> "Plan":
+        """Returns a SignatureDef's plan."""
+        return cls(
+            {name: signature.inputs[name].dtype for name in sorted(signature.inputs)}, tuple(sorted(signature.outputs))
+        )
+
+
 class Bundle:
     """One loaded version of a model.
 
     Attributes:
       path: folder of the SavedModel.
       signatures: SignatureDef by name.
+      plans: the same for the checks of every request.
     """
 
     def __init__(
@@ -54,6 +76,7 @@ class Bundle:
             self.close()
             raise StatusError("NOT_FOUND" if isinstance(error, OSError) else "INTERNAL", str(error)) from error
         self.signatures = dict(loaded.signature_def)
+        self.plans = {name: Plan.of(signature) for name, signature in self.signatures.items()}
         self._call: Callable[[str, tuple[str, ...]], Call] = functools.lru_cache(maxsize=64)(self._new_call)
         self._batching = batching
         self._batched = self._batched_calls(batching) if batching else {}
@@ -111,8 +134,7 @@ class Bundle:
             return self._call(name, tuple(outputs))(*inputs)
         if not outputs:
             return replies
-        names = sorted(self.signatures[name].outputs)
-        return [reply for key, reply in zip(names, replies, strict=True) if key in outputs]
+        return [reply for key, reply in zip(self.plans[name].outputs, replies, strict=True) if key in outputs]
 
     def _new_call(self, name: str, outputs: tuple[str, ...]) -> Call:
         signature = self.signatures[name]

@@ -7,7 +7,7 @@ Source: https://github.com/tensorflow/serving/tree/master/tensorflow_serving/ser
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving.server import tensors
+from serving.server.bundle import Plan
 from serving.server.errors import StatusError, invalid_argument
 
 DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
@@ -70,9 +71,13 @@ def new_spec() -> Any:
 def effective_spec(version: Any, signature: str) -> Any:
     """Returns the ModelSpec of a reply: what was really asked."""
     spec = new_spec()
+    _fill_spec(spec, version, signature)
+    return spec
+
+
+def _fill_spec(spec: Any, version: Any, signature: str) -> None:
     spec.name, spec.signature_name = version.model, signature
     spec.version.value = version.number
-    return spec
 
 
 def prepare_predict(request: predict_pb2.PredictRequest, version: Any, limits: Limits) -> Job:
@@ -83,25 +88,27 @@ def prepare_predict(request: predict_pb2.PredictRequest, version: Any, limits: L
         of another type, and for outputs that are unknown or asked for twice.
     """
     name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-    signature = version.bundle.signatures.get(name)
-    if signature is None:
+    plan = version.bundle.plans.get(name)
+    if plan is None:
         raise StatusError("FAILED_PRECONDITION", f'Serving signature key "{name}" not found.')
-    _check_names(signature, request)
+    given_inputs = dict(request.inputs)
+    _check_names(plan, given_inputs)
     inputs = []
-    for index, key in enumerate(sorted(signature.inputs)):
-        given, expected = request.inputs[key], signature.inputs[key].dtype
+    for index, (key, expected) in enumerate(plan.inputs.items()):
+        given = given_inputs[key]
         if given.dtype != expected:
             raise invalid_argument(
                 f"Expects arg[{index}] to be {tensors.type_name(expected)} "
                 f"but {tensors.type_name(given.dtype)} is provided"
             )
         inputs.append(tensors.to_array(given, limits.tensor_bytes))
-    outputs = _filtered(signature, request.output_filter)
+    outputs = _filtered(plan, request.output_filter)
 
     def reply(values: Sequence[np.ndarray]) -> predict_pb2.PredictResponse:
-        response = predict_pb2.PredictResponse(model_spec=effective_spec(version, name))
+        response = predict_pb2.PredictResponse()
+        _fill_spec(response.model_spec, version, name)
         for key, value in zip(outputs, values, strict=True):
-            response.outputs[key].CopyFrom(tensors.to_proto(value, limits.as_content))
+            tensors.fill(response.outputs[key], value, limits.as_content)
         return response
 
     return Job(name, inputs, outputs, reply)
@@ -238,10 +245,10 @@ def metadata(request: get_model_metadata_pb2.GetModelMetadataRequest, version: A
     return response
 
 
-def _check_names(signature: Any, request: predict_pb2.PredictRequest) -> None:
-    sent, required = set(request.inputs), set(signature.inputs)
-    if sent == required:
+def _check_names(plan: Plan, given: Mapping[str, Any]) -> None:
+    if given.keys() == plan.inputs.keys():
         return
+    sent, required = set(given), set(plan.inputs)
     if len(sent) == len(required):
         missing = min(required - sent)
         raise invalid_argument(
@@ -256,17 +263,19 @@ def _check_names(signature: Any, request: predict_pb2.PredictRequest) -> None:
     )
 
 
-def _filtered(signature: Any, wanted: Sequence[str]) -> list[str]:
+def _filtered(plan: Plan, wanted: Sequence[str]) -> Sequence[str]:
+    if not wanted:
+        return plan.outputs
     for alias in wanted:
-        if alias not in signature.outputs:
+        if alias not in plan.outputs:
             raise invalid_argument(
                 f"output tensor alias not found in signature: {alias} Outputs expected to be in the set "
-                f"{{{','.join(sorted(signature.outputs))}}}."
+                f"{{{','.join(plan.outputs)}}}."
             )
     if len(set(wanted)) < len(wanted):
         twice = next(alias for index, alias in enumerate(wanted) if alias in wanted[:index])
         raise invalid_argument(f"duplicate output tensor alias: {twice}")
-    return sorted(wanted or signature.outputs)
+    return sorted(wanted)
 
 
 def _example_signature(spec: Any, version: Any, method: str, kind: str) -> tuple[str, Any]:

@@ -145,7 +145,7 @@ def _answers(bundle: Any, jobs: Sequence[Job]) -> list[Any]:
             joined = [np.concatenate(values) for values in zip(*(job.inputs for job in jobs), strict=True)]
             outputs = bundle.run(signature, joined)
             if all(len(value) == sum(sizes) for value in outputs):
-                return _split(outputs, sizes, jobs, sorted(bundle.signatures[signature].outputs))
+                return _split(outputs, sizes, jobs, bundle.plans[signature].outputs)
         except StatusError:
             pass  # a batch fails as a whole: each is tried by itself
     return [_answer(bundle, job, alone=len(jobs) > 1) for job in jobs]
@@ -158,7 +158,7 @@ def _answer(bundle: Any, job: Job, alone: bool) -> Any:
         return error if isinstance(error, StatusError) else StatusError("INTERNAL", f"{type(error).__name__}: {error}")
 
 
-def _split(outputs: list[np.ndarray], sizes: list[int], jobs: Sequence[Job], names: list[str]) -> list[Any]:
+def _split(outputs: list[np.ndarray], sizes: list[int], jobs: Sequence[Job], names: Sequence[str]) -> list[Any]:
     ends = np.cumsum(sizes)
     return [
         [value[end - size : end] for name, value in zip(names, outputs, strict=True) if name in job.outputs]

@@ -27,6 +27,9 @@ _DTYPES = {dtype.as_datatype_enum: dtype for dtype in _FIELDS} | {
     types_pb2.DT_HALF: tf.float16,
     types_pb2.DT_BFLOAT16: tf.bfloat16,
 }
+_BY_NUMPY = {
+    np.dtype(dtype.as_numpy_dtype): (number, _FIELDS.get(dtype, "half_val")) for number, dtype in _DTYPES.items()
+}
 _ELEMENT = 64  # bytes that an element of a string tensor takes at least
 
 
@@ -65,28 +68,39 @@ def to_array(proto: tensor_pb2.TensorProto, limit: int) -> np.ndarray:
 
 
 def to_proto(array: np.ndarray, as_content: bool = False) -> tensor_pb2.TensorProto:
-    """Returns an array, or a list of bytes, as a tensor.
+    """Returns an array as a tensor; see `fill`."""
+    proto = tensor_pb2.TensorProto()
+    fill(proto, array, as_content)
+    return proto
+
+
+def fill(proto: tensor_pb2.TensorProto, array: np.ndarray, as_content: bool = False) -> None:
+    """Writes an array into an empty tensor.
 
     Args:
+      proto: the tensor.
       array: of any type that TensorFlow has; bytes as an object array.
       as_content: puts numbers into `tensor_content`, which is smaller and faster, and not into the type's own field.
     """
     array = np.asarray(array)
-    dtype = tf.string if array.dtype.kind in "OSU" else tf.dtypes.as_dtype(array.dtype)
-    proto = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum)
+    kind = array.dtype.kind
+    number, field = (types_pb2.DT_STRING, "string_val") if kind in "OSU" else _BY_NUMPY.get(array.dtype, (0, ""))
+    if not field:  # complex, and what else TensorFlow has
+        proto.CopyFrom(tf.make_tensor_proto(array))
+        return
+    proto.dtype = number
+    dims = proto.tensor_shape.dim
     for size in array.shape:
-        proto.tensor_shape.dim.add().size = size
-    if dtype == tf.string:
-        proto.string_val.extend(tf.compat.as_bytes(value) for value in array.ravel().tolist())
+        dims.add().size = size
+    if field == "string_val":
+        strings = array.ravel().tolist()
+        proto.string_val.extend(tf.compat.as_bytes(one) if isinstance(one, str) else one for one in strings)
     elif as_content:
         proto.tensor_content = array.tobytes()
-    elif dtype in (tf.float16, tf.bfloat16):
+    elif field == "half_val":
         proto.half_val.extend(array.ravel().view(np.uint16).tolist())
-    elif dtype in _FIELDS:
-        getattr(proto, _FIELDS[dtype]).extend(array.ravel().tolist())
-    else:  # complex, and what else TensorFlow has
-        return tf.make_tensor_proto(array)
-    return proto
+    else:
+        getattr(proto, field).extend(array.ravel().tolist())
 
 
 def _shape(proto: tensor_pb2.TensorProto, limit: int, dtype: tf.DType) -> tuple[int, ...]:

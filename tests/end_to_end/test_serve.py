@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -61,7 +62,8 @@ class Serving:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         line = self.process.stdout.readline()
-        assert line, self.process.stderr.read()
+        if not line:
+            raise RuntimeError(self.process.communicate()[1])
         self.ready = json.loads(line)
         self.target = f"localhost:{self.port}"
 
@@ -85,6 +87,8 @@ def test_it_is_ready_when_it_says_so_and_its_snippets_work_as_they_stand(serving
     assert (ready["backend"], ready["models"]) == ("embedded", {"mnist": 1})
     assert urllib.request.urlopen(ready["page"]).read().startswith(b"<!doctype html>")
     for name, wanted in (("curl", '"predictions"'), ("python", "Prediction(scores=")):
+        if name == "curl" and not shutil.which("curl"):
+            continue
         done = subprocess.run(["sh", "-c", ready["ask"][name]], cwd=ROOT, capture_output=True, text=True, check=False)
         assert wanted in done.stdout, done.stderr
     assert Path(ready["ask"]["grpcurl"].split()[3]).stat().st_size > 1000

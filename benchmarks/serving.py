@@ -1,0 +1,230 @@
+"""How fast the embedded server answers, against the limit of a bare Session and against a well-known Python server.
+
+    python -m benchmarks.serving [--runs 3] [--seconds 4] [--networks mnist cifar10]
+
+For both networks and 1, 8 and 32 clients with one image a request, interleaved run by run: a bare Session on batches of
+as many images as there are clients; the embedded server over gRPC, with the batching parameters of `conveyor serve`;
+litserve over HTTP, its worker calling the same SavedModel in the same way in batches of up to 32. The load comes from
+h2load (Debian's nghttp2-client), which takes little of the processor away from the servers; who is not measured is
+stopped meanwhile. The processor's time is that of the server's processes, so that what a request costs beyond the
+model's own arithmetic, which is the bare Session's, is seen.
+"""
+
+import argparse
+import base64
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from benchmarks.measure import spread, store
+from pipeline import serving_files
+from pipeline.experiments import load
+from pipeline.home import Home
+from serving import wire
+from serving.client import Client, Spec, spec_message
+from serving.load import METHOD
+
+CLIENTS = (1, 8, 32)
+ROOT = Path(__file__).parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What a load saw: images a second, latencies in milliseconds, the processor's milliseconds an image."""
+
+    images: float
+    p50: float
+    p99: float
+    cpu: float
+
+
+class Contender:
+    """A server's processes; stopped but for the time it is measured."""
+
+    def __init__(self, command: list[str], log: Path, url: str, body: bytes, headers: dict[str, str]) -> None:
+        self.url, self.body, self.headers = url, log.with_suffix(".body"), headers
+        self.body.write_bytes(body)
+        self._process = subprocess.Popen(command, cwd=ROOT, stdout=log.open("wb"), stderr=subprocess.STDOUT)
+        self._all: list[psutil.Process] = []
+
+    def ready(self) -> None:
+        top = psutil.Process(self._process.pid)
+        self._all = [top, *top.children(recursive=True)]
+
+    def pause(self) -> None:
+        for process in self._all:
+            process.suspend()
+
+    def measure(self, clients: int, seconds: float) -> Seen:
+        for process in self._all:
+            process.resume()
+        before = self._cpu()
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder, "latencies")
+            options = [part for name, value in self.headers.items() for part in ("-H", f"{name}: {value}")]
+            version = [] if "application/grpc" in self.headers.values() else ["--h1"]
+            command = [
+                "h2load", *version, "-t", "1", "-c", str(clients), "-m", "1", "-D", str(seconds), "--warm-up-time", "1",
+                "-d", str(self.body), *options, f"--log-file={log}", self.url,
+            ]  # fmt: skip
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            rows = np.array([line.split()[1:3] for line in log.read_text().splitlines()], int)
+        used = self._cpu() - before
+        self.pause()
+        counted = re.search(r"requests: (\d+) total.* (\d+) failed, (\d+) errored", done.stdout)
+        rate = re.search(r"([\d.]+) req/s", done.stdout)
+        if not counted or not rate or counted[2] != "0" or counted[3] != "0" or (rows[:, 0] != 200).any():
+            raise RuntimeError(f"requests failed:\n{done.stdout}")
+        # The processor's time is of the warm-up's second too, at the same rate.
+        latencies = rows[:, 1] / 1000
+        images = float(rate[1])
+        return Seen(images, *np.percentile(latencies, (50, 99)).tolist(), 1000 * used / (images * (seconds + 1)))
+
+    def stop(self) -> None:
+        for process in self._all:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(20)
+        for process in self._all:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def _cpu(self) -> float:
+        return sum(sum(process.cpu_times()[:2]) for process in self._all)
+
+
+def raw(version: Path, shape: tuple[int, ...], clients: int, seconds: float) -> Seen:
+    """Measures a bare Session in a process of its own."""
+    command = [sys.executable, "-m", "serving.raw", str(version), json.dumps([clients, *shape]), str(seconds)]
+    done = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    images = clients * done["runs"]
+    each = 1000 * done["seconds"] / done["runs"]
+    return Seen(images / done["seconds"], each, each, 1000 * done["cpu"] / images)
+
+
+def embedded(home: Home, model: str, image: np.ndarray, log: Path) -> Contender:
+    """Starts the embedded server as `conveyor serve` does."""
+    folder = serving_files.write(home, {model: 1}, serving_files.Versions(), {model: {}})
+    port = free_port()
+    inputs = [wire.message({1: "images", 2: wire.tensor(image)})]
+    request = wire.message({1: spec_message(Spec(model), "predict_images"), 2: inputs})
+    headers = {"content-type": "application/grpc", "te": "trailers"}
+    command = [sys.executable, "-m", "serving.server", *serving_files.flags(folder, port, free_port())]
+    contender = Contender(command, log, f"http://localhost:{port}{METHOD}", wire.frame(request), headers)
+    with Client(f"localhost:{port}", model, timeout=60, retries=100) as client:
+        client.predict(image)
+    contender.ready()
+    return contender
+
+
+def litserve(version: Path, image: np.ndarray, log: Path) -> Contender:
+    """Starts the peer."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.litserve_peer", str(version), str(port), json.dumps(image.shape[1:])]
+    body = json.dumps({"images": base64.b64encode(image.tobytes()).decode()}).encode()
+    url = f"http://localhost:{port}/predict"
+    contender = Contender(command, log, url, body, {"content-type": "application/json"})
+    for _ in range(600):
+        with contextlib.suppress(OSError):
+            reply = json.loads(urllib.request.urlopen(urllib.request.Request(url, body, contender.headers)).read())
+            assert len(reply["scores"]) == 10
+            break
+        time.sleep(0.1)
+    contender.ready()
+    return contender
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def contenders(name: str, folder: Path) -> Iterator[tuple[Path, tuple[int, ...], dict[str, Contender]]]:
+    """Exports a freshly drawn network, whose arithmetic is a trained one's, and starts the servers."""
+    from trainer import export, networks
+
+    home, job = Home(folder / "home"), load(name).job()
+    version = home.serving / name / "1"
+    version.parent.mkdir(parents=True)
+    export.save(networks.build(job, "float32"), job, version, folder)
+    image = np.random.default_rng(0).random((1, *job.shape), np.float32)
+    started = {"embedded server": embedded(home, name, image, folder / "embedded.log")}
+    started["litserve"] = litserve(version, image, folder / "litserve.log")
+    try:
+        for contender in started.values():
+            contender.pause()
+        yield version, job.shape, started
+    finally:
+        for contender in started.values():
+            contender.stop()
+
+
+def measure(name: str, runs: int, seconds: float) -> dict[str, Any]:
+    """Returns the spreads of every contender, by number of clients, and of the ratios within each run."""
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder, contenders(name, Path(folder)) as (version, shape, started):
+        for clients in CLIENTS:
+            seen: dict[str, list[Seen]] = {who: [] for who in ("bare Session", *started)}
+            for _ in range(runs):
+                seen["bare Session"].append(raw(version, shape, clients, seconds))
+                for who, contender in started.items():
+                    seen[who].append(contender.measure(clients, seconds))
+            results[str(clients)] = figures = {
+                who: {field: spread([getattr(one, field) for one in many]) for field in ("images", "p50", "p99", "cpu")}
+                for who, many in seen.items()
+            }
+            for who in started:
+                pairs = list(zip(seen[who], seen["bare Session"], strict=True))
+                figures[who]["of the Session"] = spread([one.images / limit.images for one, limit in pairs])
+                figures[who]["cpu beyond"] = spread([one.cpu - limit.cpu for one, limit in pairs])
+            against = zip(seen["embedded server"], seen["litserve"], strict=True)
+            figures["embedded server"]["of litserve"] = spread([one.images / peer.images for one, peer in against])
+            show(name, clients, figures)
+    return results
+
+
+def show(name: str, clients: int, figures: dict[str, Any]) -> None:
+    print(f"\n{name}, {clients} clients")
+    for who, values in figures.items():
+        line = f"  {who:<16} {values['images']['median']:7.0f} images/s   p50 {values['p50']['median']:6.2f} ms"
+        line += f"   p99 {values['p99']['median']:7.2f} ms   {values['cpu']['median']:5.2f} ms of processor"
+        for key in ("of the Session", "of litserve"):
+            if key in values:
+                line += f"   {values[key]['median']:.2f} {key}"
+        print(line, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--networks", nargs="+", default=["mnist", "cifar10"])
+    given = parser.parse_args()
+    if not shutil.which("h2load"):
+        sys.exit("The load comes from h2load: apt install nghttp2-client.")
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    results = {name: measure(name, given.runs, given.seconds) for name in given.networks}
+    store("serving", __file__, {"n": given.runs, "seconds": given.seconds, "networks": results})
+
+
+if __name__ == "__main__":
+    main()
