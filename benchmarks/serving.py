@@ -79,7 +79,7 @@ class Contender:
             options = [part for name, value in self.headers.items() for part in ("-H", f"{name}: {value}")]
             version = [] if "application/grpc" in self.headers.values() else ["--h1"]
             command = [
-                "h2load", *version, "-t", "1", "-c", str(clients), "-m", "1", "-D", str(seconds), "--warm-up-time", "1",
+                "h2load", *version, "-t", "1", "-c", str(clients), "-m", "1", "-D", f"{seconds:.0f}", "--warm-up-time", "1",
                 "-d", str(self.body), *options, f"--log-file={log}", self.url,
             ]  # fmt: skip
             done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -112,7 +112,7 @@ def _core(given: argparse.Namespace, stack: contextlib.AsyncExitStack) -> tuple[
         manager,
         threads=max(1, given.rest_api_num_threads),
         limit=given.max_concurrent_requests,
-        observe=lambda model, seconds: metrics.runtime(model, "Predict", seconds),
+        observe=metrics.runtime,
     )
     stack.push_async_callback(asyncio.to_thread, runner.close)
     return Core(manager, runner, metrics, limits), explainers

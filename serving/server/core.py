@@ -109,13 +109,16 @@ class Core:
         return await self._counted(api, entrypoint, request.model_spec.name, answer())
 
     async def _counted(self, api: str, entrypoint: str, model: str, answer: Awaitable[Reply]) -> Reply:
-        started, status = time.perf_counter(), "CANCELLED"
+        started, status = time.perf_counter(), "INTERNAL"
         try:
             reply = await answer
             status = "OK"
             return reply
         except StatusError as error:
             status = error.code
+            raise
+        except asyncio.CancelledError:
+            status = "CANCELLED"
             raise
         finally:
             if self.manager.serves(model):  # a name that nobody configured is not worth a counter each

@@ -40,6 +40,7 @@ class Job:
       inputs: in the order of the signature's inputs sorted by name.
       outputs: names of the outputs that are wanted, sorted.
       reply: makes the reply of them.
+      api: `Predict`, `Classify` or `Regress`.
       examples: how many tf.Examples it carries; 0 for tensors.
     """
 
@@ -47,6 +48,7 @@ class Job:
     inputs: Sequence[np.ndarray]
     outputs: Sequence[str]
     reply: Callable[[Sequence[np.ndarray]], Any]
+    api: str = "Predict"
     examples: int = 0
 
 
@@ -151,7 +153,7 @@ def prepare_classify(request: classification_pb2.ClassificationRequest, version:
                     entry.score = by_name["scores"][row, column]
         return response
 
-    return Job(name, [rows], outputs, reply, len(rows))
+    return Job(name, [rows], outputs, reply, "Classify", len(rows))
 
 
 def prepare_regress(request: regression_pb2.RegressionRequest, version: Any) -> Job:
@@ -180,7 +182,7 @@ def prepare_regress(request: regression_pb2.RegressionRequest, version: Any) -> 
             response.result.regressions.add().value = one
         return response
 
-    return Job(name, [rows], ["outputs"], reply, len(rows))
+    return Job(name, [rows], ["outputs"], reply, "Regress", len(rows))
 
 
 def split_multi(request: inference_pb2.MultiInferenceRequest) -> list[tuple[str, Any]]:

@@ -37,7 +37,7 @@ class Runner:
         *,
         threads: int,
         limit: int,
-        observe: Callable[[str, float], None] = lambda _model, _seconds: None,
+        observe: Callable[[str, str, float], None] = lambda _model, _api, _seconds: None,
     ) -> None:
         """Makes a runner.
 
@@ -45,7 +45,7 @@ class Runner:
           manager: keeps versions loaded while they run.
           threads: how many calls may be in TensorFlow at once.
           limit: how many requests may run and wait; the next is answered with RESOURCE_EXHAUSTED.
-          observe: told the model and the seconds of each run.
+          observe: told the model, the API and the seconds of each run.
         """
         self._manager, self._limit, self._observe = manager, limit, observe
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="session")
@@ -127,7 +127,7 @@ class Runner:
         for waiting, answer in zip(part, answers, strict=True):
             self._busy -= 1
             self._manager.release(version)
-            self._observe(version.model, seconds)
+            self._observe(version.model, waiting.job.api, seconds)
             if waiting.answer.done():  # the client has gone
                 continue
             if isinstance(answer, Exception):
