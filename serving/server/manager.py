@@ -313,9 +313,11 @@ class Manager:
         if config is None:
             return {}
         complaint = ""
+        found: dict[int, Path] = {}
         paths: dict[int, Path] | None = None
         try:
-            paths = versions.wanted(versions.available(Path(config.base_path)), config.model_version_policy)
+            found = versions.available(Path(config.base_path))
+            paths = versions.wanted(found, config.model_version_policy)
         except OSError as error:
             complaint = f"Could not find base path {config.base_path} for servable {name}: {error.strerror}"
         if not paths and not complaint:
@@ -325,7 +327,15 @@ class Manager:
             if complaint and complaint != model.missing:
                 log.warning("%s. What is loaded is served on.", complaint)
             model.missing = complaint
-        return paths or None
+            return (paths | self._substitute(model, paths, found)) if paths else None
+
+    def _substitute(self, model: Model, paths: dict[int, Path], found: dict[int, Path]) -> dict[int, Path]:
+        """Returns the newest older version, where nothing answers and all that is wanted has failed at least once."""
+        failed = {number for number, version in model.versions.items() if version.error}
+        if model.config is None or not set(paths) <= failed or set(model.available()) & set(paths):
+            return {}
+        older = [number for number in found if number < min(paths) and number not in failed]
+        return {max(older): found[max(older)]} if older else {}
 
     def _spare(self, model: Model, paths: dict[int, Path]) -> None:
         """Unloads versions that are not wanted, if a wanted one answers; forgets failed ones that are gone."""
@@ -352,6 +362,8 @@ class Manager:
                     error = StatusError("UNKNOWN", f"{type(error).__name__}: {error}")
                 version.error = error
                 log.error("%s/%d, attempt %d: %s", version.model, version.number, attempt + 1, error)
+                if not self._stopped.is_set():
+                    self._reconcile()  # an older one may have to take its place
                 gone = not version.path.exists()
                 if gone or attempt == self._max_retries or self._stopped.wait(self._retry_seconds):
                     break

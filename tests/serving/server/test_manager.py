@@ -135,6 +135,19 @@ def test_a_damaged_version_is_retried_and_reported_and_takes_nothing_away(manage
     eventually(lambda: state(manager, 1) == State.END)
 
 
+def test_a_start_with_a_damaged_newest_version_serves_the_one_before(manager, world):
+    world.push(1)
+    world.push(2)
+    world.push(3, bad=True)
+    manager.configure(world.config())
+    assert answering(manager) == 2
+    assert state(manager, 1) is None
+    eventually(lambda: world.attempts.count("3") == 3)
+    world.push(4)
+    eventually(lambda: answering(manager) == 4)
+    eventually(lambda: state(manager, 2) == State.END)
+
+
 def test_rollback_by_taking_the_newest_away(manager, world):
     for number in (1, 2):
         world.push(number)
