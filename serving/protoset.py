@@ -61,12 +61,9 @@ def _services() -> descriptor_pb2.FileDescriptorProto:
     for name, methods in _SERVICES.items():
         service = file.service.add(name=name)
         for method, stem in methods.items():
-            types = {f"{end}_type": f".{package}.{stem}{kind}" for end, kind in _ENDS.items()}
-            service.method.add(name=method, **types)
+            prefix = f".{package}.{stem}"
+            service.method.add(name=method, input_type=f"{prefix}Request", output_type=f"{prefix}Response")
     return file
-
-
-_ENDS = {"input": "Request", "output": "Response"}
 
 
 def main(path: Path) -> None:

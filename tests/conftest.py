@@ -69,3 +69,23 @@ def small_mnist(mnist, tmp_path_factory) -> Path:
     write_idx(folder, "train", *read_idx(mnist, "train", 2000))
     write_idx(folder, "t10k", *read_idx(mnist, "t10k", 500))
     return folder
+
+
+@pytest.fixture(scope="session")
+def half_plus_two(tmp_path_factory) -> Path:
+    """Base path of a model of TensorFlow 1, with version 1."""
+    from tests.serving import models
+
+    base = tmp_path_factory.mktemp("half_plus_two")
+    models.half_plus_two(base / "1")
+    return base
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """Base path of a model with signatures of many types, with version 1."""
+    from tests.serving import models
+
+    base = tmp_path_factory.mktemp("shapes")
+    models.shapes(base / "1")
+    return base

@@ -8,6 +8,7 @@ thread and a hand-over for many instead of for each. The scheduler batches these
 import asyncio
 import collections
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,8 @@ import numpy as np
 from serving.server.errors import StatusError
 from serving.server.inference import Job
 from serving.server.manager import Manager, Version
+
+log = logging.getLogger(__name__)
 
 Group = tuple[Version, str, tuple[tuple[Any, ...], ...]]
 
@@ -69,7 +72,9 @@ class Runner:
         waiting = _Waiting(job, loop.create_future())
         bundle = version.bundle
         assert bundle is not None
-        if bundle.max_batch_size(job.signature) and all(value.ndim for value in job.inputs):
+        # Only what has one number of rows can be joined: what has not is refused by itself.
+        joinable = all(value.ndim for value in job.inputs) and len({len(value) for value in job.inputs}) == 1
+        if joinable and bundle.max_batch_size(job.signature):
             group = (version, job.signature, tuple((v.dtype, *v.shape[1:]) for v in job.inputs))
             if group not in self._groups:
                 self._groups[group] = []
@@ -146,8 +151,8 @@ def _answers(bundle: Any, jobs: Sequence[Job]) -> list[Any]:
             outputs = bundle.run(signature, joined)
             if all(len(value) == sum(sizes) for value in outputs):
                 return _split(outputs, sizes, jobs, bundle.plans[signature].outputs)
-        except StatusError:
-            pass  # a batch fails as a whole: each is tried by itself
+        except Exception:  # a batch fails as a whole: each is tried by itself, and says why
+            log.debug("a batch of %d requests failed", len(jobs), exc_info=True)
     return [_answer(bundle, job, alone=len(jobs) > 1) for job in jobs]
 
 

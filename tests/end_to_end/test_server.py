@@ -35,13 +35,6 @@ from tests.serving import models
 from tests.serving.server_process import ROOT, Server, eventually
 
 
-@pytest.fixture(scope="session")
-def half_plus_two(tmp_path_factory):
-    base = tmp_path_factory.mktemp("half_plus_two")
-    models.half_plus_two(base / "1")
-    return base
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, half_plus_two):
     folder = tmp_path_factory.mktemp("server")
