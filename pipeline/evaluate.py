@@ -12,7 +12,7 @@ from components.image_example_gen.shards import plan
 from pipeline.config import ConfigError, Experiment
 from pipeline.home import Home
 from pipeline.provenance import checkpoint_folder, data_digest
-from serving.servable import Servable
+from serving.server.bundle import Bundle
 from trainer import loop
 
 BATCH = 500
@@ -49,9 +49,9 @@ def evaluate(experiment: Experiment, home: Home, data: Path) -> Measured:
         what = f"checkpoint at step {step}"
     elif base.is_dir() and versions(base):
         newest = versions(base)[-1]
-        servable = Servable(base / str(newest))
+        bundle = Bundle(base / str(newest))
         starts = range(0, len(images), BATCH)
-        replies = [servable.predict("predict_pixels", {"images": images[start : start + BATCH]}) for start in starts]
+        replies = [bundle.ask("predict_pixels", {"images": images[start : start + BATCH]}) for start in starts]
         scores = np.concatenate([reply["scores"] for reply in replies])
         what = f"pushed model, version {newest}"
     else:

@@ -9,12 +9,13 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from serving import warmup
+from serving.server.bundle import Bundle
+from serving.server.errors import StatusError
 from serving.signatures import OUTPUTS, SIGNATURES
 
 TOLERANCE = 1e-4  # of a probability: float32 arithmetic in another order, nothing more
@@ -23,30 +24,6 @@ BATCH = 64
 
 class NotServable(RuntimeError):
     """A model that the server would refuse, or that would answer wrongly."""
-
-
-class Servable:
-    """A SavedModel in a Session, loaded by the loader that TensorFlow Serving uses."""
-
-    def __init__(self, model: Path) -> None:
-        self._session = tf.compat.v1.Session(graph=tf.Graph())
-        with self._session.graph.as_default():
-            loaded = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], str(model))
-        self.signatures = dict(loaded.signature_def)
-
-    def predict(self, signature: str, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Returns all outputs of a signature for its inputs.
-
-        Raises:
-          NotServable: there is no such signature, or its inputs have other names.
-        """
-        if signature not in self.signatures:
-            raise NotServable(f"there is no signature {signature!r}, only {', '.join(sorted(self.signatures))}")
-        definition = self.signatures[signature]
-        if set(inputs) != set(definition.inputs):
-            raise NotServable(f"{signature} takes {sorted(definition.inputs)}, not {sorted(inputs)}")
-        fetches = {name: info.name for name, info in definition.outputs.items()}
-        return self._session.run(fetches, {definition.inputs[name].name: value for name, value in inputs.items()})
 
 
 def check(model: Path, images: np.ndarray, scores: np.ndarray) -> dict[str, float]:
@@ -64,12 +41,21 @@ def check(model: Path, images: np.ndarray, scores: np.ndarray) -> dict[str, floa
       NotServable: the model cannot be loaded, lacks a signature or an output, or answers otherwise than the trainer.
     """
     try:
-        servable = Servable(model)
-    except (OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
+        bundle = Bundle(model)
+    except StatusError as error:
         raise NotServable(f"the server's loader refuses it: {error}") from error
+    try:
+        return _differences(bundle, images, scores)
+    except StatusError as error:
+        raise NotServable(str(error)) from error
+    finally:
+        bundle.close()
+
+
+def _differences(bundle: Bundle, images: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     differences = {}
     for signature, (name, make) in SIGNATURES.items():
-        replies = [servable.predict(signature, {name: make(batch)}) for batch in _batches(images)]
+        replies = [bundle.ask(signature, {name: make(batch)}) for batch in _batches(images)]
         for output in OUTPUTS:
             if output not in replies[0]:
                 raise NotServable(f"{signature} does not return {output!r}")
@@ -82,9 +68,9 @@ def check(model: Path, images: np.ndarray, scores: np.ndarray) -> dict[str, floa
                 f"{signature} differs from the trainer by up to {differences[signature]:.3g} in a probability; "
                 f"at most {TOLERANCE} is rounding"
             )
-    for request in warmup.read(model):
+    for request in warmup.read(bundle.path):
         inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
-        servable.predict(request.model_spec.signature_name, inputs)
+        bundle.ask(request.model_spec.signature_name, inputs)
     return differences
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,19 @@ class Bundle:
             raise of_tensorflow(error) from error
         except (TypeError, ValueError) as error:
             raise invalid_argument(str(error)) from error
+
+    def ask(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns all outputs of a signature by name, for its inputs by name.
+
+        Raises:
+          StatusError: FAILED_PRECONDITION for an unknown signature, INVALID_ARGUMENT for other inputs than its own.
+        """
+        plan = self.plans.get(name)
+        if plan is None:
+            raise StatusError("FAILED_PRECONDITION", f"there is no signature {name!r}, only {sorted(self.plans)}")
+        if set(inputs) != set(plan.inputs):
+            raise invalid_argument(f"{name} takes {sorted(plan.inputs)}, not {sorted(inputs)}")
+        return dict(zip(plan.outputs, self.run(name, [inputs[key] for key in plan.inputs]), strict=True))
 
     def close(self) -> None:
         """Frees the model. No call may be running."""

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from pipeline.experiments import load
 from serving import warmup
-from serving.servable import NotServable, Servable, check
+from serving.servable import NotServable, check
+from serving.server.bundle import Bundle
 from serving.signatures import SIGNATURES
 from tests.conftest import read_idx
 from trainer import export, loop, networks
@@ -41,10 +42,10 @@ def test_warmup_requests_cover_every_signature_and_size(model):
     requests = warmup.read(model[0])
     sizes = [(r.model_spec.signature_name, tf.make_ndarray(next(iter(r.inputs.values()))).shape[0]) for r in requests]
     assert sizes == [(name, size) for name in SIGNATURES for size in (1, 32)]
-    servable = Servable(model[0])
+    bundle = Bundle(model[0])
     for request in requests:
         inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
-        assert "scores" in servable.predict(request.model_spec.signature_name, inputs)
+        assert "scores" in bundle.ask(request.model_spec.signature_name, inputs)
 
 
 def test_answers_other_than_the_trainers_are_refused(model, images):
@@ -63,7 +64,7 @@ def test_keras_model_that_loads_in_python_only_is_refused(tmp_path, images):
     network = networks.build(load("mnist").job(), "float32")
     tf.saved_model.save(network, str(tmp_path))
     tf.saved_model.load(str(tmp_path))
-    with pytest.raises((NotServable, tf.errors.FailedPreconditionError)):
+    with pytest.raises(NotServable):
         check(tmp_path, images, np.zeros((70, 10), np.float32))
 
 
