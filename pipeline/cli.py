@@ -32,7 +32,7 @@ SET = click.option(
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="conveyor-tfx", prog_name="conveyor")
 def main() -> None:
-    r"""Takes labelled images to a gated, pushed, servable network.
+    """Takes labelled images to a gated, pushed, servable network.
 
     \b
     conveyor run mnist        fetch, ingest, validate, train, evaluate, check, push, report
@@ -58,7 +58,7 @@ def main() -> None:
 def run(
     experiment: str, settings: tuple[str, ...], home: str, data: Path | None, metadata: str | None, as_json: bool
 ) -> None:
-    r"""Runs an experiment's pipeline, from files to a pushed model.
+    """Runs an experiment's pipeline, from files to a pushed model.
 
     \b
     conveyor run mnist

@@ -52,7 +52,7 @@ def serve(
     home: str,
     as_json: bool,
 ) -> None:
-    r"""Serves pushed models until it is interrupted; all of them where none is named.
+    """Serves pushed models until it is interrupted; all of them where none is named.
 
     \b
     conveyor serve
@@ -115,7 +115,7 @@ def predict(
     key: Path | None,
     as_json: bool,
 ) -> None:
-    r"""Asks a server for the classes of PNG and JPEG files; an IMAGE may be a pattern, or - for standard input.
+    """Asks a server for the classes of PNG and JPEG files; an IMAGE may be a pattern, or - for standard input.
 
     \b
     conveyor predict mnist seven.png
@@ -159,7 +159,7 @@ def _row(answer: predicting.Answer, top: int) -> dict[str, str]:
 @HOME
 @JSON
 def loadtest(model: str, clients: int, seconds: float, batch: int, target: str, home: str, as_json: bool) -> None:
-    r"""Asks a server as fast as it answers, then runs the same batches in a bare Session.
+    """Asks a server as fast as it answers, then runs the same batches in a bare Session.
 
     \b
     conveyor loadtest mnist --clients 32 --seconds 30

@@ -12,10 +12,20 @@ def conveyor(tmp_path, monkeypatch):
     return lambda *arguments: CliRunner().invoke(main, list(arguments))
 
 
-@pytest.mark.parametrize("verb", ["run", "fetch", "evaluate", "runs", "models", "doctor"])
+VERBS = ["run", "fetch", "evaluate", "runs", "models", "doctor", "serve", "predict", "loadtest"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_of_every_verb(conveyor, verb):
     assert verb in conveyor("--help").output
-    assert conveyor(verb, "--help").exit_code == 0
+    told = conveyor(verb, "--help")
+    assert told.exit_code == 0
+    assert "\\b" not in told.output
+
+
+def test_help_keeps_its_lines(conveyor):
+    assert "  conveyor runs             what ran, and how it ended\n" in conveyor("--help").output
+    assert "  conveyor serve\n  conveyor serve mnist" in conveyor("serve", "--help").output
 
 
 @pytest.mark.parametrize(
