@@ -22,11 +22,18 @@ QUIET = (
 )  # fmt: skip
 
 # Digits as a person draws them: points of the 280 by 280 pad.
-RING = [(140 + 55 * math.sin(a / 8 * math.pi), 140 - 85 * math.cos(a / 8 * math.pi)) for a in range(17)]
+
+
+def arc(x, y, width, height, start, end):
+    """Points of an ellipse's arc; degrees, clockwise from the right."""
+    turns = [math.radians(start + (end - start) * step / 12) for step in range(13)]
+    return [(x + width * math.cos(turn), y + height * math.sin(turn)) for turn in turns]
+
+
 DIGITS = {
-    "0": RING,
+    "0": arc(140, 140, 55, 85, -90, 270),
     "1": [(140, 50), (140, 230)],
-    "3": [(95, 70), (140, 50), (180, 75), (170, 115), (130, 135), (175, 155), (185, 195), (145, 230), (90, 215)],
+    "3": [*arc(130, 95, 50, 42, -150, 90), *arc(130, 185, 58, 48, -90, 150)],
     "7": [(80, 60), (195, 60), (165, 120), (130, 230)],
 }
 
