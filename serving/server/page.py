@@ -37,7 +37,7 @@ HEADERS = {
 
 
 class Explainers:
-    """The explainers of versions that somebody has looked at; made when first asked for."""
+    """The explainers of models that somebody has looked at: one version of each, made when first asked for."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -47,6 +47,8 @@ class Explainers:
         """Returns a version's explainer; None where it has no pixels or no convolutions to show."""
         with self._lock:
             if path not in self._made:
+                for other in [other for other in self._made if other.parent == path.parent]:
+                    self._free(other)
                 try:
                     self._made[path] = Explainer(path)
                 except Exception:  # a picture less, and nothing else, is lost
@@ -56,9 +58,12 @@ class Explainers:
     def forget(self, version: Version) -> None:
         """Frees a version's explainer."""
         with self._lock:
-            explainer = self._made.pop(version.path, None)
-            if explainer:
-                explainer.close()
+            self._free(version.path)
+
+    def _free(self, path: Path) -> None:
+        explainer = self._made.pop(path, None)
+        if explainer:
+            explainer.close()
 
 
 class Models(Protocol):

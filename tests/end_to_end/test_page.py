@@ -4,6 +4,7 @@ import itertools
 import math
 import shutil
 
+import PIL.Image
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
@@ -126,8 +127,6 @@ def test_keyboard_alone_draws(browser):
 
 
 def test_a_picture_of_a_file_is_recognized(browser, mnist, tmp_path):
-    import PIL.Image
-
     images, labels = read_idx(mnist, "t10k", 1)
     paper = PIL.Image.fromarray(255 - images[0]).resize((300, 300))  # black on white, as on paper
     paper.save(tmp_path / "digit.png")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -184,8 +185,6 @@ def test_health_and_unix_socket(server):
 
 def test_flags_without_effect_are_told_and_loopback_is_all_it_listens_on(server):
     assert "--flush_filesystem_caches is accepted and not done" in server.said()
-    import psutil
-
     listening = [c.laddr.ip for c in psutil.Process(server.process.pid).net_connections() if c.status == "LISTEN"]
     assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
 

@@ -1,5 +1,6 @@
 """SavedModels for tests: of TensorFlow 1 and 2, of several types, and the trained networks."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -84,8 +85,6 @@ def shapes(path: Path) -> Path:
 def network(path: Path, name: str = "mnist", seed: int = 2019) -> Path:
     """A freshly drawn network of the tutorial, exported and warmed up as the pipeline does it."""
     job = load(name).job()
-    import dataclasses
-
     job = dataclasses.replace(job, training=dataclasses.replace(job.training, seed=seed))
     path.parent.mkdir(parents=True, exist_ok=True)
     export.save(networks.build(job, "float32"), job, path, path.parent)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from serving.client import Client, ServingError, Spec
+from serving.signatures import encoded
 from tests.serving import models
 from tests.serving.server_process import Server
 
@@ -40,8 +41,6 @@ def target(request, server):
 
 def test_images_of_every_kind_have_one_answer(target):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), np.uint8)
-    from serving.signatures import encoded
-
     with Client(target, "mnist") as client:
         answers = [
             client.predict(pixels),

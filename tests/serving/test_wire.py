@@ -6,6 +6,7 @@ from tensorflow_serving.apis import model_pb2, predict_pb2
 
 from serving import wire
 from serving.client import Spec, spec_message
+from serving.server.tensors import to_proto
 
 ARRAYS = [
     np.array([[1.5, -2], [0, 3]], np.float32), np.array(2.5), np.array([-1, 2**31 - 1], np.int32),
@@ -25,8 +26,6 @@ def test_tensors_are_what_tensorflow_writes_and_reads(array):
 
 @pytest.mark.parametrize("array", [a for a in ARRAYS if a.size and a.dtype.kind != "O"], ids=lambda a: str(a.dtype))
 def test_values_in_fields_of_their_own_are_read(array):
-    from serving.server.tensors import to_proto
-
     assert np.array_equal(wire.array(to_proto(array).SerializeToString()), array)
 
 

@@ -2,6 +2,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from google.protobuf import text_format
 from tensorflow_serving.apis import model_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
@@ -44,8 +45,6 @@ class World:
     def config(self, text: str = "", *models: str):
         config = model_server_config_pb2.ModelServerConfig()
         config.model_config_list.SetInParent()
-        from google.protobuf import text_format
-
         for model in models or ("m",):
             entry = config.model_config_list.config.add(
                 name=model, base_path=str(self.root / model), model_platform="tensorflow"

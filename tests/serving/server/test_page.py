@@ -1,12 +1,16 @@
 import base64
 import json
+import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 
 import numpy as np
 import pytest
 
+from serving.server.manager import Version
+from serving.server.page import Explainers
 from tests.serving import models
 from tests.serving.server_process import Server, free_port
 
@@ -28,9 +32,6 @@ def server(tmp_path_factory, shapes):
 @pytest.fixture(scope="module")
 def remote(server):
     """The page of a server that has none of its own."""
-    import subprocess
-    import time
-
     port = free_port()
     serving = server.log.parent / "serving"
     command = [sys.executable, "-m", "serving.server.remote_page", server.target, str(serving), "127.0.0.1", str(port)]
@@ -99,3 +100,15 @@ def test_the_page_fetches_nothing_from_elsewhere_and_cannot_be_framed(url):
         policy = headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy
         assert "frame-ancestors 'none'" in policy
+
+
+def test_one_version_of_a_model_is_explained_at_a_time(tmp_path, half_plus_two):
+    explainers = Explainers()
+    first, second = (explainers.of(models.network(tmp_path / "m" / number)) for number in ("1", "2"))
+    assert explainers.of(half_plus_two / "1") is None
+    assert second.maps(IMAGE)
+    with pytest.raises(RuntimeError, match="closed"):
+        first.maps(IMAGE)
+    explainers.forget(Version("m", 2, tmp_path / "m" / "2"))
+    with pytest.raises(RuntimeError, match="closed"):
+        second.maps(IMAGE)
