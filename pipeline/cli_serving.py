@@ -1,5 +1,6 @@
 """The verbs of `conveyor` that serve and ask."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -77,7 +78,7 @@ def serve(
 def _ready(home: Home, endpoint: serving.Endpoint, as_json: bool) -> None:
     snippets = serving.snippets(home, endpoint)
     if as_json:
-        click.echo(json.dumps(serving.as_dict(endpoint) | {"ask": snippets}))
+        click.echo(json.dumps(dataclasses.asdict(endpoint) | {"ask": snippets}))
         sys.stdout.flush()
         return
     served = ", ".join(f"{name} (version {version})" for name, version in endpoint.models.items())

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -256,8 +255,3 @@ def _signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-
-
-def as_dict(endpoint: Endpoint) -> dict[str, Any]:
-    """Returns an endpoint for JSON."""
-    return dataclasses.asdict(endpoint)

@@ -17,11 +17,6 @@ from serving.server.metrics import Metrics
 from serving.server.runner import Runner
 
 Reply = TypeVar("Reply")
-CODES = {
-    "OK": 0, "CANCELLED": 1, "UNKNOWN": 2, "INVALID_ARGUMENT": 3, "DEADLINE_EXCEEDED": 4, "NOT_FOUND": 5,
-    "ALREADY_EXISTS": 6, "PERMISSION_DENIED": 7, "RESOURCE_EXHAUSTED": 8, "FAILED_PRECONDITION": 9, "ABORTED": 10,
-    "OUT_OF_RANGE": 11, "UNIMPLEMENTED": 12, "INTERNAL": 13, "UNAVAILABLE": 14, "DATA_LOSS": 15, "UNAUTHENTICATED": 16,
-}  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -78,8 +73,8 @@ class Core:
         response = get_model_status_pb2.GetModelStatusResponse()
         for version in self.manager.status(request.model_spec):
             entry = response.model_version_status.add(version=version.number, state=int(version.state))
-            error = version.error if version.state == State.END or version.state == State.LOADING else None
-            entry.status.error_code = CODES[error.code] if error else 0
+            error = version.error if version.state in (State.END, State.LOADING) else None
+            entry.status.error_code = error.grpc_code.value[0] if error else 0
             entry.status.error_message = error.message if error else ""
         return response
 
