@@ -15,6 +15,8 @@ INSTALL_REQUIRES = [
     "ipykernel",  # without it tensorflow_model_analysis loses half of its names on import
     "tensorboard",  # TensorFlow >= 2.20 no longer brings it
     # What a well-kept library does better than we would.
+    "apprise",  # tells somebody how a run ended: e-mail, chat, webhooks
+    "apscheduler>=3.10,<4",  # retrains by the clock
     "aiohttp",  # the embedded server's REST API and page
     "click",  # the command line
     "filelock",  # one run at a time in a home folder
@@ -23,19 +25,32 @@ INSTALL_REQUIRES = [
     "jinja2",  # the run report's page
     "matplotlib",  # the run report's plots
     "numpy",  # images and tensors
+    "pandas",  # rows of scalars, as tensorflow_data_validation takes them
     "orjson",  # the REST API's JSON: forty times as fast as the standard library's on images
     "pillow",  # decodes the PNG and JPEG files of a user's own data
     "pooch",  # downloads with a progress bar
     "rich",  # tables and colours in a terminal
     "tqdm",  # progress bars of long work
+    "tzdata",  # time zones, where the system has none
+    "tzlocal",  # the name of this machine's time zone
 ]
 
 EXTRAS_REQUIRE = {
     "gpu": ["tensorflow[and-cuda]"],  # CUDA and cuDNN from PyPI, for machines that have a driver only
     "gcp": ["apache-beam[gcp]"],  # Beam on Dataflow and files on Google Cloud Storage
     # Linters, types and tests (make test); ovmsclient, a client that others wrote; selenium, which drives a browser;
-    # litserve, a peer in the benchmarks.
-    "dev": ["litserve", "mypy", "ovmsclient", "pytest", "pytest-timeout", "ruff", "selenium", "types-tqdm"],
+    # litserve, a peer in the benchmarks; kubernetes-validate, which knows the schema of a CronJob.
+    "dev": [
+        "kubernetes-validate",
+        "litserve",
+        "mypy",
+        "ovmsclient",
+        "pytest",
+        "pytest-timeout",
+        "ruff",
+        "selenium",
+        "types-tqdm",
+    ],
 }
 
 setup(

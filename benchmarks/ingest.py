@@ -26,6 +26,7 @@ from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.executor import Executor, serialize
 from components.image_example_gen.readers import open_readers
 from components.image_example_gen.shards import plan
+from components.image_example_gen.spans import BASE, Part
 from pipeline.experiments import load
 from pipeline.fetch import fetch
 from pipeline.graph import BEAM_ARGS
@@ -49,7 +50,7 @@ def _read_records(pipeline: beam.Pipeline, exec_properties: dict[str, Any], patt
 
 
 def run_executor(executor: type, data: Path, folder: Path) -> None:
-    component = ImageExampleGen(data, DATASET, "")
+    component = ImageExampleGen(Part(BASE, data, DATASET), {}, "", "")
     properties = {
         name: proto_utils.proto_to_json(value) if hasattr(value, "DESCRIPTOR") else value
         for name, value in component.exec_properties.items()
@@ -61,7 +62,7 @@ def run_executor(executor: type, data: Path, folder: Path) -> None:
 
 
 def all_records(data: Path) -> list[bytes]:
-    shards = plan(data, DATASET.splits, DATASET)
+    shards = plan(Part(BASE, data, DATASET))
     return [
         record for shard in shards for _, images, labels in shard.read(DATASET) for record in serialize(images, labels)
     ]

@@ -20,6 +20,7 @@ import tensorflow as tf
 from benchmarks.measure import show, spread, store
 from components.image_example_gen.executor import serialize
 from components.image_example_gen.shards import plan
+from components.image_example_gen.spans import BASE, Part
 from pipeline import lineage
 from pipeline.experiments import load
 from pipeline.fetch import fetch
@@ -51,7 +52,7 @@ def measured(command: list[str], home: Home) -> dict[str, float]:
 def write_plain_examples(data: Path, folder: Path) -> None:
     """Writes the examples as ImportExampleGen expects them: gzipped TFRecords in a folder for each split."""
     dataset = load("mnist").dataset
-    for shard in plan(data, dataset.splits, dataset):
+    for shard in plan(Part(BASE, data, dataset)):
         for split, images, labels in shard.read(dataset):
             (folder / split).mkdir(parents=True, exist_ok=True)
             with tf.io.TFRecordWriter(str(folder / split / f"{shard.name}.gz"), "GZIP") as writer:

@@ -32,7 +32,9 @@ TARGET = click.option(
 @click.option("--port", type=click.IntRange(1, 65535), default=8500, show_default=True, help="Port of gRPC.")
 @click.option("--rest-port", type=click.IntRange(1, 65534), default=8501, show_default=True, help="Port of REST.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for every one.")
-@click.option("--versions", default="latest", show_default=True, help="latest, latest:N, all, or numbers such as 3,4.")
+@click.option(
+    "--versions", default="stable", show_default=True, help="stable, latest, latest:N, all, or numbers such as 3,4."
+)
 @click.option(
     "--label", "labels", multiple=True, metavar="[MODEL:]NAME=VERSION", help="A name for a version, such as stable=3."
 )
@@ -61,15 +63,15 @@ def serve(
     conveyor serve --backend docker --host 0.0.0.0
 
     TensorFlow Serving itself serves where it is on the PATH, else its container image where docker or podman answers,
-    else the embedded server, which speaks the same protocol. New versions are noticed, loaded, and take over without
-    a request lost. With --json, one object on one line says that it is ready.
+    else the embedded server, which speaks the same protocol. Without --versions and --label it follows the labels:
+    what `conveyor retrain`, `rollback` and `promote` make stable is loaded and takes over without a request lost, and a
+    canary is served beside it. With --json, one object on one line says that it is ready.
     """
     settings = serving.Settings(models, backend, versions, labels, host, port, rest_port, image)
     with told_errors():
         where = Home.at(home)
         if dry_run:
-            chosen, folder, _ = serving.prepare(where, settings)
-            for command in serving.commands(where, settings, chosen, folder):
+            for command in serving.commands(where, settings, serving.prepare(where, settings)):
                 click.echo(" ".join(command))
             return
         serving.serve(where, settings, lambda endpoint: _ready(where, endpoint, as_json))

@@ -12,7 +12,18 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from components.image_example_gen.dataset import Dataset
 from trainer.settings import Job, Network, Training
 
-__all__ = ["ConfigError", "Dataset", "Experiment", "Gate", "Network", "Serving", "Training", "override", "validate"]
+__all__ = [
+    "ConfigError",
+    "Dataset",
+    "Drift",
+    "Experiment",
+    "Gate",
+    "Network",
+    "Serving",
+    "Training",
+    "override",
+    "validate",
+]
 
 
 class ConfigError(ValueError):
@@ -42,11 +53,30 @@ class Serving:
       model_name: what clients ask TensorFlow Serving for, and the folder below `serving/`.
       warmup_batches: sizes of the batches in the warm-up requests that the server replays on loading.
       check_examples: how many test images the servability check compares.
+      canary: whether a new version is tried beside the one that serves until `conveyor promote`.
+      keep_versions: how many of the newest versions `conveyor gc` keeps, besides those with a label.
     """
 
     model_name: str
     warmup_batches: tuple[int, ...] = (1, 32)
     check_examples: int = 512
+    canary: bool = False
+    keep_versions: int = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Drift:
+    """How far spans that the serving model has not seen may differ from what it was trained on.
+
+    Attributes:
+      label: largest difference of any class's share, 0 to 1 (the L-infinity distance).
+      scalars: Jensen-Shannon divergence of the images' means and standard deviations, 0 to 1.
+      stops: whether a distance above its limit stops the run; else it is reported.
+    """
+
+    label: float = 0.1
+    scalars: float = 0.1
+    stops: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +89,7 @@ class Experiment:
     training: Training
     gate: Gate
     serving: Serving
+    drift: Drift = Drift()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the experiment as plain lists and dicts, ready for JSON."""
@@ -70,7 +101,12 @@ class Experiment:
 
     def digest(self) -> str:
         """Returns the SHA-256 of the experiment's JSON, as 64 hexadecimal digits."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        return digest_of(self.to_dict())
+
+
+def digest_of(experiment: dict[str, Any]) -> str:
+    """Returns the SHA-256 of an experiment's fields; see `Experiment.to_dict`."""
+    return hashlib.sha256(json.dumps(experiment, sort_keys=True).encode()).hexdigest()
 
 
 def override(experiment: Experiment, settings: tuple[str, ...]) -> Experiment:
@@ -108,6 +144,15 @@ def validate(experiment: Experiment) -> None:
         _require(getattr(training, name) >= 1, f"training.{name}", getattr(training, name), "at least 1")
     _require(training.learning_rate > 0, "training.learning_rate", training.learning_rate, "above 0")
     _require(0 <= experiment.network.dropout < 1, "network.dropout", experiment.network.dropout, "from 0 to below 1")
+    _require(training.warm_steps >= 0, "training.warm_steps", training.warm_steps, "0 or more")
+    _require(
+        experiment.serving.keep_versions >= 1, "serving.keep_versions", experiment.serving.keep_versions, "1 or more"
+    )
+    _require(dataset.window >= 0, "dataset.window", dataset.window, "0 for all spans, or how many")
+    _require(0 <= dataset.holdout_share < 1, "dataset.holdout_share", dataset.holdout_share, "from 0 to below 1")
+    for name in ("label", "scalars"):
+        value = getattr(experiment.drift, name)
+        _require(0 < value <= 1, f"drift.{name}", value, "above 0, up to 1")
     for name in ("min_accuracy", "tolerance", "min_class_accuracy"):
         _require(0 <= getattr(gate, name) <= 1, f"gate.{name}", getattr(gate, name), "from 0 to 1")
     _require(dataset.eval_examples >= 0, "dataset.eval_examples", dataset.eval_examples, "0 or more")

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from components.atomic_pusher.executor import versions
-from components.image_example_gen.component import newest_span
 from components.image_example_gen.shards import plan
+from components.image_example_gen.spans import parts
+from pipeline import baseline
 from pipeline.config import ConfigError, Experiment
 from pipeline.home import Home
-from pipeline.provenance import checkpoint_folder, data_digest
+from pipeline.provenance import checkpoint_folder, data_digest, inputs
 from serving.server.bundle import Bundle
 from trainer import loop
 
@@ -40,35 +40,36 @@ def evaluate(experiment: Experiment, home: Home, data: Path) -> Measured:
       ConfigError: there is neither.
     """
     tf.config.set_visible_devices([], "GPU")
-    images, labels = _test_split(experiment, data)
-    checkpoints = checkpoint_folder(experiment, home, data_digest(data, experiment.dataset))
-    base = home.serving / experiment.serving.model_name
+    images, labels = test_split(experiment, data)
+    served = baseline.serving(home, experiment)
+    job, warm_start = baseline.job(experiment, served)
+    digest = data_digest(inputs(data, experiment.dataset))
+    checkpoints = checkpoint_folder(home, experiment, job, digest, warm_start)
     if (checkpoints / "checkpoint").exists():
-        model, step = loop.restore(experiment.job(), checkpoints)
+        model, step = loop.restore(job, checkpoints)
         scores = loop.predictor(model)(images)
         what = f"checkpoint at step {step}"
-    elif base.is_dir() and versions(base):
-        newest = versions(base)[-1]
-        bundle = Bundle(base / str(newest))
+    elif served:
+        bundle = Bundle(served.path)
         starts = range(0, len(images), BATCH)
         replies = [bundle.ask("predict_pixels", {"images": images[start : start + BATCH]}) for start in starts]
         scores = np.concatenate([reply["scores"] for reply in replies])
-        what = f"pushed model, version {newest}"
+        what = f"pushed model, version {served.version}"
     else:
         raise ConfigError(f"There is neither a checkpoint nor a pushed model of {experiment.name} in {home.root}.")
     accuracy, _ = loop.score(scores, labels)
     return Measured(accuracy, len(labels), what)
 
 
-def _test_split(experiment: Experiment, data: Path) -> tuple[np.ndarray, np.ndarray]:
+def test_split(experiment: Experiment, data: Path) -> tuple[np.ndarray, np.ndarray]:
     """Reads the test images, uint8 [N, height, width, channels], and labels, int64 [N], from the files themselves."""
     dataset = experiment.dataset
-    shards = plan(data, newest_span(data, dataset), dataset)
-    parts = [
+    shards = plan(parts(data, dataset)[0])
+    read = [
         (images, labels)
         for shard in shards
         if shard.split in ("test", None)
         for split, images, labels in shard.read(dataset)
         if split == "test"
     ]
-    return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
+    return np.concatenate([images for images, _ in read]), np.concatenate([labels for _, labels in read])

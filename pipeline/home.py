@@ -80,6 +80,16 @@ class Home:
         return self.root / "reports"
 
     @property
+    def schedules(self) -> Path:
+        """State of each `conveyor schedule`."""
+        return self.root / "schedules"
+
+    @property
+    def backups(self) -> Path:
+        """Copies of the metadata."""
+        return self.root / "backups"
+
+    @property
     def logs(self) -> Path:
         """One file a run."""
         return self.root / "logs"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from ml_metadata import errors, metadata_store
 from ml_metadata.proto import metadata_store_pb2
 from ml_metadata.proto.metadata_store_pb2 import Execution
 
+from pipeline import backup
 from pipeline.home import Home, MetadataUnavailable
 
 STATES = {
@@ -19,6 +21,9 @@ STATES = {
     Execution.CACHED: "cached",
     Execution.CANCELED: "canceled",
 }
+
+
+COMPLETED = ("pushed", "rejected")  # states of a run that came to a verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +104,7 @@ def connect(home: Home) -> metadata_store.MetadataStore:
         return metadata_store.MetadataStore(home.connection(), enable_upgrade_migration=False)
     except (RuntimeError, errors.StatusError) as error:
         raise MetadataUnavailable(
-            f"The metadata in {home.metadata_place} cannot be opened: {error}. "
-            "Nothing was changed. Restore it from a backup, or move it away to start anew; pushed models stay."
+            f"The metadata in {home.metadata_place} cannot be opened: {error}. {backup.way_back(home)}"
         ) from error
 
 
@@ -117,10 +121,10 @@ def runs(store: metadata_store.MetadataStore, experiment: str | None = None) -> 
     return [_run(store, context) for context in _run_contexts(store, experiment)]
 
 
-def last_run(store: metadata_store.MetadataStore, experiment: str) -> Run | None:
-    """Returns an experiment's newest run, without a look at the older ones; None where it has none."""
-    contexts = _run_contexts(store, experiment)
-    return _run(store, contexts[-1]) if contexts else None
+def last_completed(store: metadata_store.MetadataStore, experiment: str) -> Run | None:
+    """Returns an experiment's newest run that came to a verdict, without a look at older ones; None without any."""
+    newest_first = (_run(store, context) for context in reversed(_run_contexts(store, experiment)))
+    return next((run for run in newest_first if run.state in COMPLETED), None)
 
 
 def run_by_id(store: metadata_store.MetadataStore, run_id: str) -> Run:
@@ -146,6 +150,19 @@ def close_abandoned(store: metadata_store.MetadataStore) -> list[str]:
     if abandoned:
         store.put_executions(abandoned)
     return [_component_name(store, execution) for execution in abandoned]
+
+
+def clear_orphans(store: metadata_store.MetadataStore, artifacts: Path) -> int:
+    """Removes outputs of executions that the store has not seen yet, and returns how many.
+
+    After a return to an older copy of the store, numbers are given again, and a component would write among the files
+    that another left under its number. Only for the holder of the home's lock.
+    """
+    known = max((execution.id for execution in store.get_executions()), default=0)
+    orphans = [path for path in artifacts.glob("*/*/*/*") if path.name.isdecimal() and int(path.name) > known]
+    for path in orphans:
+        shutil.rmtree(path)
+    return len(orphans)
 
 
 def _run_contexts(store: metadata_store.MetadataStore, experiment: str | None) -> list[metadata_store_pb2.Context]:

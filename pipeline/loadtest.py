@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from components.atomic_pusher.executor import versions
+from components.atomic_pusher.files import versions
 from pipeline.config import ConfigError
 from pipeline.home import Home
 from pipeline.serve import image_shape

@@ -68,13 +68,13 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: Seque
 
 
 def class_accuracies(classes: Sequence[str], accuracies: Sequence[float], baseline: Sequence[float]) -> str:
-    """Returns the accuracy of each class, with a mark where the last blessed model stood."""
+    """Returns the accuracy of each class, with a mark where the serving model stood."""
     figure = Figure(figsize=(4.5, 0.8 + 0.36 * len(classes)), layout="constrained")
     axes: Axes = figure.subplots()
     rows = np.arange(len(classes))
     axes.barh(rows, accuracies, color=ACCENT, height=0.65, label="this model")
     if len(baseline):
-        axes.plot(baseline, rows, "|", color=WARN, markersize=12, markeredgewidth=2, label="last blessed")
+        axes.plot(baseline, rows, "|", color=WARN, markersize=12, markeredgewidth=2, label="serving before")
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     for row, accuracy in enumerate(accuracies):
         axes.text(accuracy, row, f" {100 * accuracy:.1f}", va="center", fontsize=9)

@@ -2,23 +2,27 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 
+from components.atomic_pusher import labels
+from components.drift_gate.executor import Drift
 from pipeline import lineage, plots, provenance, verdict
 from pipeline.config import Experiment
 from pipeline.home import Home
 from pipeline.outcome import Outcome
+from pipeline.provenance import Input
 from trainer.examples import read_split
 
 MISTAKES = 24
 
 
 def write(
-    home: Home, experiment: Experiment, run: lineage.Run, data_digest: str, failure: str | None = None
+    home: Home, experiment: Experiment, run: lineage.Run, taken: Sequence[Input], failure: str | None = None
 ) -> Outcome:
     """Writes `reports/<run>.html` and `.json`, and returns how the run ended.
 
@@ -26,14 +30,15 @@ def write(
       home: where the reports go.
       experiment: what was run.
       run: what ML Metadata knows of it; components may be missing where it failed.
-      data_digest: of the input files.
+      taken: the parts of the data.
       failure: what failed, if anything did.
     """
     evaluation_folder = lineage.folder(run.output("Evaluator", "evaluation"))
     evaluation = verdict.read_evaluation(evaluation_folder, experiment) if evaluation_folder else None
     servable = verdict.servability(run)
     page = home.reports / f"{run.id}.html"
-    outcome = _outcome(run, evaluation, servable, page, failure)
+    drift = verdict.drift(run)
+    outcome = _outcome(home, experiment, run, evaluation, servable, drift, page, failure)
     record = {
         "outcome": dataclasses.asdict(outcome),
         "failure": failure,
@@ -42,8 +47,15 @@ def write(
         "training": _training(run),
         "components": [{"name": c.name, "state": c.state, "seconds": c.seconds} for c in run.components],
         "experiment": experiment.to_dict(),
-        "data": {"digest": data_digest},
-        "code": {"digest": provenance.code_digest("pipeline", "components", "trainer", "serving")},
+        "data": {
+            "digest": provenance.data_digest(taken),
+            "parts": [{"name": i.part.name, "digest": i.digest, "trained_on": i.part.trained_on} for i in taken],
+        },
+        "drift": [vars(one) | {"beyond": one.beyond, "sentence": one.sentence} for one in drift],
+        "code": {
+            "digest": provenance.code_digest("pipeline", "components", "trainer", "serving"),
+            "trainer": provenance.trainer_code(),
+        },
         "versions": provenance.versions(),
         "started": run.started.isoformat(timespec="seconds"),
     }
@@ -54,7 +66,14 @@ def write(
 
 
 def _outcome(
-    run: lineage.Run, evaluation: verdict.Evaluation | None, servable: dict[str, Any], page: Path, failure: str | None
+    home: Home,
+    experiment: Experiment,
+    run: lineage.Run,
+    evaluation: verdict.Evaluation | None,
+    servable: dict[str, Any],
+    drift: list[Drift],
+    page: Path,
+    failure: str | None,
 ) -> Outcome:
     pushed = run.output("AtomicPusher", "pushed_model")
     reasons = list(evaluation.reasons) if evaluation else []
@@ -66,10 +85,18 @@ def _outcome(
         accuracy=evaluation.accuracy if evaluation else None,
         baseline=evaluation.baseline if evaluation else None,
         reasons=tuple(reasons),
+        drift=tuple(one.sentence for one in drift if one.beyond),
         version=run.version,
+        label=_label(home, experiment, run.version),
         path=lineage.property_of(pushed, "pushed_destination") if pushed else None,
         report=str(page),
     )
+
+
+def _label(home: Home, experiment: Experiment, version: int | None) -> str | None:
+    if version is None:
+        return None
+    return next(iter(labels.read(home.serving / experiment.serving.model_name).named(version)), None)
 
 
 def _training(run: lineage.Run) -> dict[str, Any]:

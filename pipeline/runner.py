@@ -11,7 +11,8 @@ from pathlib import Path
 
 import filelock
 
-from pipeline import fetch, provenance
+from components.atomic_pusher.files import read_record, tree_digest
+from pipeline import backup, baseline, fetch, provenance, rollout
 from pipeline.config import ConfigError, Experiment
 from pipeline.console import Console
 from pipeline.explain import explain
@@ -27,34 +28,45 @@ class HomeBusy(RuntimeError):
     """Another run holds the home folder."""
 
 
-def run(experiment: Experiment, home: Home, source: Path | None, console: Console) -> Outcome:
+class RunStopped(RuntimeError):
+    """A stop signal came; what was done is kept."""
+
+
+def run(experiment: Experiment, home: Home, source: Path | None, console: Console, only_new: bool = False) -> Outcome:
     """Takes an experiment from its files to a pushed model, or says why not.
 
     Args:
       experiment: what to run.
       home: where everything goes.
-      source: folder of the data; may be None for a data set that can be fetched.
+      source: folder of the data; may be None for a data set that can be fetched, or is in the home folder.
       console: where progress is shown.
+      only_new: whether to leave it at the verdict of the last completed run, also where that was a rejection, if data,
+        settings and code are what they were.
 
     Raises:
       ConfigError: the experiment needs `source` and there is none.
+      DataError: a span is damaged.
       FetchError: the data could not be had.
       HomeBusy: another run is in progress.
+      MetadataUnavailable: the metadata are damaged, or another process holds them.
       RunFailed: a component failed.
+      RunStopped: SIGTERM came.
     """
     with locked(home):
+        backup.check(home)
         data = prepare_data(experiment, home, source, console)
-        data_digest = provenance.data_digest(data, experiment.dataset)
-        fingerprint = provenance.fingerprint(experiment, data_digest)
-        known = _up_to_date(experiment, home, fingerprint)
+        taken = provenance.inputs(data, experiment.dataset)
+        fingerprint = provenance.fingerprint(experiment, provenance.data_digest(taken))
+        known = _known(experiment, home, fingerprint, only_new)
         if known:
             return known
         now = datetime.datetime.now(datetime.timezone.utc)
         run_id = f"{experiment.name}-{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}-{fingerprint}"
         log = home.log(run_id)
         console.note(f"run {run_id}, log {log}")
+        backup.save(home)
         with redirected(log):
-            return _run_pipeline(experiment, home, data, data_digest, run_id, console, log)
+            return _run_pipeline(experiment, home, taken, run_id, console, log)
 
 
 @contextlib.contextmanager
@@ -82,6 +94,8 @@ def prepare_data(experiment: Experiment, home: Home, source: Path | None, consol
     dataset = experiment.dataset
     if dataset.canonical:
         return fetch.fetch(dataset.name, home.data, source, console.note)
+    if source is None and (home.data / dataset.name).is_dir():
+        return home.data / dataset.name
     if source is None:
         raise ConfigError(f"The data set {dataset.name} is your own: give its folder with --data.")
     if not source.is_dir():
@@ -104,35 +118,33 @@ def redirected(log: Path) -> Iterator[None]:
         os.close(saved)
 
 
-def _up_to_date(experiment: Experiment, home: Home, fingerprint: str) -> Outcome | None:
-    """Returns the last run's outcome if nothing changed since, and what it pushed is still there, byte for byte."""
+def _known(experiment: Experiment, home: Home, fingerprint: str, also_rejected: bool) -> Outcome | None:
+    """Returns the last verdict if nothing changed since, and what was pushed then is still there, byte for byte."""
     if not home.has_metadata:
         return None
-    from components.atomic_pusher.executor import read_record, tree_digest
     from pipeline import lineage
 
-    last = lineage.last_run(lineage.connect(home), experiment.name)
-    if last is None or last.fingerprint != fingerprint or last.version is None:
+    last = lineage.last_completed(lineage.connect(home), experiment.name)
+    if last is None or last.fingerprint != fingerprint or (last.version is None and not also_rejected):
         return None
     path = home.serving / experiment.serving.model_name / str(last.version)
-    record = read_record(path)
-    if not record or record.get("digest") != tree_digest(path):
+    if last.version is not None and read_record(path).get("digest") != tree_digest(path):
         return None
     report = home.reports / f"{last.id}.json"
     told = json.loads(report.read_text())["outcome"] if report.exists() else {}
     return Outcome(
-        "up to date",
+        "nothing new" if also_rejected else "up to date",
         last.id,
         accuracy=told.get("accuracy"),
         baseline=told.get("baseline"),
         version=last.version,
-        path=str(path),
+        path=None if last.version is None else str(path),
         report=told.get("report"),
     )
 
 
 def _run_pipeline(
-    experiment: Experiment, home: Home, data: Path, data_digest: str, run_id: str, console: Console, log: Path
+    experiment: Experiment, home: Home, taken: list[provenance.Input], run_id: str, console: Console, log: Path
 ) -> Outcome:
     """Runs the components and returns the verdict. TensorFlow and TFX are imported here, when they are needed."""
     started = time.perf_counter()
@@ -141,20 +153,28 @@ def _run_pipeline(
 
     from pipeline import lineage, report
     from pipeline.graph import create_pipeline
-    from pipeline.launch import ComponentFailed, PipelineRunner
+    from pipeline.launch import ComponentFailed, PipelineRunner, Stopped
 
     tf.config.set_visible_devices([], "GPU")  # only the trainer's process may take one
     store = lineage.connect(home)
     for name in lineage.close_abandoned(store):
         console.note(f"An earlier run was stopped in {name}; this one goes on from there.")
-    pipeline = create_pipeline(experiment, home, data, data_digest, run_id)
+    if orphans := lineage.clear_orphans(store, home.artifacts):
+        console.note(f"Removed {orphans} outputs of runs that the metadata know nothing of.")
+    served = baseline.serving(home, experiment)
+    pipeline = create_pipeline(experiment, home, taken, served, run_id)
     console.end("Setup", "done", time.perf_counter() - started)
     try:
         PipelineRunner(run_id, store, console).run(pipeline)
+    except Stopped as error:
+        raise RunStopped(str(error)) from error
     except ComponentFailed as error:
         told = f"{error.component} failed: {explain(error.__cause__)}"
-        report.write(home, experiment, lineage.run_by_id(store, run_id), data_digest, failure=told)
+        report.write(home, experiment, lineage.run_by_id(store, run_id), taken, failure=told)
         raise RunFailed(f"{told}\nThe whole story is in {log}") from error
     finally:
         lineage.close_abandoned(store)
-    return report.write(home, experiment, lineage.run_by_id(store, run_id), data_digest)
+    outcome = report.write(home, experiment, lineage.run_by_id(store, run_id), taken)
+    if outcome.version is not None and (target := rollout.settle(home, experiment.serving.model_name)):
+        console.note(f"{target} serves version {outcome.version}, as {outcome.label}")
+    return outcome

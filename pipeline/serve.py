@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from pipeline import backends, serving_files
+from pipeline import backends, rollout, serving_files
 from pipeline.backends import Backend
 from pipeline.config import ConfigError
 from pipeline.home import Home
+from pipeline.serving_files import Served
 from serving.client import Client, ServingError
 
 START_LIMIT = 300  # seconds until a server must answer
@@ -48,7 +49,7 @@ class Settings:
 
     models: tuple[str, ...] = ()
     backend: str = "auto"
-    versions: str = "latest"
+    versions: str = "stable"
     labels: tuple[str, ...] = ()
     host: str = "127.0.0.1"
     port: int = 8500
@@ -75,7 +76,26 @@ class Endpoint:
     log: str
 
 
-def prepare(home: Home, settings: Settings) -> tuple[Backend, Path, dict[str, int]]:
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What is about to be started.
+
+    Attributes:
+      backend: what serves.
+      files: folder of its configuration files.
+      models: the stable version of each.
+      served: how each is served.
+      followed: those whose labels are followed, as nothing else was asked for.
+    """
+
+    backend: Backend
+    files: Path
+    models: dict[str, int]
+    served: dict[str, Served]
+    followed: tuple[str, ...]
+
+
+def prepare(home: Home, settings: Settings) -> Prepared:
     """Chooses the backend, writes its files, and returns both and the models.
 
     Raises:
@@ -83,7 +103,11 @@ def prepare(home: Home, settings: Settings) -> tuple[Backend, Path, dict[str, in
     """
     models = serving_files.pushed_models(home, settings.models)
     labels = serving_files.labels_of(settings.labels, models)
-    folder = serving_files.write(home, models, serving_files.Versions.of(settings.versions), labels)
+    choice = serving_files.Versions.of(settings.versions)
+    served = {name: choice.of_model(home, name, labels[name]) for name in models}
+    folder = serving_files.write(home, served)
+    followed = tuple(models) if choice.stable and not settings.labels else ()
+    rollout.announce(home, followed)
     backend = backends.choose(settings.backend)
     ports = {"--port": settings.port, "--rest-port": settings.rest_port}
     if not backend.has_page:
@@ -97,12 +121,13 @@ def prepare(home: Home, settings: Settings) -> tuple[Backend, Path, dict[str, in
                 raise ConfigError(
                     f"{option} {port} cannot be listened on ({error.strerror}); choose another."
                 ) from error
-    return backend, folder, models
+    return Prepared(backend, folder, models, served, followed)
 
 
-def commands(home: Home, settings: Settings, backend: Backend, folder: Path) -> list[list[str]]:
+def commands(home: Home, settings: Settings, prepared: Prepared) -> list[list[str]]:
     """Returns the commands to start: the server, and for one without a page the page."""
-    server = backend.command(home, folder, settings.host, settings.port, settings.rest_port, settings.image)
+    backend = prepared.backend
+    server = backend.command(home, prepared.files, settings.host, settings.port, settings.rest_port, settings.image)
     if backend.has_page:
         return [server]
     page = [
@@ -124,11 +149,13 @@ def serve(home: Home, settings: Settings, say: Callable[[Endpoint], None]) -> No
       ConfigError: see `prepare`.
       ServeFailed: the server ended by itself, or did not answer in time.
     """
-    backend, folder, models = prepare(home, settings)
+    prepared = prepare(home, settings)
+    backend, models = prepared.backend, prepared.models
+    target = f"{settings.reach}:{settings.port}"
     log = home.log("serve")
     with contextlib.ExitStack() as stack, log.open("wb") as output, _signals() as stopped:
         started = []
-        for command in commands(home, settings, backend, folder):
+        for command in commands(home, settings, prepared):
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
             stack.callback(_stop, process)
             started.append(process)
@@ -141,17 +168,19 @@ def serve(home: Home, settings: Settings, say: Callable[[Endpoint], None]) -> No
             Endpoint(
                 backend.name,
                 backend.why,
-                f"{settings.reach}:{settings.port}",
+                target,
                 rest,
                 f"http://{settings.reach}:{page}/",
                 models,
-                str(folder),
+                str(prepared.files),
                 str(log),
             )
         )
-        while not stopped():
-            _check(started, log)
-            time.sleep(0.2)
+        with rollout.following(home, target, prepared.followed, prepared.served) as following:
+            while not stopped():
+                _check(started, log)
+                following.step()
+                time.sleep(0.2)
 
 
 def snippets(home: Home, endpoint: Endpoint) -> dict[str, str]:

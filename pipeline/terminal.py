@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,12 +13,15 @@ import rich.box
 import rich.console
 import rich.table
 
+from components.atomic_pusher.labels import LabelsDamaged
 from components.image_example_gen.readers import DataError
 from pipeline import outcome as outcomes
 from pipeline import runner
 from pipeline.config import ConfigError
 from pipeline.fetch import FetchError
 from pipeline.home import MetadataUnavailable
+from pipeline.notify import EVENTS, Notifier
+from pipeline.schedule import AlreadyScheduled
 from pipeline.serve import ServeFailed
 from serving.client import ServingError
 
@@ -27,11 +31,40 @@ JSON = click.option(
     "--json", "as_json", is_flag=True, help="Prints one JSON object on standard output, all else on error."
 )
 
+METADATA = click.option(
+    "--metadata",
+    metavar="URL",
+    help="mysql:// or postgresql:// address of the metadata. [default: $CONVEYOR_METADATA, or SQLite in the home]",
+)
+DATA = click.option(
+    "--data", type=click.Path(path_type=Path), metavar="PATH", help="Folder of the input files, instead of a download."
+)
+SET = click.option(
+    "--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Changes a setting; --set training.steps=300."
+)
+
+NOTIFY = click.option(
+    "--notify",
+    multiple=True,
+    metavar="URL",
+    help="Tells an apprise address how it ended. [default: those in $CONVEYOR_NOTIFY, which keeps passwords out of ps]",
+)
+NOTIFY_ON = click.option(
+    "--notify-on", multiple=True, type=click.Choice(EVENTS), help="What is told, and given to the hook. [default: all]"
+)
+HOOK = click.option("--hook", metavar="COMMAND", help="Is run at the end, with the outcome as JSON on standard input.")
+
 # What can go wrong without being a bug; each says in a sentence what was wrong, where, and what to do.
 FAILURES = (
-    ConfigError, DataError, FetchError, MetadataUnavailable, OSError, runner.HomeBusy, runner.RunFailed, ServeFailed,
-    ServingError,
+    AlreadyScheduled, ConfigError, DataError, FetchError, LabelsDamaged, MetadataUnavailable, OSError, runner.HomeBusy,
+    runner.RunFailed,
+    ServeFailed, ServingError,
 )  # fmt: skip
+
+
+def notifier(urls: tuple[str, ...], events: tuple[str, ...], hook: str | None) -> Notifier:
+    """Returns whom to tell: the addresses given, or those in $CONVEYOR_NOTIFY, apart by spaces."""
+    return Notifier(urls or tuple(os.environ.get("CONVEYOR_NOTIFY", "").split()), hook, events or EVENTS)
 
 
 def table(title: str, rows: list[dict[str, Any]], nothing: str) -> None:
@@ -82,6 +115,8 @@ def told_errors() -> Iterator[None]:
         yield
     except FAILURES as error:
         _fail(error, outcomes.USAGE if isinstance(error, ConfigError) else outcomes.FAILED)
+    except runner.RunStopped as error:
+        _fail(error, outcomes.INTERRUPTED)
     except KeyboardInterrupt:
         _fail("Interrupted. Run again to go on from the last checkpoint.", outcomes.INTERRUPTED)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow_model_analysis as tfma
 
+from components.drift_gate.executor import DRIFT, Drift
 from pipeline import lineage
 from pipeline.config import Experiment
 
@@ -21,7 +22,7 @@ class Evaluation:
       accuracy: overall, 0 to 1.
       examples: how many there were.
       by_class: accuracy of each class, in the order of the labels.
-      baseline: the last blessed model's overall accuracy on the same examples; None where there was none.
+      baseline: the serving model's overall accuracy on the same examples; None where there was none.
       baseline_by_class: likewise for each class; empty where there was none.
       reasons: a sentence for each threshold that was missed.
     """
@@ -61,6 +62,12 @@ def servability(run: lineage.Run) -> dict[str, Any]:
     return json.loads((folder / "outcome.json").read_text()) if folder else {}
 
 
+def drift(run: lineage.Run) -> list[Drift]:
+    """Returns how far new spans were from the training data; nothing where there were none."""
+    folder = lineage.folder(run.output("DriftGate", "drift"))
+    return [Drift(**fields) for fields in json.loads((folder / DRIFT).read_text())] if folder else []
+
+
 def _accuracies(result: Any) -> tuple[dict[int | None, float], int]:
     """Returns accuracies by label, the overall one under None, and the number of examples."""
     accuracies: dict[int | None, float] = {}
@@ -94,7 +101,7 @@ def _reason(
         return f"the metric {failure.metric_key.name} could not be computed: {failure.message}"
     if failure.metric_key.is_diff:
         return (
-            f"test accuracy {accuracy:.4f} is below the last blessed model's {baseline[label]:.4f} "
+            f"test accuracy {accuracy:.4f} is below the serving model's {baseline[label]:.4f} "
             f"by more than the tolerance of {gate.tolerance:g}"
         )
     if label is None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,12 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def read_splits(folders: Sequence[Path], shape: tuple[int, int, int]) -> Split:
+    """Reads a split of several parts of the data, one after the other; see `read_split`."""
+    splits = [read_split(folder, shape) for folder in folders]
+    return Split(np.concatenate([s.images for s in splits]), np.concatenate([s.labels for s in splits]))
 
 
 def read_split(folder: Path, shape: tuple[int, int, int]) -> Split:

@@ -3,9 +3,11 @@
 import functools
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from trainer import networks
@@ -41,6 +43,40 @@ def save(model: keras.Model, job: Job, folder: Path, scratch: Path) -> keras.Mod
     }
     tf.saved_model.save(servable, str(folder), signatures=signatures)
     return network
+
+
+class OtherNetwork(ValueError):
+    """The weights of a model do not fit the network."""
+
+
+def read_weights(folder: Path) -> list[np.ndarray]:
+    """Returns the weights in a SavedModel that `save` wrote, in the order of the network's variables.
+
+    Raises:
+      OtherNetwork: the model has no such weights.
+    """
+    reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
+    shapes = reader.get_variable_to_shape_map()
+    names = [f"_weights/{number}/.ATTRIBUTES/VARIABLE_VALUE" for number in range(len(shapes))]
+    weights = [reader.get_tensor(name) for name in names if name in shapes]
+    if not weights:
+        raise OtherNetwork(f"The model in {folder} was not made by this trainer, so training cannot start from it.")
+    return weights
+
+
+def set_weights(network: keras.Model, weights: Sequence[np.ndarray]) -> None:
+    """Gives a network the weights of another of the same layers.
+
+    Raises:
+      OtherNetwork: their shapes differ.
+    """
+    found, wanted = [w.shape for w in weights], [tuple(v.shape) for v in network.variables]
+    if found != wanted:
+        raise OtherNetwork(
+            f"The model that serves has weights of shapes {found}, and this network {wanted}: training cannot start "
+            "from it. Set training.warm_steps=0 once."
+        )
+    network.set_weights(list(weights))
 
 
 class _Servable(tf.Module):

@@ -4,8 +4,9 @@ import dataclasses
 import json
 import math
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from trainer import networks
+from trainer import export, networks, processes
 from trainer.devices import Devices
 from trainer.examples import Split, batches, shuffled_order
 from trainer.settings import Job
@@ -25,6 +26,10 @@ PREDICT_BATCH = 500
 
 class TrainingDiverged(RuntimeError):
     """The loss is not a number any more, and no further step can mend it."""
+
+
+class TrainingStopped(RuntimeError):
+    """The training was asked to stop, and wrote a checkpoint to go on from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +87,7 @@ def train(
     checkpoints: Path,
     logs: Path,
     say: Callable[[str], Any] = tqdm.write,
+    initial: Sequence[np.ndarray] | None = None,
 ) -> Trained:
     """Trains a network, or continues where a checkpoint says that an earlier process stopped.
 
@@ -96,12 +102,16 @@ def train(
       checkpoints: folder of this training's checkpoints, and of no other's.
       logs: folder for TensorBoard.
       say: prints a line.
+      initial: weights to start from, in the order of the network's variables; None for the job's initialisers.
 
     Raises:
       TrainingDiverged: the loss became infinite or not a number.
+      TrainingStopped: SIGTERM came.
     """
     setup = job.training
     model, optimizer, saver = _prepare(job, devices, checkpoints)
+    if initial is not None:
+        export.set_weights(model, initial)
     first_step, history = saver.restore()
     if first_step:
         say(f"Continuing from the checkpoint at step {first_step}.")
@@ -117,8 +127,13 @@ def train(
         say(_line(history[-1]))
         saver.save(step, history)
 
+    stopped = threading.Event()
     started = time.perf_counter()
-    with _bar(first_step, setup.steps) as bar, tf.summary.create_file_writer(str(logs)).as_default():
+    with (
+        _bar(first_step, setup.steps) as bar,
+        tf.summary.create_file_writer(str(logs)).as_default(),
+        processes.on_stop(stopped.set),
+    ):
         if not history:
             mark(0)
         step = first_step
@@ -131,6 +146,9 @@ def train(
                 raise TrainingDiverged(_diverged(job, loss, step))
             if step % setup.log_every == 0 or step == setup.steps:
                 mark(step)
+            if stopped.is_set():
+                saver.save(step, history)
+                raise TrainingStopped(f"Stopped at step {step}, with a checkpoint. Run again to go on from there.")
     return Trained(model, first_step, time.perf_counter() - started, history)
 
 

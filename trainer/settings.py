@@ -32,6 +32,7 @@ class Training:
       learning_rate: the optimiser's step size.
       batch_size: examples in a step, over all devices.
       steps: optimiser steps in all.
+      warm_steps: steps of a training that starts from the weights of the model that serves; 0 to start anew each time.
       log_every: steps between two printed lines, and two checkpoints.
       eval_every: steps between two measurements on the `eval` split, where there is one.
       seed: of the initial weights, of the order of the examples and of dropout.
@@ -44,6 +45,7 @@ class Training:
     learning_rate: float
     batch_size: int
     steps: int
+    warm_steps: int = 0
     log_every: int = 100
     eval_every: int = 500
     seed: int = 2019

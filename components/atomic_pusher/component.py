@@ -19,6 +19,7 @@ def AtomicPusher(
     pushed_model: OutputArtifact[PushedModel],
     destination: Parameter[str],
     record: Parameter[str],
+    canary: Parameter[int],
     code: Parameter[str],
 ) -> None:
     """Pusher whose versions appear atomically and only ever grow.
@@ -31,6 +32,7 @@ def AtomicPusher(
         `pushed_destination` say under what number and where, and `pushed_new` whether this run put it there.
       destination: folder of the served model's versions.
       record: where the model comes from, as JSON.
+      canary: 1 to name it `canary` and let what serves serve on; 0 to serve it.
       code: digest of this package.
     """
     del code
@@ -38,7 +40,7 @@ def AtomicPusher(
     pushed_model.set_int_custom_property("pushed", int(all(blessed)))
     if not all(blessed):
         return
-    pushed = push(Path(path_utils.serving_model_path(model.uri)), Path(destination), json.loads(record))
+    pushed = push(Path(path_utils.serving_model_path(model.uri)), Path(destination), json.loads(record), bool(canary))
     pushed_model.set_int_custom_property("pushed_version", pushed.version)
     pushed_model.set_string_custom_property("pushed_destination", str(pushed.path))
     pushed_model.set_int_custom_property("pushed_new", int(pushed.new))

@@ -5,14 +5,15 @@ number again. So a version is built under another name, flushed to the disk, ver
 """
 
 import dataclasses
-import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-RECORD = Path("assets.extra", "conveyor.json")  # the server ignores what it does not know in assets.extra
+from components.atomic_pusher import labels
+from components.atomic_pusher.files import RECORD, flush, flush_tree, read_record, replace_file, tree_digest, versions
+from components.atomic_pusher.labels import Labels
+
 LAST_VERSION = ".last_version"
 STAGING = ".staging"
 
@@ -36,13 +37,14 @@ class Pushed:
     new: bool
 
 
-def push(model: Path, base: Path, record: dict[str, Any]) -> Pushed:
-    """Copies a SavedModel to the next version, unless it is there already.
+def push(model: Path, base: Path, record: dict[str, Any], canary: bool = False) -> Pushed:
+    """Copies a SavedModel to the next version, unless it is there already, and names it.
 
     Args:
       model: folder of the SavedModel.
       base: folder of the served model's versions.
       record: where the model comes from; written into the version as JSON, with the digest of its files.
+      canary: whether it is to be tried beside the stable version first, where there is one, and not take its place.
 
     Raises:
       PushError: the disk is full, the folder cannot be written, or the copy differs from the original.
@@ -54,6 +56,8 @@ def push(model: Path, base: Path, record: dict[str, Any]) -> Pushed:
         shutil.rmtree(staging, ignore_errors=True)
         for version in versions(base):
             if read_record(base / str(version)).get("digest") == digest:
+                with labels.changing(base):
+                    labels.write(base, _renamed(labels.read(base), version, canary))
                 return Pushed(version, base / str(version), new=False)
         version = _next_version(base)
         shutil.copytree(model, staging)
@@ -61,37 +65,17 @@ def push(model: Path, base: Path, record: dict[str, Any]) -> Pushed:
             raise PushError(f"The copy of the model in {staging} differs from {model}: the disk lost data.")
         (staging / RECORD).parent.mkdir(exist_ok=True)
         (staging / RECORD).write_text(json.dumps({**record, "version": version, "digest": digest}, indent=1))
-        _flush_tree(staging)
-        _remember(base, version)
-        staging.rename(base / str(version))
-        _flush(base)
+        flush_tree(staging)
+        replace_file(base / LAST_VERSION, str(version))
+        with labels.changing(base):
+            known = labels.read(base)
+            staging.rename(base / str(version))
+            flush(base)
+            labels.write(base, _renamed(known, version, canary))
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise PushError(f"The model could not be pushed to {base}: {error}. What was served before stays.") from error
     return Pushed(version, base / str(version), new=True)
-
-
-def versions(base: Path) -> list[int]:
-    """Returns the numbers of the versions in a folder, in rising order."""
-    return sorted(int(path.name) for path in base.glob("*") if path.name.isdecimal() and path.is_dir())
-
-
-def read_record(version: Path) -> dict[str, Any]:
-    """Returns what `push` wrote into a version; nothing where somebody else put it there."""
-    try:
-        return json.loads((version / RECORD).read_text())
-    except (OSError, ValueError):
-        return {}
-
-
-def tree_digest(folder: Path) -> str:
-    """Returns the SHA-256 over names and content of all files below a folder, but for our own record."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder)
-        if name != RECORD:
-            digest.update(f"{name}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def _next_version(base: Path) -> int:
@@ -101,22 +85,7 @@ def _next_version(base: Path) -> int:
     return max([given, *versions(base)]) + 1
 
 
-def _remember(base: Path, version: int) -> None:
-    scratch = base / f"{LAST_VERSION}.new"
-    scratch.write_text(str(version))
-    _flush(scratch)
-    scratch.replace(base / LAST_VERSION)
-
-
-def _flush_tree(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        _flush(path)
-    _flush(folder)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _renamed(known: Labels, version: int, canary: bool) -> Labels:
+    if canary and known.stable not in (None, version):
+        return dataclasses.replace(known, canary=version)
+    return known.moved(version)

@@ -2,16 +2,16 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 from google.protobuf import struct_pb2
 from tfx.components.example_gen.component import FileBasedExampleGen
-from tfx.components.example_gen.input_processor import FileBasedInputProcessor
 from tfx.dsl.components.base import executor_spec
 from tfx.proto import example_gen_pb2
 
-from components.image_example_gen.dataset import Dataset
 from components.image_example_gen.executor import Executor
+from components.image_example_gen.spans import BASE, Part
+
+MAX_LISTED = 1000  # files whose checksums are kept one by one in ML Metadata
 
 
 class ImageExampleGen(FileBasedExampleGen):
@@ -23,34 +23,38 @@ class ImageExampleGen(FileBasedExampleGen):
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
 
-    def __init__(self, input_base: Path, dataset: Dataset, fingerprint: str) -> None:
-        """Makes the component.
+    def __init__(self, part: Part, files: dict[str, str], digest: str, code: str) -> None:
+        """Makes the component of one part of the input; a span's has the span's name in its own.
 
         Args:
-          input_base: the folder of the input files.
-          dataset: their format and splits. Where the patterns hold `{SPAN}`, the newest span is taken.
-          fingerprint: a digest of the files' content and of this code. TFX's own fingerprint of the files is made of
-            sizes and times, and would take another file of the same size for the same.
+          part: the files, their format and splits.
+          files: SHA-256 of each file, by its name below the part's folder.
+          digest: of all of them. TFX's own fingerprint of the files is made of sizes and times, and would take another
+            file of the same size for the same.
+          code: digest of this package.
         """
+        listed = files if len(files) <= MAX_LISTED else {}
         settings = struct_pb2.Struct()
-        settings.update({"dataset": json.loads(json.dumps(dataclasses.asdict(dataset))), "fingerprint": fingerprint})
+        settings.update(
+            {
+                "dataset": json.loads(json.dumps(dataclasses.asdict(part.dataset))),
+                "part": part.name,
+                "input_digest": digest,
+                "input_files": json.dumps(listed, ensure_ascii=False),
+                "code": code,
+            }
+        )
         custom_config = example_gen_pb2.CustomConfig()
         custom_config.custom_config.Pack(settings)
+        splits = [example_gen_pb2.Input.Split(name=name, pattern=pattern) for name, pattern in part.dataset.splits]
         super().__init__(
-            input_base=str(input_base),
-            input_config=example_gen_pb2.Input(splits=_input_splits(dataset)),
+            input_base=str(part.folder),
+            input_config=example_gen_pb2.Input(splits=splits),
             custom_config=custom_config,
         )
+        self.with_id(node_id(part.name))
 
 
-def newest_span(input_base: Path, dataset: Dataset) -> list[tuple[str, str]]:
-    """Returns the splits and their patterns, with the number of the newest span where they have spans."""
-    processor = FileBasedInputProcessor(str(input_base), _input_splits(dataset))
-    span, version = processor.resolve_span_and_version()
-    return [
-        (split, processor.get_pattern_for_span_version(pattern, span, version)) for split, pattern in dataset.splits
-    ]
-
-
-def _input_splits(dataset: Dataset) -> list[example_gen_pb2.Input.Split]:
-    return [example_gen_pb2.Input.Split(name=name, pattern=pattern) for name, pattern in dataset.splits]
+def node_id(part: str) -> str:
+    """Returns the name of a part's component in the pipeline."""
+    return "ImageExampleGen" if part == BASE else f"ImageExampleGen-{part}"

@@ -18,9 +18,11 @@ class Dataset:
         `eval`. Class folders without splits are divided by `eval_share` and `test_share` instead.
       eval_share: the share of a data set without splits held out as `eval`, from 0 to 1.
       test_share: the share of a data set without splits held out as `test`, from 0 to 1.
-      splits: glob patterns of the files of each input split, below the input folder, as (split, pattern) pairs;
-        `{SPAN}` in a pattern stands for the number of the newest span.
+      splits: glob patterns of the files of each input split, below the input folder, as (split, pattern) pairs.
       canonical: whether the files are published ones that `conveyor fetch` can bring and verify.
+      window: how many of the newest spans are trained on, of which the base files are the oldest; 0 for all. See
+        `spans`.
+      holdout_share: the share of each span that is held out of training as `eval` and reported by itself, 0 to 1.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Dataset:
     eval_share: float = 0.1
     test_share: float = 0.1
     canonical: bool = False
+    window: int = 0
+    holdout_share: float = 0.0
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Dataset":
@@ -41,5 +45,6 @@ class Dataset:
             "classes": tuple(fields["classes"]),
             "splits": tuple((split, pattern) for split, pattern in fields["splits"]),
             "eval_examples": int(fields["eval_examples"]),
+            "window": int(fields["window"]),
         }
         return cls(**{**fields, **exact})

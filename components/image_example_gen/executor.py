@@ -1,5 +1,6 @@
 """Writes labelled images as tf.Examples, with Beam."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from tfx.utils import proto_utils
 
 from components.image_example_gen.dataset import Dataset
 from components.image_example_gen.readers import DataError
-from components.image_example_gen.shards import HASH_SPLITS, Shard, plan
+from components.image_example_gen.shards import Shard, hash_splits, plan
+from components.image_example_gen.spans import Part
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -37,12 +39,14 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         Raises:
           DataError: a file is missing, truncated, corrupt or of another shape, or a label is out of range.
         """
-        dataset = dataset_of(exec_properties)
-        config = proto_utils.json_to_proto(exec_properties["input_config"], example_gen_pb2.Input())
-        root = Path(exec_properties["input_base"])
-        shards = plan(root, [(split.name, split.pattern) for split in config.splits], dataset)
+        settings = settings_of(exec_properties)
+        dataset = Dataset.from_dict(settings["dataset"])
+        part = Part(settings["part"], Path(exec_properties["input_base"]), dataset)
+        shards = plan(part)
         examples = artifact_utils.get_single_instance(output_dict["examples"])
-        splits = list(dict.fromkeys(s.split for s in shards if s.split)) or list(HASH_SPLITS)
+        splits = list(dict.fromkeys(s.split for s in shards if s.split)) or hash_splits(dataset)
+        for name in ("part", "input_digest", "input_files"):  # for the way back from a model to its files
+            examples.set_string_custom_property(name, settings[name])
         examples.split_names = artifact_utils.encode_split_names(splits)
         folders = {split: Path(artifact_utils.get_split_uri([examples], split)) for split in splits}
         for folder in folders.values():
@@ -55,15 +59,18 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             )
         for split, folder in folders.items():
             if not any(file.stat().st_size for file in folder.iterdir()):
-                raise DataError.at(root, None, f"at least one image for the split {split}", "none")
+                if split != "eval":
+                    raise DataError.at(part.folder, None, f"at least one image for the split {split}", "none")
+                shutil.rmtree(folder)  # a few images need not have one to hold out
+        examples.split_names = artifact_utils.encode_split_names([s for s in splits if folders[s].exists()])
 
 
-def dataset_of(exec_properties: dict[str, Any]) -> Dataset:
-    """Returns the data set that the component was given."""
+def settings_of(exec_properties: dict[str, Any]) -> dict[str, Any]:
+    """Returns what the component was given: see `component.ImageExampleGen`."""
     config = proto_utils.json_to_proto(exec_properties["custom_config"], example_gen_pb2.CustomConfig())
     settings = struct_pb2.Struct()
     config.custom_config.Unpack(settings)
-    return Dataset.from_dict(json_format.MessageToDict(settings)["dataset"])
+    return json_format.MessageToDict(settings)
 
 
 class _WriteShard(beam.DoFn):

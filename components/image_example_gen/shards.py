@@ -3,16 +3,15 @@
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 
 from components.image_example_gen.dataset import Dataset
 from components.image_example_gen.readers import DataError, Reader, open_readers
+from components.image_example_gen.spans import Part
 
 MAX_SHARD_BYTES = 16 * 2**20  # of pixels: what one worker holds in memory at a time
-HASH_SPLITS = ("train", "eval", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,30 +43,27 @@ class Shard:
             yield self.split, images, labels
             return
         chosen = content_splits(images, dataset)
-        for split in HASH_SPLITS:
+        for split in hash_splits(dataset):
             yield split, images[chosen == split], labels[chosen == split]
 
 
-def plan(root: Path, patterns: Iterable[tuple[str, str]], dataset: Dataset) -> list[Shard]:
-    """Returns the shards of all splits, after a check of every file's structure.
+def plan(part: Part) -> list[Shard]:
+    """Returns the shards of all of a part's splits, after a check of every file's structure.
 
-    Args:
-      root: the folder of the input files.
-      patterns: split names and their glob patterns below `root`. A single one means that the data has no splits of
-        its own, and a hash of each image's content divides it.
-      dataset: format, shape and classes of the images, and how many are held out.
+    Where its data set names a single split, the data has no splits of its own, and a hash of each image's content
+    divides it.
 
     Raises:
       DataError: a pattern matches nothing, or a file's structure is wrong.
     """
-    patterns = list(patterns)
+    dataset = part.dataset
     shards: list[Shard] = []
-    for split, pattern in patterns:
-        paths = [path for path in root.glob(pattern) if path.is_file()]
+    for split, pattern in dataset.splits:
+        paths = part.files(pattern)
         if not paths:
-            raise DataError.at(root, None, f"files that match {pattern} for the split {split}", "none")
+            raise DataError.at(part.folder, None, f"files that match {pattern} for the split {split}", "none")
         readers = open_readers(paths, dataset)
-        if len(patterns) == 1:
+        if len(dataset.splits) == 1:
             shards += _shards(None, [(reader, 0, len(reader)) for reader in readers], dataset)
         elif split == "train" and dataset.eval_examples:
             held_out, rest = _divide(readers, dataset.eval_examples)
@@ -108,6 +104,16 @@ def _shards(split: str | None, ranges: list[Range], dataset: Dataset) -> list[Sh
         Shard(split, reader, start, count, f"data_tfrecord-{number:05d}-of-{len(pieces):05d}")
         for number, (reader, start, count) in enumerate(pieces)
     ]
+
+
+def hash_splits(dataset: Dataset) -> list[str]:
+    """Returns the splits that a data set without splits of its own is divided into."""
+    shares = {
+        "train": 1 - dataset.eval_share - dataset.test_share,
+        "eval": dataset.eval_share,
+        "test": dataset.test_share,
+    }
+    return [split for split, share in shares.items() if share > 0]
 
 
 def content_splits(images: np.ndarray, dataset: Dataset) -> np.ndarray:

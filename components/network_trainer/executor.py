@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from serving import warmup
+from trainer import processes
 from trainer.examples import read_split
 from trainer.settings import Job
 
@@ -21,7 +22,7 @@ def run_fn(fn_args: Any) -> None:
     """Trains the network of `fn_args.custom_config`, as TFX's Trainer asks.
 
     Args:
-      fn_args: TFX's `FnArgs`. Its `custom_config` has `job`, `checkpoints` and `warmup_batches`.
+      fn_args: TFX's `FnArgs`. Its `custom_config` has `parts`, `job`, `checkpoints` and `warmup_batches`.
 
     Raises:
       TrainingFailed: the training stopped with an error, such as a loss that is not a number.
@@ -29,10 +30,16 @@ def run_fn(fn_args: Any) -> None:
     config = fn_args.custom_config
     run = Path(fn_args.model_run_dir)
     run.mkdir(parents=True, exist_ok=True)
-    examples = Path(fn_args.train_files[0]).parent.parent
+    # TFX hands over the parts in any order: <component>/examples/<execution>/Split-train/* says which is which.
+    folders = {Path(pattern).parents[3].name: Path(pattern).parents[1] for pattern in fn_args.train_files}
+    base, *spans = config["parts"]
+    examples = folders[base["component"]]
     spec = {
         "job": config["job"],
         "examples": str(examples),
+        "train": [str(folders[part["component"]]) for part in config["parts"] if part["trained_on"]],
+        "spans": {part["name"]: str(folders[part["component"]]) for part in spans},
+        "initial": fn_args.base_model,
         "checkpoints": config["checkpoints"],
         "model": fn_args.serving_model_dir,
         "run": str(run),
@@ -48,7 +55,10 @@ def _run_trainer(spec: Path) -> None:
     """Waits for the trainer. It prints to our standard output; what it writes to standard error goes through ours."""
     # The process ends with ours, however ours ends: see `trainer.__main__.end_with_parent`.
     command = [sys.executable, "-m", "trainer", str(spec)]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with (
+        subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+        processes.on_stop(process.terminate),
+    ):
         assert process.stderr is not None  # it is a pipe
         last_line = ""
         for line in process.stderr:

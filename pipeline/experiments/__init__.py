@@ -12,6 +12,11 @@ BUILT_IN = {
 }
 
 
+def name_of(text: str | None) -> str | None:
+    """Returns the name of an experiment that is given by its name or its file; None for None."""
+    return load(text).name if text is not None and text.endswith(".py") else text
+
+
 def load(name: str) -> Experiment:
     """Returns an experiment.
 

@@ -67,7 +67,7 @@ def test_first_run_second_run_better_run_and_rejected_run(conveyor):
 
     code, out = conveyor.run("training.steps=10")
     assert code == 3
-    assert re.search(r"below the last blessed model's 0\.\d+ by more than the tolerance of 0\.05", out)
+    assert re.search(r"below the serving model's 0\.\d+ by more than the tolerance of 0\.05", out)
     assert conveyor.versions() == ["1", "2"]
 
     code, out = conveyor("runs", "--json")

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 
+from components.atomic_pusher import labels
 from pipeline import serving_files
 from pipeline.config import ConfigError
 from pipeline.home import Home
-from pipeline.serving_files import Versions
+from pipeline.serving_files import Served, Versions
 from serving.server import config_files, flags
 from serving.server.batching import BatchingParameters
 
@@ -31,13 +32,22 @@ def home(tmp_path):
         ("3,4", "specific { versions: 3 versions: 4 }"),
     ],
 )
-def test_versions(text, policy):
-    assert Versions.of(text).policy() == policy
+def test_versions(home, text, policy):
+    served = Versions.of(text).of_model(home, "mnist", {})
+    numbers = " ".join(f"versions: {number}" for number in served.versions)
+    assert (served.policy or f"specific {{ {numbers} }}") == policy
+
+
+def test_stable_versions_are_those_that_have_the_labels(home):
+    assert Versions.of("stable").of_model(home, "mnist", {}) == Served((12,), {"stable": 12})
+    labels.write(home.serving / "mnist", labels.Labels(stable=1, canary=12))
+    assert Versions.of("stable").of_model(home, "mnist", {}) == Served((1, 12), {"stable": 1, "canary": 12})
+    assert Versions.of("stable").of_model(home, "cifar10", {"x": 3}) == Served((3,), {"stable": 3, "x": 3})
 
 
 @pytest.mark.parametrize("text", ["", "newest", "latest:0", "3,", "-1"])
 def test_other_versions_are_refused(text):
-    with pytest.raises(ConfigError, match="must be latest, latest:N, all"):
+    with pytest.raises(ConfigError, match="must be stable, latest, latest:N, all"):
         Versions.of(text)
 
 
@@ -62,8 +72,8 @@ def test_labels():
 
 
 def test_what_is_written_is_what_the_server_reads(home):
-    models = {"mnist": 12, "cifar10": 3}
-    folder = serving_files.write(home, models, Versions.of("latest:2"), {"mnist": {"stable": 1}, "cifar10": {}})
+    latest = Versions.of("latest:2").of_model(home, "mnist", {"stable": 1})
+    folder = serving_files.write(home, {"mnist": latest, "cifar10": Served((3,), {})})
     config = config_files.read(folder / serving_files.MODELS, "ModelServerConfig").model_config_list.config
     assert [(entry.name, entry.base_path) for entry in config] == [
         ("mnist", str(home.serving / "mnist")),
@@ -71,6 +81,7 @@ def test_what_is_written_is_what_the_server_reads(home):
     ]
     assert config[0].model_version_policy.latest.num_versions == 2
     assert dict(config[0].version_labels) == {"stable": 1}
+    assert list(config[1].model_version_policy.specific.versions) == [3]
     assert BatchingParameters.read(folder / serving_files.BATCHING).max_batch_size == 32
     monitoring = config_files.read(folder / serving_files.MONITORING, "MonitoringConfig")
     assert monitoring.prometheus_config.enable

@@ -25,11 +25,12 @@ def spec(short_job, digits, tmp_path):
             for record in serialize(digits.images[part], digits.labels[part]):
                 writer.write(record)
 
-    def write(steps=12, input_scale=1 / 255):
+    def write(steps=12, input_scale=1 / 255, initial=None):
         training = dataclasses.replace(short_job.training, steps=steps)
         network = dataclasses.replace(short_job.network, input_scale=input_scale)
         job = dataclasses.replace(short_job, training=training, network=network)
-        fields = {"job": dataclasses.asdict(job)}
+        examples = str(tmp_path / "examples")
+        fields = {"job": dataclasses.asdict(job), "train": [examples], "spans": {}, "initial": initial}
         folders = {name: str(tmp_path / name) for name in ("examples", "checkpoints", "model", "run")}
         (tmp_path / "spec.json").write_text(json.dumps(fields | folders))
         return tmp_path / "spec.json"

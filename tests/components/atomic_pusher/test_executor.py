@@ -9,8 +9,9 @@ import time
 
 import pytest
 
-from components.atomic_pusher import executor
-from components.atomic_pusher.executor import PushError, push, read_record, tree_digest, versions
+from components.atomic_pusher import executor, labels
+from components.atomic_pusher.executor import PushError, push
+from components.atomic_pusher.files import read_record, tree_digest, versions
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_counts_on_from_another_programs_versions(model, tmp_path):
     assert push(model("a"), tmp_path / "serving", {}).version == 1700000001
 
 
-@pytest.mark.parametrize("step", ["copytree", "_flush_tree", "_remember", "rename"])
+@pytest.mark.parametrize("step", ["copytree", "flush_tree", "replace_file", "rename"])
 def test_killed_at_any_step_leaves_the_old_state_or_the_new(model, tmp_path, step):
     base = tmp_path / "serving"
     push(model("a"), base, {})
@@ -85,6 +86,7 @@ def test_killed_at_any_step_leaves_the_old_state_or_the_new(model, tmp_path, ste
     after = push(tmp_path / "model-b", base, {})
     assert after.new == (step != "rename")
     assert tree_digest(after.path) == tree_digest(tmp_path / "model-b")
+    assert labels.read(base).stable == after.version
     assert not (base / executor.STAGING).exists()
 
 

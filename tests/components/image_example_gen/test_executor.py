@@ -1,15 +1,16 @@
 import dataclasses
 import hashlib
+import json
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from tfx.proto import example_gen_pb2
 from tfx.types import standard_artifacts
 from tfx.utils import proto_utils
 
-from components.image_example_gen.component import ImageExampleGen, newest_span
+from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.executor import Executor, serialize
+from components.image_example_gen.spans import BASE, Part, span
 from pipeline.explain import explain
 from pipeline.graph import BEAM_ARGS
 from tests.conftest import read_idx, write_idx
@@ -23,16 +24,21 @@ def properties_of(component):
     }
 
 
-def ingest(folder, dataset, target, workers=1):
-    """Runs the executor as the launcher would, and returns the SHA-256 of each file it wrote."""
-    properties = properties_of(ImageExampleGen(folder, dataset, ""))
+def run(component, target, workers=1):
+    """Runs the executor as the launcher would, and returns the artifact."""
     examples = standard_artifacts.Examples()
     examples.uri = str(target)
     arguments = [*BEAM_ARGS[:-1], f"--direct_num_workers={workers}"]
     if workers > 1:
         arguments[1] = "--direct_running_mode=multi_threading"
     context = Executor.Context(beam_pipeline_args=arguments, tmp_dir=str(target), unique_id="1")
-    Executor(context).Do({}, {"examples": [examples]}, properties)
+    Executor(context).Do({}, {"examples": [examples]}, properties_of(component))
+    return examples
+
+
+def ingest(folder, dataset, target, workers=1, name=BASE):
+    """Runs the executor, and returns the SHA-256 of each file it wrote."""
+    run(ImageExampleGen(Part(name, folder, dataset), {}, "", ""), target, workers)
     return {
         str(path.relative_to(target)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(target.rglob("*tfrecord*"))
@@ -76,22 +82,25 @@ def test_data_without_splits_is_divided(small_mnist, mnist_dataset, tmp_path):
     assert min(counts) > 150
 
 
-def test_newest_span_is_taken(small_mnist, mnist_dataset, tmp_path):
-    images, labels = read_idx(small_mnist, "train", 2000)
-    for span in (1, 2):
-        write_idx(tmp_path / f"span-{span}", "train", images[span::9], labels[span::9])
-        write_idx(tmp_path / f"span-{span}", "t10k", images[:20], labels[:20])
-    dataset = dataclasses.replace(
-        mnist_dataset,
-        splits=(("train", "span-{SPAN}/train-*-ubyte"), ("test", "span-{SPAN}/t10k-*-ubyte")),
-        eval_examples=10,
-    )
-    expected = [("train", "span-2/train-*-ubyte"), ("test", "span-2/t10k-*-ubyte")]
-    assert newest_span(tmp_path, dataset) == expected
-    driver = ImageExampleGen.DRIVER_CLASS(None)
-    resolved = driver.resolve_exec_properties(properties_of(ImageExampleGen(tmp_path, dataset, "")), None, None)
-    config = proto_utils.json_to_proto(resolved["input_config"], example_gen_pb2.Input())
-    assert [(split.name, split.pattern) for split in config.splits] == expected
+def test_a_span_is_ingested_for_training_but_for_what_it_holds_out(small_mnist, mnist_dataset, tmp_path):
+    write_idx(tmp_path / "span-1", "new", *read_idx(small_mnist, "train", 400))
+    dataset = dataclasses.replace(mnist_dataset, holdout_share=0.25)
+    ingest(tmp_path / "span-1", span(tmp_path / "span-1", dataset).dataset, tmp_path / "a", name="span-1")
+    assert sorted(path.name for path in (tmp_path / "a").glob("Split-*")) == ["Split-eval", "Split-train"]
+    held_out = len(read(tmp_path / "a" / "Split-eval"))
+    assert 60 < held_out < 140
+    assert held_out + len(read(tmp_path / "a" / "Split-train")) == 400
+
+
+def test_the_artifact_says_what_it_was_made_of(small_mnist, mnist_dataset, tmp_path):
+    files = {"a b": "1" * 64}
+    dataset = dataclasses.replace(mnist_dataset, eval_examples=0)
+    component = ImageExampleGen(Part(BASE, small_mnist, dataset), files, "2" * 64, "")
+    examples = run(component, tmp_path)
+    assert json.loads(examples.get_string_custom_property("input_files")) == files
+    assert examples.get_string_custom_property("input_digest") == "2" * 64
+    assert component.id == "ImageExampleGen"
+    assert ImageExampleGen(span(tmp_path / "span-12", mnist_dataset), {}, "", "").id == "ImageExampleGen-span-12"
 
 
 def test_error_in_a_worker_stays_a_sentence(small_mnist, mnist_dataset, tmp_path):

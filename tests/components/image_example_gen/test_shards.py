@@ -6,6 +6,7 @@ import pytest
 from components.image_example_gen import shards
 from components.image_example_gen.readers import DataError
 from components.image_example_gen.shards import content_splits, plan
+from components.image_example_gen.spans import BASE, Part
 from tests.conftest import read_idx
 
 
@@ -17,13 +18,13 @@ def counts(planned):
 
 
 def test_splits_of_the_tutorials(mnist, mnist_dataset, cifar10, cifar10_dataset):
-    assert counts(plan(mnist, mnist_dataset.splits, mnist_dataset)) == {"train": 55_000, "eval": 5_000, "test": 10_000}
-    assert counts(plan(cifar10, cifar10_dataset.splits, cifar10_dataset)) == {"train": 50_000, "test": 10_000}
+    assert counts(plan(Part(BASE, mnist, mnist_dataset))) == {"train": 55_000, "eval": 5_000, "test": 10_000}
+    assert counts(plan(Part(BASE, cifar10, cifar10_dataset))) == {"train": 50_000, "test": 10_000}
 
 
 def test_held_out_examples_are_the_first_across_files(cifar10, cifar10_dataset):
     dataset = dataclasses.replace(cifar10_dataset, eval_examples=12_500)
-    planned = plan(cifar10, dataset.splits, dataset)
+    planned = plan(Part(BASE, cifar10, dataset))
     assert counts(planned) == {"train": 37_500, "eval": 12_500, "test": 10_000}
     held_out = [(s.reader.path.name, s.start, s.count) for s in planned if s.split == "eval"]
     assert held_out[-1] == ("data_batch_2.bin", 0, 2500)
@@ -32,7 +33,7 @@ def test_held_out_examples_are_the_first_across_files(cifar10, cifar10_dataset):
 def test_every_image_is_in_one_shard(mnist, mnist_dataset, monkeypatch):
     monkeypatch.setattr(shards, "MAX_SHARD_BYTES", 784 * 777)
     for split in ("train", "eval"):
-        pieces = [s for s in plan(mnist, mnist_dataset.splits, mnist_dataset) if s.split == split]
+        pieces = [s for s in plan(Part(BASE, mnist, mnist_dataset)) if s.split == split]
         assert len({piece.name for piece in pieces}) == len(pieces)
         covered = np.concatenate([np.arange(p.start, p.start + p.count) for p in pieces])
         expected = np.arange(5_000) if split == "eval" else np.arange(5_000, 60_000)
@@ -43,12 +44,12 @@ def test_every_image_is_in_one_shard(mnist, mnist_dataset, monkeypatch):
 def test_refuses_to_hold_out_everything(small_mnist, mnist_dataset):
     dataset = dataclasses.replace(mnist_dataset, eval_examples=2000)
     with pytest.raises(DataError, match="eval_examples is 2000, and there are only 2000"):
-        plan(small_mnist, dataset.splits, dataset)
+        plan(Part(BASE, small_mnist, dataset))
 
 
 def test_refuses_missing_files(tmp_path, mnist_dataset):
     with pytest.raises(DataError, match=r"expected files that match train-\*-ubyte for the split train, found none"):
-        plan(tmp_path, mnist_dataset.splits, mnist_dataset)
+        plan(Part(BASE, tmp_path, mnist_dataset))
 
 
 def test_content_alone_decides_the_split(mnist, mnist_dataset):

@@ -1,0 +1,1 @@
+"""Compares what arrived with what the serving model was trained on."""

@@ -1,0 +1,92 @@
+"""Measures drift with TensorFlow Data Validation's comparators.
+
+Source: https://www.tensorflow.org/tfx/data_validation/get_started#checking_data_skew_and_drift
+"""
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import tensorflow as tf
+import tensorflow_data_validation as tfdv
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
+
+DRIFT = "drift.json"
+SCALARS = ("image_mean", "image_stddev")
+READ_BATCH = 4096
+_DISTANCES = {
+    anomalies_pb2.DriftSkewInfo.Measurement.L_INFTY: "L-infinity distance",
+    anomalies_pb2.DriftSkewInfo.Measurement.JENSEN_SHANNON_DIVERGENCE: "Jensen-Shannon divergence",
+}
+
+
+class DriftStopped(ValueError):
+    """What arrived differs too much from the training data to train on it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Drift:
+    """How far one feature's distribution moved.
+
+    Attributes:
+      feature: `label`, `image_mean` or `image_stddev`.
+      distance: the distance's name.
+      value: from 0 to 1.
+      limit: what it may be.
+    """
+
+    feature: str
+    distance: str
+    value: float
+    limit: float
+
+    @property
+    def beyond(self) -> bool:
+        """Whether the limit is exceeded."""
+        return self.value > self.limit
+
+    @property
+    def sentence(self) -> str:
+        """What a person should know of it."""
+        relation = "above" if self.beyond else "within"
+        return f"{self.feature}: {self.distance} {self.value:.3f}, {relation} the limit of {self.limit:g}"
+
+
+def measure(
+    trained_on: Sequence[Path], arrived: Sequence[Path], schema: schema_pb2.Schema, label: float, scalars: float
+) -> list[Drift]:
+    """Returns the distance of each feature between two sets of tf.Examples.
+
+    Args:
+      trained_on: folders of TFRecord files.
+      arrived: likewise.
+      schema: of both.
+      label: limit of the label's L-infinity distance.
+      scalars: limit of the scalars' Jensen-Shannon divergence.
+    """
+    compared = copy.deepcopy(schema)
+    for feature in compared.feature:
+        if feature.name == "label":
+            feature.drift_comparator.infinity_norm.threshold = label
+        elif feature.name in SCALARS:
+            feature.drift_comparator.jensen_shannon_divergence.threshold = scalars
+    anomalies = tfdv.validate_statistics(
+        _statistics(arrived, compared), compared, previous_statistics=_statistics(trained_on, compared)
+    )
+    return [
+        Drift(".".join(info.path.step), _DISTANCES[measured.type], measured.value, measured.threshold)
+        for info in anomalies.drift_skew_info
+        for measured in info.drift_measurements
+    ]
+
+
+def _statistics(folders: Sequence[Path], schema: schema_pb2.Schema) -> statistics_pb2.DatasetFeatureStatisticsList:
+    """Returns statistics of the label and the scalars, over all files of some folders."""
+    files = [str(path) for folder in folders for path in sorted(folder.glob("*"))]
+    kinds = {"label": tf.int64} | dict.fromkeys(SCALARS, tf.float32)
+    features = {name: tf.io.FixedLenFeature([], kind) for name, kind in kinds.items()}
+    rows = tf.data.TFRecordDataset(files).batch(READ_BATCH).map(lambda records: tf.io.parse_example(records, features))
+    frame = pd.concat([pd.DataFrame(batch) for batch in rows.as_numpy_iterator()])
+    return tfdv.generate_statistics_from_dataframe(frame, tfdv.StatsOptions(schema=schema), n_jobs=1)

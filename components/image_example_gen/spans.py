@@ -1,0 +1,100 @@
+"""Finds the parts that a data set's input is made of: the base files, and the spans that arrived after them.
+
+A span is a folder in the input folder, `span-1`, `span-2`, ... or `2026-11-22` and later dates, that holds labelled
+images in any of the formats that the readers know. All of them are for training, but for the share that
+`Dataset.holdout_share` holds out. The test split is always the base files'.
+"""
+
+import dataclasses
+import datetime
+import re
+from pathlib import Path
+from typing import Literal
+
+from components.image_example_gen.dataset import Dataset
+from components.image_example_gen.readers import DataError
+
+BASE = "base"
+MANIFEST = "span.json"
+_NUMBERED = re.compile(r"span-([1-9]\d*)")
+_PATTERNS: dict[Literal["idx", "cifar_binary", "folders"], str] = {
+    "idx": "*-ubyte",
+    "cifar_binary": "*.bin",
+    "folders": "*/*",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Files that are ingested together.
+
+    Attributes:
+      name: `base`, or the span's.
+      folder: where they are.
+      dataset: how they are read, and divided into splits.
+      trained_on: whether the window of training reaches back to it.
+    """
+
+    name: str
+    folder: Path
+    dataset: Dataset
+    trained_on: bool = True
+
+    def files(self, pattern: str) -> list[Path]:
+        """Returns the files that match a split's pattern, in the order of their names; a span's are not the base's."""
+        found = sorted(path for path in self.folder.glob(pattern) if path.is_file() and path.name != MANIFEST)
+        if self.name != BASE:
+            return found
+        return [path for path in found if order(path.relative_to(self.folder).parts[0]) is None]
+
+
+def parts(root: Path, dataset: Dataset) -> list[Part]:
+    """Returns the base files and the spans in `dataset.window`, the oldest first.
+
+    Raises:
+      DataError: the spans have names of both kinds, so that they have no order.
+    """
+    names = span_names(root)
+    reach = len(names) + 1 if dataset.window == 0 else dataset.window
+    plain = dataclasses.replace(dataset, window=0, holdout_share=0.0)  # which say nothing of how the files are read
+    base = Part(BASE, root, plain, trained_on=reach > len(names))
+    return [base, *(span(root / name, dataset) for name in names[max(0, len(names) - reach) :])]
+
+
+def span(folder: Path, dataset: Dataset) -> Part:
+    """Returns a folder as a span of the data set; its files say in which format they are."""
+    kind = next(kind for kind in _PATTERNS if kind == "folders" or any(folder.glob(_PATTERNS[kind])))
+    read_as = dataclasses.replace(
+        dataset,
+        format=kind,
+        splits=(("all", _PATTERNS[kind]),),
+        eval_examples=0,
+        eval_share=dataset.holdout_share,
+        test_share=0.0,
+        window=0,
+        holdout_share=0.0,
+    )
+    return Part(folder.name, folder, read_as)
+
+
+def span_names(root: Path) -> list[str]:
+    """Returns the names of the spans in a folder, the oldest first.
+
+    Raises:
+      DataError: there are numbers and dates.
+    """
+    found = {path.name: order(path.name) for path in root.glob("*") if path.is_dir()}
+    spans = {name: place for name, place in found.items() if place is not None}
+    if len({isinstance(place, int) for place in spans.values()}) > 1:
+        raise DataError.at(root, None, "spans named by numbers or by dates", f"both: {', '.join(sorted(spans))}")
+    return sorted(spans, key=spans.__getitem__)
+
+
+def order(name: str) -> int | datetime.date | None:
+    """Returns a span's number or date; None where the name is no span's."""
+    if match := _NUMBERED.fullmatch(name):
+        return int(match[1])
+    try:
+        return datetime.date.fromisoformat(name) if len(name) == 10 else None
+    except ValueError:
+        return None

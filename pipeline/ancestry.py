@@ -1,0 +1,87 @@
+"""Follows a version back through ML Metadata, from artifact to execution to artifact, down to its input files."""
+
+import dataclasses
+import datetime
+import json
+from typing import Any
+
+from ml_metadata.metadata_store import MetadataStore
+from ml_metadata.proto.metadata_store_pb2 import Artifact, Event
+
+from pipeline import lineage
+from pipeline.config import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """An artifact, and what made it.
+
+    Attributes:
+      name: the output's name, such as `model`.
+      artifact: its number in ML Metadata.
+      uri: its folder.
+      component: what made it.
+      execution: that execution's number in ML Metadata.
+      run: the run that this happened in.
+      finished: when, ISO 8601, UTC.
+      facts: what is worth knowing, such as `blessed`.
+      files: SHA-256 of each input file by its name, where the artifact was made from files.
+      inputs: what it was made of; empty for one that is told of elsewhere in the tree.
+    """
+
+    name: str
+    artifact: int
+    uri: str
+    component: str
+    execution: int
+    run: str
+    finished: str
+    facts: dict[str, Any]
+    files: dict[str, str]
+    inputs: "list[Origin]"
+
+
+def of_version(store: MetadataStore, model: str, version: int) -> Origin:
+    """Returns the whole way back from a pushed version.
+
+    Raises:
+      ConfigError: the metadata know nothing of that version.
+    """
+    for artifact in reversed(store.get_artifacts_by_type("PushedModel")):
+        told = [lineage.property_of(artifact, name) for name in ("pushed_version", "pushed_destination")]
+        if told[0] == version and str(told[1]).endswith(f"/{model}/{version}"):
+            return _origin(store, artifact, set())
+    raise ConfigError(f"ML Metadata know nothing of version {version} of {model}; see `conveyor models`.")
+
+
+def _origin(store: MetadataStore, artifact: Artifact, seen: set[int]) -> Origin:
+    events = store.get_events_by_artifact_ids([artifact.id])
+    # Later runs that took it from their cache have an event of it too; the first is of the execution that made it.
+    made = min((event for event in events if event.type == Event.OUTPUT), key=lambda event: event.execution_id)
+    (execution,) = store.get_executions_by_id([made.execution_id])
+    contexts = {context.type: context.name for context in store.get_contexts_by_execution(execution.id)}
+    finished = datetime.datetime.fromtimestamp(execution.last_update_time_since_epoch / 1000, datetime.timezone.utc)
+    inputs = []
+    if artifact.id not in seen:
+        seen.add(artifact.id)
+        taken = [e for e in store.get_events_by_execution_ids([execution.id]) if e.type == Event.INPUT]
+        known = {one.id: one for one in store.get_artifacts_by_id([event.artifact_id for event in taken])}
+        inputs = [_origin(store, known[event.artifact_id], seen) for event in taken if event.artifact_id in known]
+    return Origin(
+        made.path.steps[0].key if made.path.steps else artifact.type,
+        artifact.id,
+        artifact.uri,
+        contexts.get("node", execution.type).rpartition(".")[2],
+        execution.id,
+        contexts.get("pipeline_run", ""),
+        finished.isoformat(timespec="seconds"),
+        _facts(artifact),
+        json.loads(lineage.property_of(artifact, "input_files") or "{}"),
+        inputs,
+    )
+
+
+def _facts(artifact: Artifact) -> dict[str, Any]:
+    names = ("part", "input_digest", "blessed", "pushed_version")
+    told = {name: lineage.property_of(artifact, name) for name in names}
+    return {name: value for name, value in told.items() if value is not None}

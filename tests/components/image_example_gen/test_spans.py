@@ -1,0 +1,76 @@
+import dataclasses
+
+import pytest
+
+from components.image_example_gen.readers import DataError
+from components.image_example_gen.spans import parts, span, span_names
+
+
+def make(root, *names):
+    for name in names:
+        (root / name).mkdir()
+
+
+def taken(root, dataset, window):
+    found = parts(root, dataclasses.replace(dataset, window=window))
+    return [part.name for part in found if part.trained_on]
+
+
+def test_spans_are_in_the_order_of_their_numbers(tmp_path, mnist_dataset):
+    make(tmp_path, "span-10", "span-9", "span-1", "span-0", "spans", ".span.partial", "other")
+    assert span_names(tmp_path) == ["span-1", "span-9", "span-10"]
+
+
+def test_spans_are_in_the_order_of_their_dates(tmp_path):
+    make(tmp_path, "2026-11-02", "2025-12-31", "2026-13-01")
+    assert span_names(tmp_path) == ["2025-12-31", "2026-11-02"]
+
+
+def test_spans_of_both_kinds_have_no_order(tmp_path):
+    make(tmp_path, "2026-11-02", "span-1")
+    with pytest.raises(DataError, match="numbers or by dates, found both: 2026-11-02, span-1"):
+        span_names(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("window", "expected"),
+    [
+        (0, ["base", "span-1", "span-2", "span-3"]),
+        (1, ["span-3"]),
+        (3, ["span-1", "span-2", "span-3"]),
+        (4, ["base", "span-1", "span-2", "span-3"]),
+        (9, ["base", "span-1", "span-2", "span-3"]),
+    ],
+)
+def test_window(tmp_path, mnist_dataset, window, expected):
+    make(tmp_path, "span-1", "span-2", "span-3")
+    assert taken(tmp_path, mnist_dataset, window) == expected
+    assert parts(tmp_path, dataclasses.replace(mnist_dataset, window=window))[0].name == "base"  # it has the test split
+
+
+def test_files_of_a_span_are_not_the_bases(tmp_path, mnist_dataset):
+    for name in ("span-1/rose", "rose"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.png").touch()
+    (tmp_path / "span-1" / "span.json").touch()
+    dataset = dataclasses.replace(mnist_dataset, format="folders", splits=(("all", "*/*"),))
+    base, first = parts(tmp_path, dataset)
+    assert base.files("*/*") == [tmp_path / "rose" / "a.png"]
+    assert first.files("*/*") == [tmp_path / "span-1" / "rose" / "a.png"]
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"), [("x-images-idx3-ubyte", "idx"), ("x.bin", "cifar_binary"), ("rose/x.png", "folders")]
+)
+def test_a_spans_files_say_their_format(tmp_path, mnist_dataset, file, kind):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    part = span(tmp_path, mnist_dataset)
+    assert part.dataset.format == kind
+    assert part.files(part.dataset.splits[0][1]) == [tmp_path / file]
+
+
+def test_what_says_nothing_of_the_files_is_no_reason_to_read_them_again(tmp_path, mnist_dataset):
+    make(tmp_path, "span-1")
+    other = dataclasses.replace(mnist_dataset, window=5, holdout_share=0.5)
+    assert parts(tmp_path, other)[0] == parts(tmp_path, mnist_dataset)[0]
