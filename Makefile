@@ -6,7 +6,7 @@ run: setup
 	.venv/bin/conveyor run mnist
 
 test: setup lint
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 setup:
 	@$(or $(PYTHON),python3) requirements/install.py
@@ -26,6 +26,7 @@ lock: setup
 bench: setup
 	.venv/bin/python -m benchmarks.ingest
 	.venv/bin/python -m benchmarks.pipeline_overhead
+	.venv/bin/python -m benchmarks.retraining
 	.venv/bin/python -m benchmarks.serving
 
 clean:

@@ -38,8 +38,9 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
     "gpu": ["tensorflow[and-cuda]"],  # CUDA and cuDNN from PyPI, for machines that have a driver only
     "gcp": ["apache-beam[gcp]"],  # Beam on Dataflow and files on Google Cloud Storage
-    # Linters, types and tests (make test); ovmsclient, a client that others wrote; selenium, which drives a browser;
-    # litserve, a peer in the benchmarks; kubernetes-validate, which knows the schema of a CronJob.
+    # Linters, types and tests, two at a time (make test); kubernetes-validate and pyyaml, which know the schema of a
+    # CronJob; ovmsclient, a client that others wrote; selenium, which drives a browser; litserve, a peer in the
+    # benchmarks.
     "dev": [
         "kubernetes-validate",
         "litserve",
@@ -47,6 +48,8 @@ EXTRAS_REQUIRE = {
         "ovmsclient",
         "pytest",
         "pytest-timeout",
+        "pytest-xdist",
+        "pyyaml",
         "ruff",
         "selenium",
         "types-tqdm",

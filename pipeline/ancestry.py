@@ -26,7 +26,8 @@ class Origin:
       finished: when, ISO 8601, UTC.
       facts: what is worth knowing, such as `blessed`.
       files: SHA-256 of each input file by its name, where the artifact was made from files.
-      inputs: what it was made of; empty for one that is told of elsewhere in the tree.
+      told: whether the tree tells of that execution elsewhere already; files and inputs are left out then.
+      inputs: what it was made of.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Origin:
     finished: str
     facts: dict[str, Any]
     files: dict[str, str]
+    told: bool
     inputs: "list[Origin]"
 
 
@@ -61,11 +63,15 @@ def _origin(store: MetadataStore, artifact: Artifact, seen: set[int]) -> Origin:
     (execution,) = store.get_executions_by_id([made.execution_id])
     contexts = {context.type: context.name for context in store.get_contexts_by_execution(execution.id)}
     finished = datetime.datetime.fromtimestamp(execution.last_update_time_since_epoch / 1000, datetime.timezone.utc)
-    inputs = []
-    if artifact.id not in seen:
-        seen.add(artifact.id)
+    told, inputs = execution.id in seen, []
+    if not told:
+        seen.add(execution.id)
         taken = [e for e in store.get_events_by_execution_ids([execution.id]) if e.type == Event.INPUT]
         known = {one.id: one for one in store.get_artifacts_by_id([event.artifact_id for event in taken])}
+        # The model first: what the verdicts on it were made of is then told of there.
+        taken.sort(
+            key=lambda event: (event.path.steps[0].key != "model" if event.path.steps else True, event.artifact_id)
+        )
         inputs = [_origin(store, known[event.artifact_id], seen) for event in taken if event.artifact_id in known]
     return Origin(
         made.path.steps[0].key if made.path.steps else artifact.type,
@@ -76,12 +82,13 @@ def _origin(store: MetadataStore, artifact: Artifact, seen: set[int]) -> Origin:
         contexts.get("pipeline_run", ""),
         finished.isoformat(timespec="seconds"),
         _facts(artifact),
-        json.loads(lineage.property_of(artifact, "input_files") or "{}"),
+        {} if told else json.loads(lineage.property_of(artifact, "input_files") or "{}"),
+        told,
         inputs,
     )
 
 
 def _facts(artifact: Artifact) -> dict[str, Any]:
-    names = ("part", "input_digest", "blessed", "pushed_version")
+    names = ("part", "input_digest", "blessed", "pushed_version", "served_version")
     told = {name: lineage.property_of(artifact, name) for name in names}
     return {name: value for name, value in told.items() if value is not None}

@@ -186,18 +186,18 @@ def lineage_(experiment: str, version: int | None, home: str, metadata: str | No
         where, model = Home.at(home, metadata), experiments.load(experiment).serving.model_name
         number = version or moving.stable(where, model)
         origin = ancestry.of_version(lineage.connect(where), model, number)
-        tree = rich.tree.Tree(f"{model} version {number}")
-        _grow(tree, origin)
-        console = rich.console.Console()
-        console.print(tree, soft_wrap=True, highlight=False, markup=False)
+        if not as_json:
+            tree = rich.tree.Tree(f"{model} version {number}")
+            _grow(tree, origin)
+            rich.console.Console().print(tree, soft_wrap=True, highlight=False, markup=False)
         reply(dataclasses.asdict(origin))
 
 
 def _grow(tree: rich.tree.Tree, origin: Any) -> None:
     facts = "".join(f", {name} {value}" for name, value in origin.facts.items())
     branch = tree.add(f"{origin.name} #{origin.artifact}{facts}")
-    if not origin.inputs and not origin.files and origin.component not in ("DatasetSchemaGen", "Baseline"):
-        branch.add("as above")
+    if origin.told:
+        branch.add(f"by {origin.component} #{origin.execution}, as above")
         return
     made = branch.add(f"by {origin.component} #{origin.execution}, {origin.finished}, run {origin.run}")
     for name, digest in origin.files.items():

@@ -166,7 +166,8 @@ def clear_orphans(store: metadata_store.MetadataStore, artifacts: Path) -> int:
 
 
 def _run_contexts(store: metadata_store.MetadataStore, experiment: str | None) -> list[metadata_store_pb2.Context]:
-    contexts = sorted(store.get_contexts_by_type("pipeline_run"), key=lambda c: c.create_time_since_epoch)
+    # By number and not by time: a clock may be set back between two runs.
+    contexts = sorted(store.get_contexts_by_type("pipeline_run"), key=lambda c: c.id)
     return [context for context in contexts if experiment in (None, _experiment_of(context.name))]
 
 
@@ -175,7 +176,7 @@ def _experiment_of(run_id: str) -> str:
 
 
 def _run(store: metadata_store.MetadataStore, context: metadata_store_pb2.Context) -> Run:
-    executions = sorted(store.get_executions_by_context(context.id), key=lambda e: e.create_time_since_epoch)
+    executions = sorted(store.get_executions_by_context(context.id), key=lambda e: e.id)
     components = [_component_run(store, execution) for execution in executions]
     begin = executions[0].create_time_since_epoch if executions else context.create_time_since_epoch
     started = datetime.datetime.fromtimestamp(begin / 1000, datetime.timezone.utc)

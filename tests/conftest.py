@@ -5,6 +5,7 @@ from pathlib import Path
 # Before anything imports TensorFlow: its C++ would otherwise write to every test's standard error.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import filelock
 import numpy as np
 import pytest
 
@@ -21,7 +22,8 @@ def data(request) -> Path:
 
 def _fetched(name: str, data: Path) -> Path:
     try:
-        return fetch(name, data)
+        with filelock.FileLock(data / f"{name}.lock"):  # tests run in several processes
+            return fetch(name, data)
     except FetchError as error:
         pytest.skip(f"needs the real {name}: {error}")
 

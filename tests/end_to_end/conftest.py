@@ -1,10 +1,13 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import read_idx, write_idx
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from pipeline.cli import main; main()"]
@@ -30,6 +33,7 @@ class Conveyor:
     """The command, as a user types it, on a home of its own and 2,500 real digits."""
 
     def __init__(self, folder: Path, data: Path) -> None:
+        folder.mkdir(exist_ok=True)
         self.folder = folder
         self.home = folder / "home"
         self.data = data
@@ -59,6 +63,18 @@ class Conveyor:
         sets = [part for setting in settings for part in ("--set", setting)]
         return ["run", str(self.experiment), "--data", str(self.data), *sets]
 
+    def retrain_arguments(self, *settings: str) -> list[str]:
+        return ["retrain", *self.run_arguments(*settings)[1:]]
+
+    def retrain(self, *settings: str) -> tuple[int, str]:
+        return self(*self.retrain_arguments(*settings))
+
+    def add(self, folder: Path, *options: str) -> tuple[int, str]:
+        return self("add", self.experiment, folder, "--data", self.data, *options)
+
+    def labels(self) -> dict[str, int | None]:
+        return json.loads((self.home / "serving" / "digits" / "labels.json").read_text())
+
     def run(self, *settings: str) -> tuple[int, str]:
         return self(*self.run_arguments(*settings))
 
@@ -80,3 +96,33 @@ class Conveyor:
 @pytest.fixture
 def conveyor(tmp_path, small_mnist) -> Conveyor:
     return Conveyor(tmp_path, small_mnist)
+
+
+@pytest.fixture(scope="session")
+def _once_pushed(tmp_path_factory, small_mnist) -> Path:
+    """A folder with data, and a home folder in which version 1 was pushed."""
+    folder = tmp_path_factory.mktemp("pushed")
+    shutil.copytree(small_mnist, folder / "now" / "data")
+    code, out = Conveyor(folder / "now", folder / "now" / "data").run()
+    assert code == 0, out
+    shutil.copytree(folder / "now", folder / "as-it-was", symlinks=True)
+    return folder
+
+
+@pytest.fixture
+def pushed(_once_pushed) -> Conveyor:
+    """A home folder with one pushed version, and data of its own; always in the same place, for metadata hold paths."""
+    shutil.rmtree(_once_pushed / "now")
+    shutil.copytree(_once_pushed / "as-it-was", _once_pushed / "now", symlinks=True)
+    return Conveyor(_once_pushed / "now", _once_pushed / "now" / "data")
+
+
+@pytest.fixture(scope="session")
+def days(mnist, tmp_path_factory) -> list[Path]:
+    """Seven folders of 300 real digits each, which are in no other data of these tests."""
+    folder = tmp_path_factory.mktemp("days")
+    images, labels = read_idx(mnist, "train", 2000 + 7 * 300)
+    for day in range(7):
+        part = slice(2000 + 300 * day, 2300 + 300 * day)
+        write_idx(folder / f"day-{day + 1}", "new", images[part], labels[part])
+    return [folder / f"day-{day + 1}" for day in range(7)]

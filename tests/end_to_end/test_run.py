@@ -121,19 +121,6 @@ def test_killed_in_the_trainer_and_run_again_is_as_if_never_killed(conveyor, tmp
     assert whole["evaluation"]["by_class"] == report["evaluation"]["by_class"]
 
 
-@pytest.mark.parametrize("component", ["StatisticsGen", "Evaluator", "AtomicPusher"])
-def test_killed_between_stages_and_run_again(conveyor, component):
-    with conveyor.start(*conveyor.run_arguments()) as process:
-        before = {"StatisticsGen": "ImageExampleGen", "Evaluator": "Trainer", "AtomicPusher": "ServabilityCheck"}
-        wait_for(process, f"  {before[component]:<20} done")
-        os.kill(process.pid, signal.SIGKILL)
-    code, out = conveyor.run()
-    assert code == 0, out
-    assert re.search(rf"{before[component]} +cached", out)
-    assert conveyor.versions() == ["1"]
-    assert not any("running" in states.values() for states in conveyor.states())
-
-
 def test_second_run_at_once_is_told_so_and_a_dead_ones_lock_is_no_obstacle(conveyor):
     with conveyor.start(*conveyor.run_arguments()) as first:
         wait_for(first, "DatasetSchemaGen")

@@ -72,8 +72,8 @@ class Serving:
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.communicate()
+            self.process.terminate()  # and no harder: the server is a process of its own
+        self.process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,15 @@
 import dataclasses
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -67,6 +70,39 @@ def test_trains_and_writes_everything(spec, tmp_path):
     assert f"test accuracy {summary['test_accuracy']:.4f}" in out
     assert np.load(tmp_path / "run" / "kernels.npy", allow_pickle=False).shape == (5, 5, 1, 32)
     assert (tmp_path / "model" / "saved_model.pb").exists()
+
+
+def test_a_warm_start_begins_where_the_other_training_ended(spec, tmp_path):
+    assert wait(start(spec(steps=40)))[0] == 0
+    ended = json.loads((tmp_path / "run" / "history.json").read_text())[-1]
+    (tmp_path / "model").rename(tmp_path / "served")
+    shutil.rmtree(tmp_path / "checkpoints")
+    code, _, err = wait(start(spec(steps=4, initial=str(tmp_path / "served"))))
+    assert code == 0, err[-2000:]
+    began = json.loads((tmp_path / "run" / "history.json").read_text())[0]
+    assert began["loss"] < 0.8 * 2.3  # that of a guess among ten
+    assert began["loss"] == pytest.approx(ended["loss"], rel=0.6)
+
+
+def test_a_warm_start_from_another_network_is_refused(spec, tmp_path):
+    keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).export(tmp_path / "other", verbose=False)
+    code, _, err = wait(start(spec(initial=str(tmp_path / "other"))))
+    assert code == 1
+    assert "training cannot start from it" in err.strip().splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_stopped_by_a_signal_it_writes_a_checkpoint(spec, tmp_path):
+    process = start(spec(steps=100_000))
+    next(line for line in process.stdout if line.startswith("step 4"))
+    process.terminate()
+    _, err = process.stdout.read(), process.stderr.read()
+    process.stdin.close()
+    assert process.wait(30) == 1
+    process.stdout.close()
+    process.stderr.close()
+    step = re.search(r"Stopped at step (\d+), with a checkpoint", err.strip().splitlines()[-1])[1]
+    assert (tmp_path / "checkpoints" / f"ckpt-{step}.index").exists()
 
 
 def test_diverged_training_is_one_sentence_and_exit_code_1(spec):
