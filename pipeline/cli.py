@@ -29,11 +29,12 @@ from pipeline.terminal import (
     NOTIFY,
     NOTIFY_ON,
     SET,
+    exit_code,
     notifier,
     output,
     table,
     told_errors,
-)  # fmt: skip
+)
 from trainer import processes
 
 
@@ -150,7 +151,8 @@ def _told_of_failure(told: Notifier, experiment: str) -> Iterator[None]:
     try:
         yield
     except FAILURES as error:
-        _warn(told.tell({"experiment": experiment, "verdict": "failed", "error": str(error), "exit_code": 1}))
+        outcome = {"experiment": experiment, "verdict": "failed", "error": str(error)}
+        _warn(told.tell(outcome | {"exit_code": exit_code(error)}))
         raise
 
 

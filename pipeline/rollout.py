@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import filelock
 
 from components.atomic_pusher import labels
+from components.atomic_pusher.labels import LabelsDamaged
 from pipeline import serving_files
 from pipeline.home import Home
 from pipeline.serving_files import Served
@@ -46,8 +47,11 @@ class Rollout:
         """Looks once at the labels and at the server, and writes the server's file where the next step can be made."""
         after = dict(self.told)
         for model in self.models:
-            wanted = serving_files.labelled(self.home, model)
-            if wanted != self.told[model]:
+            try:
+                wanted = serving_files.labelled(self.home, model)
+            except (LabelsDamaged, OSError):  # what serves, serves on; the command that wants to move a label says why
+                continue
+            if wanted.versions and wanted != self.told[model]:
                 after[model] = self._next(model, self.told[model], wanted)
         if after != self.told:
             serving_files.write_models(self.home, after)

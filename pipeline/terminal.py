@@ -114,11 +114,16 @@ def told_errors() -> Iterator[None]:
     try:
         yield
     except FAILURES as error:
-        _fail(error, outcomes.USAGE if isinstance(error, ConfigError) else outcomes.FAILED)
+        _fail(error, exit_code(error))
     except runner.RunStopped as error:
         _fail(error, outcomes.INTERRUPTED)
     except KeyboardInterrupt:
         _fail("Interrupted. Run again to go on from the last checkpoint.", outcomes.INTERRUPTED)
+
+
+def exit_code(error: Exception) -> int:
+    """Returns what the process should end with after one of `FAILURES`."""
+    return outcomes.USAGE if isinstance(error, ConfigError) else outcomes.FAILED
 
 
 def _fail(message: Any, code: int) -> None:

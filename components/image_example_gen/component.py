@@ -33,14 +33,13 @@ class ImageExampleGen(FileBasedExampleGen):
             file of the same size for the same.
           code: digest of this package.
         """
-        listed = files if len(files) <= MAX_LISTED else {}
         settings = struct_pb2.Struct()
         settings.update(
             {
                 "dataset": json.loads(json.dumps(dataclasses.asdict(part.dataset))),
                 "part": part.name,
                 "input_digest": digest,
-                "input_files": json.dumps(listed, ensure_ascii=False),
+                "input_files": files if len(files) <= MAX_LISTED else {},
                 "code": code,
             }
         )

@@ -1,5 +1,6 @@
 """Writes labelled images as tf.Examples, with Beam."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,8 +46,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         shards = plan(part)
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         splits = list(dict.fromkeys(s.split for s in shards if s.split)) or hash_splits(dataset)
-        for name in ("part", "input_digest", "input_files"):  # for the way back from a model to its files
-            examples.set_string_custom_property(name, settings[name])
+        # For the way back from a model to its files.
+        examples.set_string_custom_property("part", settings["part"])
+        examples.set_string_custom_property("input_digest", settings["input_digest"])
+        examples.set_string_custom_property("input_files", json.dumps(settings["input_files"], ensure_ascii=False))
         examples.split_names = artifact_utils.encode_split_names(splits)
         folders = {split: Path(artifact_utils.get_split_uri([examples], split)) for split in splits}
         for folder in folders.values():

@@ -104,10 +104,10 @@ def test_a_week(pushed, days, tmp_path):
         assert week.day("Monday:\n300 digits", days[0])[0] == 0
         assert week.day("Tuesday:\n300 digits", days[1])[0] == 0
         assert week.day("Wednesday:\n0, 1 and 2 alone", tmp_path / "skewed")[0] == 0
-        code, out = week.day("Thursday:\na cut-off file", tmp_path / "corrupt")
+        code, out = week.day("Thursday: a cut-off\nfile is refused", tmp_path / "corrupt")
         assert code == 1
         assert f"{file} at byte 100000: expected 235216 bytes" in out
-        week.day("Friday:\nnothing")
+        week.day("Friday: nothing\nnew, skipped")
         assert week.day("Saturday:\n300 digits", days[5])[0] == 0
         assert week.day("Sunday:\n300 digits", days[6])[0] == 0
         ended = time.time()
@@ -178,8 +178,12 @@ def draw(week: Week, runs: list[dict], clients: Clients, reports: list[dict], en
         axes.spines[["top", "right"]].set_visible(False)
         for at, _ in week.days:
             axes.axvline(at - zero, color="#9aa5b1", linewidth=0.8)
+    row, right = 0, 0.0
     for at, what in week.days:
-        top.annotate(what, (at - zero, 1.0), xycoords=("data", "axes fraction"), fontsize=8, va="bottom")
+        row = row + 1 if at - zero < right else 0
+        right = at - zero + 0.1 * (ended - zero)
+        place = {"xycoords": ("data", "axes fraction"), "fontsize": 8, "va": "bottom"}
+        top.annotate(what, (at - zero, 1.02 + 0.14 * row), **place)
     times = np.array([at - zero for answers in clients.answers.values() for at, _ in answers])
     edges = np.arange(0, ended - zero, 2)
     bottom.stairs(np.histogram(times, edges)[0] / 2, edges, fill=True, color="#2f6f9f", alpha=0.5)

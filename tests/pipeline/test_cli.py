@@ -12,7 +12,10 @@ def conveyor(tmp_path, monkeypatch):
     return lambda *arguments: CliRunner().invoke(main, list(arguments))
 
 
-VERBS = ["run", "fetch", "evaluate", "runs", "models", "doctor", "serve", "predict", "loadtest"]
+VERBS = [
+    "run", "retrain", "add", "schedule", "fetch", "evaluate", "runs", "models", "rollback", "promote", "gc", "lineage",
+    "doctor", "serve", "predict", "loadtest",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -54,6 +57,30 @@ def test_failure_is_json_too(tmp_path, conveyor):
     told = json.loads(result.stdout[result.stdout.index("{") : result.stdout.rindex("}") + 1])
     assert told["verdict"] == "failed"
     assert "there is no such folder" in told["error"]
+
+
+def test_failed_retraining_is_told_of(conveyor, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "import dataclasses\nfrom pipeline.experiments import load\nMNIST = load('mnist')\n"
+        "EXPERIMENT = dataclasses.replace(MNIST, dataset=dataclasses.replace(MNIST.dataset, canonical=False))\n"
+    )
+    hook = f"tee {tmp_path / 'told'}"
+    arguments = ("retrain", str(own), "--data", str(tmp_path / "nowhere"), "--hook", hook)
+    assert conveyor(*arguments).exit_code == 2
+    told = json.loads((tmp_path / "told").read_text())
+    assert (told["experiment"], told["verdict"], told["exit_code"]) == ("mnist", "failed", 2)
+    assert "there is no such folder" in told["error"]
+    (tmp_path / "told").unlink()
+    assert conveyor(*arguments, "--notify-on", "pushed").exit_code == 2
+    assert not (tmp_path / "told").exists()
+
+
+def test_nothing_to_move(conveyor):
+    for verb in ("rollback", "promote", "lineage"):
+        result = conveyor(verb, "mnist")
+        assert result.exit_code == 2
+        assert "No model mnist has been pushed" in result.output
 
 
 def test_empty_home(conveyor):
