@@ -44,18 +44,19 @@ class Rollout:
     told: dict[str, Served]
 
     def step(self) -> None:
-        """Looks once at the labels and at the server, and writes the server's file where the next step can be made."""
-        after = dict(self.told)
-        for model in self.models:
-            try:
+        """Looks once at the labels and at the server, and writes the server's file where the next step can be made.
+
+        What cannot be read or written now is tried again at the next look; what serves, serves on.
+        """
+        with contextlib.suppress(LabelsDamaged, OSError):
+            after = dict(self.told)
+            for model in self.models:
                 wanted = serving_files.labelled(self.home, model)
-            except (LabelsDamaged, OSError):  # what serves, serves on; the command that wants to move a label says why
-                continue
-            if wanted.versions and wanted != self.told[model]:
-                after[model] = self._next(model, self.told[model], wanted)
-        if after != self.told:
-            serving_files.write_models(self.home, after)
-            self.told = after
+                if wanted.versions and wanted != self.told[model]:
+                    after[model] = self._next(model, self.told[model], wanted)
+            if after != self.told:
+                serving_files.write_models(self.home, after)
+                self.told = after
 
     def _next(self, model: str, told: Served, wanted: Served) -> Served:
         if not set(wanted.versions) <= set(told.versions):
