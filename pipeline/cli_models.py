@@ -99,7 +99,8 @@ def promote(
         where, chosen = Home.at(home), override(experiments.load(experiment), settings)
         good, sides = _checked(where, chosen, images, target, data) if check else (True, {})
         if good:
-            _moved(where, moving.promote(where, chosen.serving.model_name), reply, sides)
+            compared = sides["canary"]["version"] if sides else None
+            _moved(where, moving.promote(where, chosen.serving.model_name, compared), reply, sides)
         else:
             click.echo("The canary is not good enough, so nothing was changed.")
             reply({"verdict": "rejected", "sides": sides})

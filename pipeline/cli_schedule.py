@@ -76,7 +76,7 @@ def schedule(
 
     \b
     conveyor schedule mnist --cron "0 3 * * *" --timezone Europe/Berlin --jitter 300
-    conveyor schedule mnist --cron "0 3 * * *" --now --notify "mailto://user:password@mail.example.com"
+    conveyor schedule mnist --cron "0 3 * * *" --now --notify json://localhost/hook
     conveyor schedule --list
     conveyor schedule mnist --cron "0 3 * * 1-5" --export systemd --output /etc/systemd/system
 

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import datetime
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -30,7 +31,11 @@ from pipeline.home import Home
 from pipeline.notify import Notifier
 
 REMEMBERED = 100  # runs in the state file
+ROOT = Path(__file__).resolve().parents[1]
 _VERDICTS = {outcomes.PUSHED: "pushed", outcomes.NOT_BLESSED: "rejected", outcomes.NOTHING_NEW: "nothing new"}
+
+
+logging.getLogger("apscheduler").setLevel(logging.ERROR)  # a time that passes while a run lasts is no news
 
 
 class AlreadyScheduled(RuntimeError):
@@ -167,21 +172,32 @@ class Scheduler:
 
     def _run(self) -> None:
         """Runs once, remembers how it ended, and tells of it."""
-        self._state.running = _now()
+        started = self._state.running = _now()
         self._write()
-        command = [
-            sys.executable,
-            "-m",
-            "pipeline.cli",
-            "retrain",
-            *self._plan.arguments,
-            "--json",
-            "--end-with-parent",
-        ]
-        hidden = {"CONVEYOR_NOTIFY"}  # this process tells, also of a run that died
-        environment = {name: value for name, value in os.environ.items() if name not in hidden}
+        try:
+            outcome = self._outcome(*self._retrain())
+        except OSError as error:
+            outcome = {"verdict": "failed", "error": f"the run could not be started: {error}", "exit_code": None}
+        self._state.runs = [*self._state.runs, {"started": started, "ended": _now(), **outcome}][-REMEMBERED:]
+        self._state.running = None
+        self._write()
+        self._say(f"{outcome['verdict']}, exit code {outcome['exit_code']}")
+        for problem in self._notifier.tell({"experiment": self._plan.experiment, **outcome}):
+            self._say(problem)
+
+    def _retrain(self) -> tuple[int, str]:
+        """Returns the exit code of `conveyor retrain`, and what it printed on standard output."""
+        words = ("retrain", *self._plan.arguments, "--json", "--end-with-parent")
+        # This process tells how it ended, also of a run that died.
+        environment = {name: value for name, value in os.environ.items() if name != "CONVEYOR_NOTIFY"}
         with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+            [sys.executable, "-m", "pipeline.cli", *words],
+            cwd=ROOT,  # a folder named pipeline where the user happens to be is not ours
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,  # Ctrl+C is for this process, which hands it on
         ) as child:
             self._child = child
             if self._stopped.is_set():
@@ -189,15 +205,7 @@ class Scheduler:
             assert child.stdout is not None  # it is a pipe
             printed = child.stdout.read()
         self._child = None
-        outcome = self._outcome(child.returncode, printed)
-        self._state.runs = [*self._state.runs, {"started": self._state.running, "ended": _now(), **outcome}][
-            -REMEMBERED:
-        ]
-        self._state.running = None
-        self._write()
-        self._say(f"{outcome['verdict']}, exit code {outcome['exit_code']}")
-        for problem in self._notifier.tell({"experiment": self._plan.experiment, **outcome}):
-            self._say(problem)
+        return child.returncode, printed
 
     def _outcome(self, code: int, printed: str) -> dict[str, Any]:
         try:
@@ -211,9 +219,10 @@ class Scheduler:
         return {**told, "exit_code": code}
 
     def _stop(self) -> None:
-        self._stopped.set()
+        """Lets the run in progress end well; told twice, ends it at once."""
         if self._child is not None:
-            self._child.terminate()
+            self._child.kill() if self._stopped.is_set() else self._child.terminate()
+        self._stopped.set()
 
     def _remember(self, due: datetime.datetime | None) -> None:
         text = due.astimezone(datetime.timezone.utc).isoformat(timespec="seconds") if due else None
@@ -222,8 +231,11 @@ class Scheduler:
             self._write()
 
     def _write(self) -> None:
-        with _WRITING:
-            replace_file(self._path, json.dumps(dataclasses.asdict(self._state), indent=1))
+        try:
+            with _WRITING:
+                replace_file(self._path, json.dumps(dataclasses.asdict(self._state), indent=1))
+        except OSError as error:  # a full disk is no reason to stop
+            self._say(f"The state could not be written: {error}")
 
 
 _WRITING = threading.Lock()

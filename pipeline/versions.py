@@ -81,17 +81,26 @@ def rollback(home: Home, model: str, version: int | None) -> Move:
     return Move(model, known.stable, target)
 
 
-def promote(home: Home, model: str) -> Move:
+def promote(home: Home, model: str, checked: int | None = None) -> Move:
     """Makes the canary stable.
 
+    Args:
+      home: where the versions are.
+      model: the model's name.
+      checked: the version that was compared, and that the canary must still be; None for any.
+
     Raises:
-      ConfigError: there is none.
+      ConfigError: there is none, or another.
     """
     base = _base(home, model)
     with labels.changing(base):
         known = labels.read(base)
         if known.canary is None:
             raise ConfigError(f"{model} has no canary. Push one with --set serving.canary=true.")
+        if checked not in (None, known.canary):
+            raise ConfigError(
+                f"The canary of {model} is version {known.canary} by now; version {checked} was compared."
+            )
         labels.write(base, known.moved(known.canary))
     return Move(model, known.stable, known.canary)
 
