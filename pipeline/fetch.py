@@ -6,7 +6,6 @@ download that stops halfway leaves nothing but a folder that the next one clears
 
 import dataclasses
 import gzip
-import hashlib
 import io
 import itertools
 import json
@@ -22,6 +21,8 @@ from typing import IO
 import numpy as np
 import PIL.Image
 import pooch
+
+from pipeline.provenance import file_digest
 
 CHUNK = 1 << 20
 CONNECT_SECONDS = 30
@@ -227,11 +228,7 @@ def _check_all(folder: Path, files: dict[str, File]) -> None:
 def _is(path: Path, file: File) -> bool:
     if not path.is_file() or path.stat().st_size != file.size:
         return False
-    digest = hashlib.sha256()
-    with path.open("rb") as content:
-        while chunk := content.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest() == file.sha256
+    return file_digest(path) == file.sha256
 
 
 CANONICAL = {

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import filelock
 
 from components.atomic_pusher import labels
+from components.atomic_pusher.files import replace_file
 from components.atomic_pusher.labels import LabelsDamaged
 from pipeline import serving_files
 from pipeline.home import Home
@@ -81,7 +82,7 @@ def answering(target: str, model: str, label: str | None = None) -> set[int]:
 def announce(home: Home, models: tuple[str, ...]) -> None:
     """Writes down whose labels the server's files follow; nobody's where they were told otherwise."""
     if models:
-        (home.server / FOLLOWED).write_text(json.dumps(models))
+        replace_file(home.server / FOLLOWED, json.dumps(models))
     else:
         (home.server / FOLLOWED).unlink(missing_ok=True)
 
@@ -95,7 +96,7 @@ def following(home: Home, target: str, models: tuple[str, ...], told: dict[str, 
             return
         with contextlib.suppress(filelock.Timeout):  # another `conveyor serve` follows them too
             stack.enter_context(filelock.FileLock(home.server / LOCK, timeout=0))
-        (home.server / ENDPOINT).write_text(json.dumps(target))
+        replace_file(home.server / ENDPOINT, json.dumps(target))
         stack.callback((home.server / ENDPOINT).unlink, missing_ok=True)
         yield Rollout(home, target, models, told)
 

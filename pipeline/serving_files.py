@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from components.atomic_pusher import labels
+from components.atomic_pusher.files import replace_file
 from pipeline.config import ConfigError
 from pipeline.home import Home
 
@@ -128,7 +129,7 @@ def write_models(home: Home, models: dict[str, Served]) -> None:
             f"  config {{\n    name: {json.dumps(name)}\n    base_path: {json.dumps(str(home.serving / name))}\n"
             f'    model_platform: "tensorflow"\n    model_version_policy {{ {policy} }}{pairs}\n  }}\n'
         )
-    _replace(home.server / MODELS, f"model_config_list {{\n{''.join(entries)}}}\n".encode())
+    replace_file(home.server / MODELS, f"model_config_list {{\n{''.join(entries)}}}\n")
 
 
 def write(home: Home, models: dict[str, Served]) -> Path:
@@ -144,8 +145,8 @@ def write(home: Home, models: dict[str, Served]) -> Path:
     folder = home.server
     folder.mkdir(parents=True, exist_ok=True)
     write_models(home, models)
-    _replace(folder / BATCHING, "".join(f"{k} {{ value: {v} }}\n" for k, v in batching.items()).encode())
-    _replace(folder / MONITORING, b'prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }\n')
+    replace_file(folder / BATCHING, "".join(f"{k} {{ value: {v} }}\n" for k, v in batching.items()))
+    replace_file(folder / MONITORING, 'prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }\n')
     return folder
 
 
@@ -173,9 +174,3 @@ def protoset(folder: Path) -> Path:
         command = [sys.executable, "-m", "serving.protoset", str(path)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return path
-
-
-def _replace(path: Path, content: bytes) -> None:
-    scratch = path.with_name(f".{path.name}.new")
-    scratch.write_bytes(content)
-    scratch.replace(path)
