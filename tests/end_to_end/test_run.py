@@ -75,7 +75,9 @@ def test_first_run_second_run_better_run_and_rejected_run(conveyor):
     assert [row["state"] for row in rows] == ["pushed", "pushed", "rejected", "rejected"]
     assert [row["version"] for row in rows] == [1, 2, None, None]
     code, out = conveyor("models", "--json")
-    assert [(row["model"], row["version"]) for row in json.loads(out)] == [("digits", 1), ("digits", 2)]
+    listed = [(row["model"], row["version"], row["state"]) for row in json.loads(out)]
+    assert listed[:2] == [("digits", 1, "previous"), ("digits", 2, "serving")]
+    assert listed[2:] == [("digits", None, "rejected")] * 2
 
     code, out = conveyor("evaluate", conveyor.experiment, "--data", conveyor.data, "--set", "training.steps=60")
     assert code == 0, out

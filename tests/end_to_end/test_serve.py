@@ -206,7 +206,7 @@ def test_what_cannot_be_served_is_a_wrong_command(home, tmp_path):
     for arguments, message in (
         ((f"--home={tmp_path}",), "Run a pipeline first"),
         ((f"--home={home}", "flowers"), "No model flowers has been pushed"),
-        ((f"--home={home}", "--versions=some"), "must be latest"),
+        ((f"--home={home}", "--versions=some"), "must be stable, latest"),
         ((f"--home={home}", "--label=x"), "expected [MODEL:]NAME=VERSION"),
     ):
         done = conveyor("serve", "--backend=embedded", *arguments)
