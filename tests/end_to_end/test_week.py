@@ -25,6 +25,7 @@ SETTINGS = (
     "training.warm_steps=20", "training.precision=float32", "dataset.holdout_share=0.1", "gate.tolerance=0",
     "drift.label=0.15",
 )  # fmt: skip
+TICK = 8  # seconds
 HOOK = "import os, sys; open(sys.argv[1], 'a').write(os.environ['CONVEYOR_VERDICT'] + chr(10))"
 
 
@@ -91,7 +92,7 @@ def test_a_week(pushed, days, tmp_path):
     file.write_bytes(file.read_bytes()[:100_000])
     told = tmp_path / "told"
     schedule = [
-        "schedule", pushed.experiment, "--cron", "*/8 * * * * *", "--data", pushed.data,
+        "schedule", pushed.experiment, "--cron", f"*/{TICK} * * * * *", "--data", pushed.data,
         "--hook", f'{sys.executable} -c "{HOOK}" {told}',
         *[part for setting in SETTINGS for part in ("--set", setting)],
     ]  # fmt: skip
@@ -126,6 +127,9 @@ def test_a_week(pushed, days, tmp_path):
         assert versions == sorted(versions)
         assert versions[-1] == best
 
+    # One run at a time, and the times that passed meanwhile made one run together.
+    assert all(before["ended"] <= after["started"] for before, after in zip(runs, runs[1:], strict=False))
+    assert len(runs) < (ended - week.days[0][0]) / TICK
     verdicts = [run["verdict"] for run in runs if run["verdict"] != "nothing new"]
     assert len(verdicts) == 5  # Thursday and Friday brought nothing to train on
     assert set(verdicts) <= {"pushed", "rejected"}
