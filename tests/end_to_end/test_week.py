@@ -3,6 +3,7 @@
 The picture of it in the README is made by this test: CONVEYOR_WEEK_PICTURE=docs/week.png makes it write it there.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -128,7 +129,7 @@ def test_a_week(pushed, days, tmp_path):
         assert versions[-1] == best
 
     # One run at a time, and the times that passed meanwhile made one run together.
-    assert all(before["ended"] <= after["started"] for before, after in zip(runs, runs[1:], strict=False))
+    assert all(before["ended"] <= after["started"] for before, after in itertools.pairwise(runs))
     assert len(runs) < (ended - week.days[0][0]) / TICK
     verdicts = [run["verdict"] for run in runs if run["verdict"] != "nothing new"]
     assert len(verdicts) == 5  # Thursday and Friday brought nothing to train on
