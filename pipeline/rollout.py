@@ -15,7 +15,6 @@ from collections.abc import Iterator
 
 import filelock
 
-from components.atomic_pusher import labels
 from components.atomic_pusher.files import replace_file
 from components.atomic_pusher.labels import LabelsDamaged
 from pipeline import serving_files
@@ -113,11 +112,12 @@ def settle(home: Home, model: str) -> str | None:
     Where `conveyor serve` follows the labels, waits for it. Where it does not, but left its files, as for a server
     that was started on them otherwise, writes them anew; that server reads them within a second.
     """
-    if not (home.server / FOLLOWED).exists():
+    followed = home.server / FOLLOWED
+    models = json.loads(followed.read_text()) if followed.exists() else []
+    if model not in models:
         return None
     try:
         with filelock.FileLock(home.server / LOCK, timeout=0):
-            models = json.loads((home.server / FOLLOWED).read_text())
             serving_files.write_models(home, {name: serving_files.labelled(home, name) for name in models})
             return None
     except filelock.Timeout:
@@ -125,9 +125,8 @@ def settle(home: Home, model: str) -> str | None:
     deadline = time.monotonic() + WAIT_SECONDS
     while (target := endpoint(home)) and time.monotonic() < deadline:
         wanted = serving_files.labelled(home, model)
-        if answering(target, model, "stable") == {labels.read(home.serving / model).stable} and (
-            answering(target, model) == set(wanted.versions)
-        ):
+        moved = answering(target, model, "stable") == {wanted.labels.get("stable")}
+        if moved and answering(target, model) == set(wanted.versions):
             return target
         time.sleep(0.2)
     return None

@@ -57,8 +57,7 @@ HOOK = click.option("--hook", metavar="COMMAND", help="Is run at the end, with t
 # What can go wrong without being a bug; each says in a sentence what was wrong, where, and what to do.
 FAILURES = (
     AlreadyScheduled, ConfigError, DataError, FetchError, LabelsDamaged, MetadataUnavailable, OSError, runner.HomeBusy,
-    runner.RunFailed,
-    ServeFailed, ServingError,
+    runner.RunFailed, ServeFailed, ServingError,
 )  # fmt: skip
 
 

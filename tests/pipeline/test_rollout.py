@@ -93,4 +93,5 @@ def test_where_the_server_is_is_known_while_it_is_followed(home, monkeypatch):
         rollout.announce(home, ("m",))
         assert json.loads((home.server / rollout.FOLLOWED).read_text()) == ["m"]
         assert rollout.settle(home, "m") == "localhost:1"
+        assert rollout.settle(home, "another") is None  # which that server does not serve: nothing to wait for
     assert rollout.endpoint(home) is None
