@@ -38,12 +38,17 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
     "gpu": ["tensorflow[and-cuda]"],  # CUDA and cuDNN from PyPI, for machines that have a driver only
     "gcp": ["apache-beam[gcp]"],  # Beam on Dataflow and files on Google Cloud Storage
-    # Linters, types and tests, two at a time (make test); kubernetes-validate and pyyaml, which know the schema of a
-    # CronJob; ovmsclient, a client that others wrote; selenium, which drives a browser; litserve, a peer in the
-    # benchmarks.
+    # Linters, types, the direction of imports, and tests, two at a time (make test); kubernetes-validate and pyyaml,
+    # which know the schema of a CronJob; ovmsclient, a client that others wrote; selenium, which drives a browser;
+    # litserve, a peer in the benchmarks. The documentation: mkdocs-material builds it, docstring-parser reads the
+    # docstrings that its references are made of, latex2mathml turns its formulas into what every browser shows.
     "dev": [
+        "docstring-parser",
+        "import-linter",
         "kubernetes-validate",
+        "latex2mathml",
         "litserve",
+        "mkdocs-material",
         "mypy",
         "ovmsclient",
         "pytest",
@@ -64,10 +69,14 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["pipeline*", "components*", "trainer*", "serving*"]),
-    package_data={"pipeline": ["templates/*"], "serving.server": ["static/*"]},
+    package_data={
+        "pipeline.report": ["*.j2"],
+        "pipeline.schedule": ["*.j2"],
+        "serving.server.page": ["static/*"],
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={
-        "console_scripts": ["conveyor=pipeline.cli:main", "conveyor_model_server=serving.server.__main__:main"]
+        "console_scripts": ["conveyor=pipeline.cli.main:main", "conveyor_model_server=serving.server.__main__:main"]
     },
 )

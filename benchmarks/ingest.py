@@ -27,10 +27,10 @@ from components.image_example_gen.executor import Executor, serialize
 from components.image_example_gen.readers import open_readers
 from components.image_example_gen.shards import plan
 from components.image_example_gen.spans import BASE, Part
+from pipeline.data.fetch import fetch
 from pipeline.experiments import load
-from pipeline.fetch import fetch
-from pipeline.graph import BEAM_ARGS
-from pipeline.home import Home
+from pipeline.home.folders import Home
+from pipeline.run.graph import BEAM_ARGS
 
 DATASET = load("mnist").dataset
 

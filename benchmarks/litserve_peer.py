@@ -25,7 +25,7 @@ class Classifier(litserve.LitAPI):
         self.model, self.shape = model, shape
 
     def setup(self, device: str) -> None:  # noqa: ARG002 (litserve's signature)
-        from serving.server.bundle import Bundle
+        from serving.server.models.bundle import Bundle
 
         self.bundle = Bundle(self.model)
         self.names = self.bundle.plans["predict_images"].outputs

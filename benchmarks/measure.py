@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import provenance
+from pipeline.home import provenance
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -21,10 +21,10 @@ from benchmarks.measure import show, spread, store
 from components.image_example_gen.executor import serialize
 from components.image_example_gen.shards import plan
 from components.image_example_gen.spans import BASE, Part
-from pipeline import lineage
+from pipeline.data.fetch import fetch
 from pipeline.experiments import load
-from pipeline.fetch import fetch
-from pipeline.home import Home
+from pipeline.home import metadata_store
+from pipeline.home.folders import Home
 
 ROOT = Path(__file__).parent.parent
 NAMES = {"ImportExampleGen": "ExampleGen", "ImageExampleGen": "ExampleGen", "DatasetSchemaGen": "SchemaGen"}
@@ -32,7 +32,7 @@ NAMES |= {"AtomicPusher": "Pusher"}
 
 
 def component_times(home: Home) -> dict[str, float]:
-    (run,) = lineage.runs(lineage.connect(home))
+    (run,) = metadata_store.runs(metadata_store.connect(home))
     if any(component.state != "done" for component in run.components):
         sys.exit(f"A component of {home.root} did not end well: {run.components}")
     return {NAMES.get(component.name, component.name): component.seconds for component in run.components}

@@ -28,8 +28,8 @@ from tfx.types.channel import Channel
 from tfx.types.standard_artifacts import Model, ModelBlessing
 
 from pipeline.experiments import load
-from pipeline.graph import eval_config
-from pipeline.home import Home
+from pipeline.home.folders import Home
+from pipeline.run.graph import eval_config
 from trainer import devices, export, networks
 
 EXPERIMENT = load("mnist")

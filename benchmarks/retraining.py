@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import show, spread, store
-from pipeline import lineage
-from pipeline.fetch import fetch
-from pipeline.home import Home
+from pipeline.data.fetch import fetch
+from pipeline.home import metadata_store
+from pipeline.home.folders import Home
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENT = """
@@ -65,7 +65,7 @@ def conveyor(home: Path, *arguments: str) -> float:
 
 def parts(home: Path, whole: float) -> dict[str, float]:
     """Returns the seconds of the last run's parts, and its test accuracy."""
-    run = lineage.runs(lineage.connect(Home(home)))[-1]
+    run = metadata_store.runs(metadata_store.connect(Home(home)))[-1]
     times = {component.name: component.seconds for component in run.components if component.state == "done"}
     ingested = sum(seconds for name, seconds in times.items() if name.startswith("ImageExampleGen"))
     checked = sum(times.get(name, 0) for name in ("StatisticsGen", "ExampleValidator", "DriftGate"))

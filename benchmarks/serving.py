@@ -32,12 +32,11 @@ import numpy as np
 import psutil
 
 from benchmarks.measure import spread, store
-from pipeline import serving_files
 from pipeline.experiments import load
-from pipeline.home import Home
-from serving import wire
-from serving.client import Client, Spec, spec_message
-from serving.load import METHOD
+from pipeline.home.folders import Home
+from pipeline.release import server_files
+from serving.client import Client, Spec, spec_message, wire
+from serving.load_generator import METHOD
 
 CLIENTS = (1, 8, 32)
 ROOT = Path(__file__).parents[1]
@@ -114,7 +113,7 @@ class Contender:
 
 def raw(version: Path, shape: tuple[int, ...], clients: int, seconds: float) -> Seen:
     """Measures a bare Session in a process of its own."""
-    command = [sys.executable, "-m", "serving.raw", str(version), json.dumps([clients, *shape]), str(seconds)]
+    command = [sys.executable, "-m", "serving.bare_session", str(version), json.dumps([clients, *shape]), str(seconds)]
     done = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     images = clients * done["runs"]
     each = 1000 * done["seconds"] / done["runs"]
@@ -123,12 +122,12 @@ def raw(version: Path, shape: tuple[int, ...], clients: int, seconds: float) -> 
 
 def embedded(home: Home, model: str, image: np.ndarray, log: Path) -> Contender:
     """Starts the embedded server as `conveyor serve` does."""
-    folder = serving_files.write(home, {model: 1}, serving_files.Versions(), {model: {}})
+    folder = server_files.write(home, {model: 1}, server_files.Versions(), {model: {}})
     port = free_port()
     inputs = [wire.message({1: "images", 2: wire.tensor(image)})]
     request = wire.message({1: spec_message(Spec(model), "predict_images"), 2: inputs})
     headers = {"content-type": "application/grpc", "te": "trailers"}
-    command = [sys.executable, "-m", "serving.server", *serving_files.flags(folder, port, free_port())]
+    command = [sys.executable, "-m", "serving.server", *server_files.flags(folder, port, free_port())]
     contender = Contender(command, log, f"http://localhost:{port}{METHOD}", wire.frame(request), headers)
     with Client(f"localhost:{port}", model, timeout=60, retries=100) as client:
         client.predict(image)

@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from serving import warmup
-from serving.server.bundle import Bundle
-from serving.server.errors import StatusError
+from serving.server.models.bundle import Bundle
+from serving.server.protocol.errors import StatusError
 from serving.signatures import OUTPUTS, SIGNATURES
 
 TOLERANCE = 1e-4  # of a probability: float32 arithmetic in another order, nothing more

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from components.image_example_gen.dataset import Dataset
+from pipeline.data.fetch import FetchError, fetch
 from pipeline.experiments import load
-from pipeline.fetch import FetchError, fetch
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from components.atomic_pusher import labels
-from components.atomic_pusher.files import RECORD, flush, flush_tree, read_record, replace_file, tree_digest, versions
-from components.atomic_pusher.labels import Labels
+from serving.model_store import labels
+from serving.model_store.files import RECORD, flush, flush_tree, read_record, replace_file, tree_digest, versions
+from serving.model_store.labels import Labels
 
 LAST_VERSION = ".last_version"
 STAGING = ".staging"

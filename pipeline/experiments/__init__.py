@@ -4,7 +4,7 @@ import importlib
 import runpy
 from pathlib import Path
 
-from pipeline.config import ConfigError, Experiment, validate
+from pipeline.experiments.config import ConfigError, Experiment, validate
 
 BUILT_IN = {
     "mnist": "pipeline.experiments.mnist_tutorial",

@@ -5,7 +5,7 @@ Takes:    twenty-three minutes on two cores that compute in bfloat16.
 Command:  conveyor run cifar10
 """
 
-from pipeline.config import Dataset, Experiment, Gate, Network, Serving, Training
+from pipeline.experiments.config import Dataset, Experiment, Gate, Network, Serving, Training
 
 EXPERIMENT = Experiment(
     name="cifar10",

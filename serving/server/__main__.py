@@ -22,14 +22,17 @@ import tensorflow as tf
 from aiohttp import web
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving.server import config_files, flags, grpc_api, page, rest
-from serving.server.core import Core
-from serving.server.errors import StatusError, invalid_argument
-from serving.server.inference import Limits
-from serving.server.loading import Loader
-from serving.server.manager import Manager
-from serving.server.metrics import Metrics
-from serving.server.runner import Runner
+from serving.server import flags
+from serving.server.endpoints import grpc_api, rest_api
+from serving.server.endpoints.calls import Core
+from serving.server.endpoints.metrics import Metrics
+from serving.server.models.batch_dispatcher import Runner
+from serving.server.models.loader import Loader
+from serving.server.models.manager import Manager
+from serving.server.page import routes
+from serving.server.protocol import config_files
+from serving.server.protocol.errors import StatusError, invalid_argument
+from serving.server.protocol.requests import Limits
 
 log = logging.getLogger("conveyor_model_server")
 GRACE = 10  # seconds that running requests are given when the server is told to stop
@@ -94,10 +97,10 @@ def model_config(given: argparse.Namespace) -> Any:
     return config
 
 
-def _core(given: argparse.Namespace, stack: contextlib.AsyncExitStack) -> tuple[Core, page.Explainers]:
+def _core(given: argparse.Namespace, stack: contextlib.AsyncExitStack) -> tuple[Core, routes.Explainers]:
     limits = Limits(given.max_message_bytes, given.enable_serialization_as_tensor_content)
     metrics = Metrics()
-    explainers = page.Explainers()
+    explainers = routes.Explainers()
     manager = Manager(
         Loader.of(given, limits),
         poll_seconds=given.file_system_poll_wait_seconds,
@@ -166,15 +169,15 @@ async def _listen_grpc(core: Core, given: argparse.Namespace, stack: contextlib.
 
 
 async def _listen_http(
-    core: Core, explainers: page.Explainers, given: argparse.Namespace, stack: contextlib.AsyncExitStack
+    core: Core, explainers: routes.Explainers, given: argparse.Namespace, stack: contextlib.AsyncExitStack
 ) -> None:
     metrics_path = None
     if given.monitoring_config_file:
         prometheus = config_files.read(Path(given.monitoring_config_file), "MonitoringConfig").prometheus_config
-        metrics_path = (prometheus.path or rest.METRICS_PATH) if prometheus.enable else None
-    app = rest.Api(core, given.rest_api_timeout_in_ms / 1000, metrics_path).app(given.max_message_bytes)
+        metrics_path = (prometheus.path or rest_api.METRICS_PATH) if prometheus.enable else None
+    app = rest_api.Api(core, given.rest_api_timeout_in_ms / 1000, metrics_path).app(given.max_message_bytes)
     if given.enable_page:
-        page.add(app, page.Local(core, explainers))
+        routes.add(app, routes.Local(core, explainers))
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=GRACE)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)

@@ -10,11 +10,11 @@ import pytest
 from tests.conftest import read_idx, write_idx
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from pipeline.cli.main import main; main()"]
 
 EXPERIMENT = """
 import dataclasses
-from pipeline.config import Gate, Serving
+from pipeline.experiments.config import Gate, Serving
 from pipeline.experiments import load
 
 MNIST = load("mnist")
@@ -86,10 +86,10 @@ class Conveyor:
 
     def states(self) -> list[dict[str, str]]:
         """Returns the states of each run's components, as ML Metadata knows them, the oldest run first."""
-        from pipeline import lineage
-        from pipeline.home import Home
+        from pipeline.home import metadata_store
+        from pipeline.home.folders import Home
 
-        runs = lineage.runs(lineage.connect(Home(self.home)))
+        runs = metadata_store.runs(metadata_store.connect(Home(self.home)))
         return [{component.name: component.state for component in run.components} for run in runs]
 
 

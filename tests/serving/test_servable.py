@@ -10,7 +10,7 @@ import tensorflow as tf
 from pipeline.experiments import load
 from serving import warmup
 from serving.servable import NotServable, check
-from serving.server.bundle import Bundle
+from serving.server.models.bundle import Bundle
 from serving.signatures import SIGNATURES
 from tests.conftest import read_idx
 from trainer import export, loop, networks

@@ -9,9 +9,10 @@ import time
 
 import pytest
 
-from components.atomic_pusher import executor, labels
+from components.atomic_pusher import executor
 from components.atomic_pusher.executor import PushError, push
-from components.atomic_pusher.files import read_record, tree_digest, versions
+from serving.model_store import labels
+from serving.model_store.files import read_record, tree_digest, versions
 
 
 @pytest.fixture

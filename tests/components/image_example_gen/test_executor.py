@@ -11,8 +11,8 @@ from tfx.utils import proto_utils
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.executor import Executor, serialize
 from components.image_example_gen.spans import BASE, Part, span
-from pipeline.explain import explain
-from pipeline.graph import BEAM_ARGS
+from pipeline.run.error_text import explain
+from pipeline.run.graph import BEAM_ARGS
 from tests.conftest import read_idx, write_idx
 
 

@@ -1,0 +1,95 @@
+"""Looks at what a run needs, and says what is wrong and how to mend it."""
+
+import dataclasses
+import importlib.metadata
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+
+from pipeline.data.fetch import CANONICAL, is_complete
+from pipeline.experiments.config import ConfigError
+from pipeline.home.folders import Home, MetadataUnavailable
+from pipeline.home.provenance import versions
+
+NEEDED_BYTES = 3 * 2**30  # a run of CIFAR-10 with its checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+      subject: what.
+      ok: whether a run can go on with it.
+      detail: what is there.
+      mend: what to do about it, where it is not ok.
+    """
+
+    subject: str
+    ok: bool
+    detail: str
+    mend: str = ""
+
+
+def examine(home: Home) -> Iterator[Finding]:
+    """Yields a finding for each thing that a run needs."""
+    checks: list[Callable[[Home], Finding]] = [_stack, _evaluation, _device, _folder, _disk, _metadata]
+    for check in checks:
+        try:
+            yield check(home)
+        except Exception as error:  # a broken installation fails in its own ways; the others are still worth a look
+            yield Finding(check.__name__.strip("_"), False, f"{type(error).__name__}: {error}", "run make setup again")
+    for name in CANONICAL:
+        there = is_complete(name, home.data)
+        detail = "there, and its checksums are right" if there else f"not there; conveyor fetch {name} brings it"
+        yield Finding(f"data {name}", True, detail)
+
+
+def _stack(_: Home) -> Finding:
+    libc = " ".join(platform.libc_ver()).strip() or platform.system()
+    told = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return Finding("stack", True, f"{told}, {libc}")
+
+
+def _evaluation(_: Home) -> Finding:
+    import tensorflow_model_analysis as tfma
+
+    whole = hasattr(tfma, "default_eval_shared_model")
+    detail = f"tensorflow-model-analysis {importlib.metadata.version('tensorflow-model-analysis')}"
+    return Finding("evaluation", whole, detail if whole else f"{detail} is only half there", "pip install ipykernel")
+
+
+def _device(_: Home) -> Finding:
+    from trainer import devices
+
+    return Finding("device", True, devices.choose("auto").description)
+
+
+def _folder(home: Home) -> Finding:
+    try:
+        home.root.mkdir(parents=True, exist_ok=True)
+        probe = home.root / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        return Finding("home", False, f"{home.root}: {error.strerror}", "choose a folder you can write to with --home")
+    return Finding("home", True, str(home.root))
+
+
+def _disk(home: Home) -> Finding:
+    free = shutil.disk_usage(next(path for path in [home.root, *home.root.parents] if path.exists())).free
+    mend = f"free {(NEEDED_BYTES - free) / 2**30:.1f} GiB, or choose another --home"
+    return Finding("disk", free >= NEEDED_BYTES, f"{free / 2**30:.1f} GiB free", mend)
+
+
+def _metadata(home: Home) -> Finding:
+    place = home.metadata_place
+    if not home.has_metadata:
+        return Finding("metadata", True, f"{place}, not made yet")
+    from pipeline.home import metadata_store
+
+    try:
+        count = len(metadata_store.runs(metadata_store.connect(home)))
+    except (MetadataUnavailable, ConfigError) as error:
+        return Finding("metadata", False, str(error), "then run conveyor doctor again")
+    return Finding("metadata", True, f"{place}, {count} runs")

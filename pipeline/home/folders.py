@@ -1,0 +1,135 @@
+"""The one folder that all state lives in, and the place of its metadata."""
+
+import dataclasses
+import os
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+from pipeline.experiments.config import ConfigError
+
+DEFAULT = ".conveyor"
+
+
+class MetadataUnavailable(RuntimeError):
+    """The metadata store cannot be reached, or is not one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Home:
+    """The folders of a home folder, and the address of its metadata.
+
+    Attributes:
+      root: the home folder, absolute.
+      metadata: address of the ML Metadata store: empty for SQLite in the home folder, or
+        `mysql://user:password@host:port/database`, or `postgresql://...` likewise.
+    """
+
+    root: Path
+    metadata: str = ""
+
+    @classmethod
+    def at(cls, root: str | None = None, metadata: str | None = None) -> "Home":
+        """Returns the home given, or that of $CONVEYOR_HOME and $CONVEYOR_METADATA, or `.conveyor` here."""
+        chosen = root or os.environ.get("CONVEYOR_HOME") or DEFAULT
+        return cls(Path(chosen).expanduser().resolve(), metadata or os.environ.get("CONVEYOR_METADATA", ""))
+
+    @property
+    def data(self) -> Path:
+        """Downloads, verified."""
+        return self.root / "data"
+
+    @property
+    def database(self) -> Path:
+        """ML Metadata's SQLite file."""
+        return self.root / "metadata.db"
+
+    @property
+    def has_metadata(self) -> bool:
+        """Whether there may be metadata: a server is told of, or the SQLite file is there."""
+        return bool(self.metadata) or self.database.exists()
+
+    @property
+    def metadata_place(self) -> str:
+        """Where the metadata is, in words and without a password."""
+        return self.metadata.rpartition("@")[2] if self.metadata else str(self.database)
+
+    @property
+    def artifacts(self) -> Path:
+        """What the components hand to each other."""
+        return self.root / "artifacts"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Of trainings, one folder for each combination of experiment, data and code."""
+        return self.root / "checkpoints"
+
+    @property
+    def serving(self) -> Path:
+        """Pushed SavedModels: `<model>/<version>/`."""
+        return self.root / "serving"
+
+    @property
+    def server(self) -> Path:
+        """Configuration files of the server, made anew at each `conveyor serve`."""
+        return self.root / "server"
+
+    @property
+    def reports(self) -> Path:
+        """One page and one JSON file a run."""
+        return self.root / "reports"
+
+    @property
+    def schedules(self) -> Path:
+        """State of each `conveyor schedule`."""
+        return self.root / "schedules"
+
+    @property
+    def backups(self) -> Path:
+        """Copies of the metadata."""
+        return self.root / "backups"
+
+    @property
+    def logs(self) -> Path:
+        """One file a run."""
+        return self.root / "logs"
+
+    def log(self, name: str) -> Path:
+        """Returns the file for one run's noise, in a folder that exists."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        return self.logs / f"{name}.log"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the run in progress."""
+        return self.root / "run.lock"
+
+    def connection(self) -> Any:
+        """Returns ML Metadata's `ConnectionConfig`.
+
+        Raises:
+          ConfigError: the address is of no kind that ML Metadata knows.
+        """
+        from ml_metadata.proto import metadata_store_pb2
+
+        config = metadata_store_pb2.ConnectionConfig()
+        if not self.metadata:
+            self.root.mkdir(parents=True, exist_ok=True)
+            config.sqlite.filename_uri = str(self.database)
+            return config
+        url = urllib.parse.urlsplit(self.metadata)
+        database = url.path.strip("/")
+        if url.scheme not in ("mysql", "postgresql") or not (url.hostname and database):
+            raise ConfigError(
+                "The metadata address must look like mysql://user:password@host:port/database or postgresql://... "
+                f"and its scheme is {url.scheme or 'missing'!r}."
+            )
+        user, password = (urllib.parse.unquote(part or "") for part in (url.username, url.password))
+        if url.scheme == "mysql":
+            config.mysql.host, config.mysql.port, config.mysql.database = url.hostname, url.port or 3306, database
+            config.mysql.user, config.mysql.password = user, password
+        else:
+            server = config.postgresql
+            server.host, server.port, server.dbname = url.hostname, str(url.port or 5432), database
+            server.user, server.password = user, password
+        return config

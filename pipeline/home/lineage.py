@@ -1,0 +1,94 @@
+"""Follows a version back through ML Metadata, from artifact to execution to artifact, down to its input files."""
+
+import dataclasses
+import datetime
+import json
+from typing import Any
+
+from ml_metadata.metadata_store import MetadataStore
+from ml_metadata.proto.metadata_store_pb2 import Artifact, Event
+
+from pipeline.experiments.config import ConfigError
+from pipeline.home import metadata_store
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """An artifact, and what made it.
+
+    Attributes:
+      name: the output's name, such as `model`.
+      artifact: its number in ML Metadata.
+      uri: its folder.
+      component: what made it.
+      execution: that execution's number in ML Metadata.
+      run: the run that this happened in.
+      finished: when, ISO 8601, UTC.
+      facts: what is worth knowing, such as `blessed`.
+      files: SHA-256 of each input file by its name, where the artifact was made from files.
+      told: whether the tree tells of that execution elsewhere already; files and inputs are left out then.
+      inputs: what it was made of.
+    """
+
+    name: str
+    artifact: int
+    uri: str
+    component: str
+    execution: int
+    run: str
+    finished: str
+    facts: dict[str, Any]
+    files: dict[str, str]
+    told: bool
+    inputs: "list[Origin]"
+
+
+def of_version(store: MetadataStore, model: str, version: int) -> Origin:
+    """Returns the whole way back from a pushed version.
+
+    Raises:
+      ConfigError: the metadata know nothing of that version.
+    """
+    for artifact in reversed(store.get_artifacts_by_type("PushedModel")):
+        told = [metadata_store.property_of(artifact, name) for name in ("pushed_version", "pushed_destination")]
+        if told[0] == version and str(told[1]).endswith(f"/{model}/{version}"):
+            return _origin(store, artifact, set())
+    raise ConfigError(f"ML Metadata know nothing of version {version} of {model}; see `conveyor models`.")
+
+
+def _origin(store: MetadataStore, artifact: Artifact, seen: set[int]) -> Origin:
+    events = store.get_events_by_artifact_ids([artifact.id])
+    # Later runs that took it from their cache have an event of it too; the first is of the execution that made it.
+    made = min((event for event in events if event.type == Event.OUTPUT), key=lambda event: event.execution_id)
+    (execution,) = store.get_executions_by_id([made.execution_id])
+    contexts = {context.type: context.name for context in store.get_contexts_by_execution(execution.id)}
+    finished = datetime.datetime.fromtimestamp(execution.last_update_time_since_epoch / 1000, datetime.timezone.utc)
+    told, inputs = execution.id in seen, []
+    if not told:
+        seen.add(execution.id)
+        taken = [e for e in store.get_events_by_execution_ids([execution.id]) if e.type == Event.INPUT]
+        known = {one.id: one for one in store.get_artifacts_by_id([event.artifact_id for event in taken])}
+        # The model first: what the verdicts on it were made of is then told of there.
+        taken.sort(
+            key=lambda event: (event.path.steps[0].key != "model" if event.path.steps else True, event.artifact_id)
+        )
+        inputs = [_origin(store, known[event.artifact_id], seen) for event in taken if event.artifact_id in known]
+    return Origin(
+        made.path.steps[0].key if made.path.steps else artifact.type,
+        artifact.id,
+        artifact.uri,
+        contexts.get("node", execution.type).rpartition(".")[2],
+        execution.id,
+        contexts.get("pipeline_run", ""),
+        finished.isoformat(timespec="seconds"),
+        _facts(artifact),
+        {} if told else json.loads(metadata_store.property_of(artifact, "input_files") or "{}"),
+        told,
+        inputs,
+    )
+
+
+def _facts(artifact: Artifact) -> dict[str, Any]:
+    names = ("part", "input_digest", "blessed", "pushed_version", "served_version")
+    told = {name: metadata_store.property_of(artifact, name) for name in names}
+    return {name: value for name, value in told.items() if value is not None}

@@ -1,0 +1,203 @@
+"""What ML Metadata knows: runs and their components, blessings, pushed versions."""
+
+import dataclasses
+import datetime
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ml_metadata import errors, metadata_store
+from ml_metadata.proto import metadata_store_pb2
+from ml_metadata.proto.metadata_store_pb2 import Execution
+
+from pipeline.home import backup
+from pipeline.home.folders import Home, MetadataUnavailable
+
+STATES = {
+    Execution.NEW: "running",
+    Execution.RUNNING: "running",
+    Execution.COMPLETE: "done",
+    Execution.FAILED: "failed",
+    Execution.CACHED: "cached",
+    Execution.CANCELED: "canceled",
+}
+
+
+COMPLETED = ("pushed", "rejected")  # states of a run that came to a verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class ComponentRun:
+    """One component in one run.
+
+    Attributes:
+      name: the component's name.
+      state: `running`, `done`, `failed`, `cached` or `canceled`.
+      seconds: how long it took.
+      outputs: its artifacts by output name, the newest of each; none where it failed.
+    """
+
+    name: str
+    state: str
+    seconds: float
+    outputs: dict[str, metadata_store_pb2.Artifact]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of an experiment's pipeline.
+
+    Attributes:
+      id: `<experiment>-<time>-<fingerprint>`.
+      started: when its first component started.
+      components: in the order they ran.
+    """
+
+    id: str
+    started: datetime.datetime
+    components: list[ComponentRun]
+
+    @property
+    def experiment(self) -> str:
+        """The experiment's name."""
+        return _experiment_of(self.id)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the data, the configuration and the code."""
+        return self.id.rsplit("-", 1)[1]
+
+    @property
+    def seconds(self) -> float:
+        """How long its components took together."""
+        return sum(component.seconds for component in self.components)
+
+    @property
+    def version(self) -> int | None:
+        """The version that its model is served under; None where it was not pushed."""
+        pushed = self.output("AtomicPusher", "pushed_model")
+        return property_of(pushed, "pushed_version") if pushed and property_of(pushed, "pushed") == 1 else None
+
+    @property
+    def state(self) -> str:
+        """`pushed`, `rejected`, `failed`, `running` or `unfinished`."""
+        states = {component.state for component in self.components}
+        if self.version is not None:
+            return "pushed"
+        for state in ("failed", "running"):
+            if state in states:
+                return state
+        return "rejected" if self.output("AtomicPusher", "pushed_model") else "unfinished"
+
+    def output(self, component: str, name: str) -> metadata_store_pb2.Artifact | None:
+        """Returns an artifact that a component of this run made or took from the cache."""
+        return next((c.outputs.get(name) for c in self.components if c.name == component), None)
+
+
+def connect(home: Home) -> metadata_store.MetadataStore:
+    """Returns the home folder's store, and makes its tables where it is new.
+
+    Raises:
+      MetadataUnavailable: the server does not answer, or the file is damaged.
+    """
+    try:
+        return metadata_store.MetadataStore(home.connection(), enable_upgrade_migration=False)
+    except (RuntimeError, errors.StatusError) as error:
+        raise MetadataUnavailable(
+            f"The metadata in {home.metadata_place} cannot be opened: {error}. {backup.way_back(home)}"
+        ) from error
+
+
+def property_of(artifact: metadata_store_pb2.Artifact, name: str) -> Any:
+    """Returns a custom property's value; None where the artifact has none of that name."""
+    if name not in artifact.custom_properties:
+        return None
+    value = artifact.custom_properties[name]
+    return getattr(value, value.WhichOneof("value"))
+
+
+def runs(store: metadata_store.MetadataStore, experiment: str | None = None) -> list[Run]:
+    """Returns all runs, or one experiment's, the oldest first."""
+    return [_run(store, context) for context in _run_contexts(store, experiment)]
+
+
+def last_completed(store: metadata_store.MetadataStore, experiment: str) -> Run | None:
+    """Returns an experiment's newest run that came to a verdict, without a look at older ones; None without any."""
+    newest_first = (_run(store, context) for context in reversed(_run_contexts(store, experiment)))
+    return next((run for run in newest_first if run.state in COMPLETED), None)
+
+
+def run_by_id(store: metadata_store.MetadataStore, run_id: str) -> Run:
+    """Returns one run.
+
+    Raises:
+      KeyError: there is no such run.
+    """
+    context = store.get_context_by_type_and_name("pipeline_run", run_id)
+    if context is None:
+        raise KeyError(run_id)
+    return _run(store, context)
+
+
+def close_abandoned(store: metadata_store.MetadataStore) -> list[str]:
+    """Marks executions that a dead process left running as failed; returns their components' names.
+
+    Only for the holder of the home's lock: nobody else can be running.
+    """
+    abandoned = [e for e in store.get_executions() if e.last_known_state in (Execution.RUNNING, Execution.NEW)]
+    for execution in abandoned:
+        execution.last_known_state = Execution.FAILED
+    if abandoned:
+        store.put_executions(abandoned)
+    return [_component_name(store, execution) for execution in abandoned]
+
+
+def clear_orphans(store: metadata_store.MetadataStore, artifacts: Path) -> int:
+    """Removes outputs of executions that the store has not seen yet, and returns how many.
+
+    After a return to an older copy of the store, numbers are given again, and a component would write among the files
+    that another left under its number. Only for the holder of the home's lock.
+    """
+    known = max((execution.id for execution in store.get_executions()), default=0)
+    orphans = [path for path in artifacts.glob("*/*/*/*") if path.name.isdecimal() and int(path.name) > known]
+    for path in orphans:
+        shutil.rmtree(path)
+    return len(orphans)
+
+
+def _run_contexts(store: metadata_store.MetadataStore, experiment: str | None) -> list[metadata_store_pb2.Context]:
+    # By number and not by time: a clock may be set back between two runs.
+    contexts = sorted(store.get_contexts_by_type("pipeline_run"), key=lambda c: c.id)
+    return [context for context in contexts if experiment in (None, _experiment_of(context.name))]
+
+
+def _experiment_of(run_id: str) -> str:
+    return run_id.rsplit("-", 2)[0]
+
+
+def _run(store: metadata_store.MetadataStore, context: metadata_store_pb2.Context) -> Run:
+    executions = sorted(store.get_executions_by_context(context.id), key=lambda e: e.id)
+    components = [_component_run(store, execution) for execution in executions]
+    begin = executions[0].create_time_since_epoch if executions else context.create_time_since_epoch
+    started = datetime.datetime.fromtimestamp(begin / 1000, datetime.timezone.utc)
+    return Run(context.name, started, components)
+
+
+def _component_run(store: metadata_store.MetadataStore, execution: Execution) -> ComponentRun:
+    outputs = {}
+    for event in store.get_events_by_execution_ids([execution.id]):
+        if event.type == metadata_store_pb2.Event.OUTPUT and event.path.steps:
+            outputs[event.path.steps[0].key] = store.get_artifacts_by_id([event.artifact_id])[0]
+    seconds = (execution.last_update_time_since_epoch - execution.create_time_since_epoch) / 1000
+    state = STATES.get(execution.last_known_state, "unknown")
+    return ComponentRun(_component_name(store, execution), state, seconds, outputs)
+
+
+def _component_name(store: metadata_store.MetadataStore, execution: Execution) -> str:
+    nodes = [context for context in store.get_contexts_by_execution(execution.id) if context.type == "node"]
+    return nodes[0].name.rpartition(".")[2] if nodes else execution.type
+
+
+def folder(artifact: metadata_store_pb2.Artifact | None) -> Path | None:
+    """Returns an artifact's folder, if there is an artifact and its folder is still there."""
+    return Path(artifact.uri) if artifact is not None and Path(artifact.uri).is_dir() else None

@@ -1,0 +1,1 @@
+"""Which version serves, and serving it: promotion, rollout, backends, predictions, load tests."""

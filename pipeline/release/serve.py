@@ -1,0 +1,286 @@
+"""`conveyor serve`: starts a server of the pushed models, waits until it answers, and says how to ask it."""
+
+import base64
+import contextlib
+import dataclasses
+import io
+import json
+import math
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from pipeline.experiments.config import ConfigError
+from pipeline.home.folders import Home
+from pipeline.release import backends, rollout, server_files
+from pipeline.release.backends import Backend
+from pipeline.release.server_files import Served
+from serving.client import Client, ServingError
+
+START_LIMIT = 300  # seconds until a server must answer
+STOP_LIMIT = 30  # seconds that it is given to finish what runs
+
+
+class ServeFailed(RuntimeError):
+    """The server ended, or did not answer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the command line says.
+
+    Attributes:
+      models: names; empty for every pushed one.
+      versions: as `server_files.Versions.of` reads it.
+      labels: as `server_files.labels_of` reads them.
+      host: address to listen on.
+      port: of gRPC.
+      rest_port: of REST; where the backend has no page, the page is on the next.
+    """
+
+    models: tuple[str, ...] = ()
+    backend: str = "auto"
+    versions: str = "stable"
+    labels: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
+    port: int = 8500
+    rest_port: int = 8501
+    image: str = backends.IMAGE
+
+    @property
+    def reach(self) -> str:
+        """The address to ask at."""
+        return "localhost" if self.host in ("127.0.0.1", "0.0.0.0", "::") else self.host
+
+
+@dataclasses.dataclass(frozen=True)
+class Endpoint:
+    """A server that answers."""
+
+    backend: str
+    why: str
+    grpc: str
+    rest: str
+    page: str
+    models: dict[str, int]
+    files: str
+    log: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What is about to be started.
+
+    Attributes:
+      backend: what serves.
+      files: folder of its configuration files.
+      models: the stable version of each.
+      served: how each is served.
+      followed: those whose labels are followed, as nothing else was asked for.
+    """
+
+    backend: Backend
+    files: Path
+    models: dict[str, int]
+    served: dict[str, Served]
+    followed: tuple[str, ...]
+
+
+def prepare(home: Home, settings: Settings) -> Prepared:
+    """Chooses the backend, writes its files, and returns both and the models.
+
+    Raises:
+      ConfigError: nothing to serve, a wrong option, or a port that is taken.
+    """
+    models = server_files.pushed_models(home, settings.models)
+    labels = server_files.labels_of(settings.labels, models)
+    choice = server_files.Versions.of(settings.versions)
+    served = {name: choice.of_model(home, name, labels[name]) for name in models}
+    folder = server_files.write(home, served)
+    followed = tuple(models) if choice.stable and not settings.labels else ()
+    rollout.announce(home, followed)
+    backend = backends.choose(settings.backend)
+    ports = {"--port": settings.port, "--rest-port": settings.rest_port}
+    if not backend.has_page:
+        ports["the page's port, the one after --rest-port"] = settings.rest_port + 1
+    for option, port in ports.items():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((settings.host, port))
+            except OSError as error:
+                raise ConfigError(
+                    f"{option} {port} cannot be listened on ({error.strerror}); choose another."
+                ) from error
+    return Prepared(backend, folder, models, served, followed)
+
+
+def commands(home: Home, settings: Settings, prepared: Prepared) -> list[list[str]]:
+    """Returns the commands to start: the server, and for one without a page the page."""
+    backend = prepared.backend
+    server = backend.command(home, prepared.files, settings.host, settings.port, settings.rest_port, settings.image)
+    if backend.has_page:
+        return [server]
+    page = [
+        sys.executable, "-m", "serving.server.page.remote", f"{settings.reach}:{settings.port}", str(home.serving),
+        settings.host, str(settings.rest_port + 1),
+    ]  # fmt: skip
+    return [server, page]
+
+
+def serve(home: Home, settings: Settings, say: Callable[[Endpoint], None]) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Args:
+      home: whose models are served.
+      settings: what the command line says.
+      say: told once, when the newest version of every model has answered.
+
+    Raises:
+      ConfigError: see `prepare`.
+      ServeFailed: the server ended by itself, or did not answer in time.
+    """
+    prepared = prepare(home, settings)
+    backend, models = prepared.backend, prepared.models
+    target = f"{settings.reach}:{settings.port}"
+    log = home.log("serve")
+    with contextlib.ExitStack() as stack, log.open("wb") as output, _signals() as stopped:
+        started = []
+        for command in commands(home, settings, prepared):
+            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+            stack.callback(_stop, process)
+            started.append(process)
+        _await(started, stopped, settings, models, log)
+        if stopped():
+            return
+        page = settings.rest_port + (0 if backend.has_page else 1)
+        rest = f"http://{settings.reach}:{settings.rest_port}"
+        say(
+            Endpoint(
+                backend.name,
+                backend.why,
+                target,
+                rest,
+                f"http://{settings.reach}:{page}/",
+                models,
+                str(prepared.files),
+                str(log),
+            )
+        )
+        with rollout.following(home, target, prepared.followed, prepared.served) as following:
+            while not stopped():
+                _check(started, log)
+                following.step()
+                time.sleep(0.2)
+
+
+def snippets(home: Home, endpoint: Endpoint) -> dict[str, str]:
+    """Returns commands that ask the first model as they stand: with grpcurl, with curl, in Python."""
+    model, version = next(iter(endpoint.models.items()))
+    shape = image_shape(home.serving / model / str(version))
+    if shape is None:
+        return {}
+    protoset = server_files.protoset(home.server)
+    blank = {"dtype": "DT_UINT8", "tensor_shape": {"dim": [{"size": n} for n in (1, *shape)]}, "int_val": [0]}
+    spec = {"name": model, "signature_name": "predict_pixels"}
+    over_grpc = json.dumps({"model_spec": spec, "inputs": {"images": blank}})
+    file = io.BytesIO()
+    PIL.Image.fromarray(np.zeros(shape, np.uint8).squeeze()).save(file, "PNG")
+    png = base64.b64encode(file.getvalue()).decode()
+    over_rest = json.dumps({"signature_name": "predict_encoded", "instances": [{"b64": png}]})
+    python = (
+        f"import numpy; from serving.client import Client; "
+        f'print(Client("{endpoint.grpc}/{model}").predict(numpy.zeros({(1, *shape)}, "uint8")))'
+    )
+    method = "tensorflow.serving.PredictionService/Predict"
+    return {
+        "grpcurl": f"grpcurl -plaintext -protoset {shlex.quote(str(protoset))} -d {shlex.quote(over_grpc)} "
+        f"{endpoint.grpc} {method}",
+        "curl": f"curl -d {shlex.quote(over_rest)} {endpoint.rest}/v1/models/{model}:predict",
+        "python": f"{shlex.quote(sys.executable)} -c {shlex.quote(python)}",
+    }
+
+
+def image_shape(version: Path) -> tuple[int, int, int] | None:
+    """Returns [height, width, channels] that a pushed version takes; None where it does not say."""
+    try:
+        height, width, channels = json.loads((version / "assets" / "dataset.json").read_text())["shape"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return height, width, channels
+
+
+def _await(
+    started: list[subprocess.Popen], stopped: Callable[[], bool], settings: Settings, models: dict[str, int], log: Path
+) -> None:
+    """Waits until every model has answered a request, and the page is there."""
+    deadline = time.monotonic() + START_LIMIT
+    waiting = dict(models)
+    while waiting and not stopped():
+        _check(started, log)
+        model = next(iter(waiting))
+        with Client(f"{settings.reach}:{settings.port}", model, timeout=5, retries=0) as client:
+            try:
+                _ask_once(client)
+                del waiting[model]
+                continue
+            except ServingError as error:
+                if time.monotonic() > deadline:
+                    raise ServeFailed(
+                        f"{model} did not answer in {START_LIMIT} s: {error} The log is {log}."
+                    ) from error
+        time.sleep(0.1)
+    while len(started) > 1 and not stopped():  # the page's own process
+        _check(started, log)
+        with contextlib.suppress(OSError), socket.create_connection((settings.reach, settings.rest_port + 1), 1):
+            return
+        time.sleep(0.1)
+
+
+def _ask_once(client: Client) -> None:
+    """Asks for one prediction of a blank image; of a model without images, for its metadata."""
+    signature = client.metadata().get("predict_pixels")
+    images = signature.inputs.get("images") if signature else None
+    if images and images.shape and images.dtype == np.uint8 and math.prod(images.shape[1:]) > 0:
+        client.predict(np.zeros((1, *images.shape[1:]), np.uint8))
+
+
+def _check(started: list[subprocess.Popen], log: Path) -> None:
+    for process in started:
+        if process.poll() is not None:
+            lines = log.read_text(errors="replace").strip().splitlines()
+            last = lines[-1] if lines else "it said nothing"
+            raise ServeFailed(f"The server ended with {process.returncode}: {last} The log is {log}.")
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """Lets a process finish what it answers, and ends it by force if that takes too long."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(STOP_LIMIT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[Callable[[], bool]]:
+    """Yields a function that tells whether a stop signal has come."""
+    seen: list[int] = []
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda received, _: seen.append(received)) for number in numbers]
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""Retraining by the clock: our own daemon, cron expressions, notifications, and files for other schedulers."""

@@ -1,0 +1,78 @@
+"""Writes what other schedulers need to run a retraining: a crontab line, a systemd service and timer, a CronJob."""
+
+import getpass
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from pipeline.experiments.config import ConfigError
+from pipeline.home.folders import Home
+from pipeline.schedule.daemon import Plan
+
+KINDS = ("crontab", "systemd", "kubernetes")
+CONTAINER_HOME = "/conveyor"
+IMAGE = "conveyor:latest"
+
+
+def files(kind: str, plan: Plan, home: Home, writes: tuple[Path, ...] = (), image: str = IMAGE) -> dict[str, str]:
+    """Returns the files for a scheduler, by name.
+
+    Args:
+      kind: one of `KINDS`.
+      plan: what is run, and when.
+      home: where everything goes; in a container it is /conveyor.
+      writes: folders besides the home folder that the run may write to.
+      image: the container image that holds Conveyor.
+
+    Raises:
+      ConfigError: the plan says what the scheduler cannot do.
+    """
+    if plan.cron.has_seconds and kind != "systemd":
+        raise ConfigError(f'--cron "{plan.cron.text}": {kind} knows no seconds; give five fields.')
+    unit = "conveyor-" + (re.sub(r"[^a-z0-9]+", "-", plan.experiment.lower()).strip("-") or "experiment")
+    module: Any = _template().make_module(
+        {
+            "title": f"Conveyor: retrains {plan.experiment}",
+            "unit": unit[:52].rstrip("-"),  # Kubernetes adds 11 characters, and allows 63
+            "cron": plan.cron.text,
+            "calendar": plan.cron.calendar(plan.timezone),
+            "timezone": plan.timezone,
+            "jitter": plan.jitter,
+            "delay": f"sleep $(shuf -i 0-{plan.jitter} -n 1)\n{' ' * 18}" if plan.jitter else "",
+            "command": shlex.join([_program(), "retrain", *plan.arguments]),
+            "container_command": shlex.join(["conveyor", "retrain", *_in_container(plan.arguments, home)]),
+            "user": getpass.getuser(),
+            "writes": [str(path) for path in (home.root, *writes)],
+            "image": image,
+        }
+    )
+    if kind == "crontab":
+        return {f"{unit}.crontab": module.crontab()}
+    if kind == "systemd":
+        return {f"{unit}.service": module.service(), f"{unit}.timer": module.timer()}
+    return {f"{unit}.yaml": module.kubernetes()}
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
+    )
+    return environment.get_template("export.j2")
+
+
+def _program() -> str:
+    installed = Path(sys.executable).with_name("conveyor")
+    return str(installed) if installed.exists() else "conveyor"
+
+
+def _in_container(arguments: tuple[str, ...], home: Home) -> list[str]:
+    """Returns the arguments with the home folder's place in the container; others must be mounted where they are."""
+    return [CONTAINER_HOME if argument == str(home.root) else argument for argument in arguments]

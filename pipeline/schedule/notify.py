@@ -1,0 +1,106 @@
+"""Tells somebody how a run ended: e-mail, chat or webhook by an apprise address, and a command."""
+
+import dataclasses
+import json
+import logging
+import os
+import shlex
+import socket
+import subprocess
+from typing import Any
+
+import apprise
+
+from pipeline.experiments.config import ConfigError
+
+EVENTS = ("pushed", "rejected", "failed", "nothing new")
+HOOK_SECONDS = 60
+_KINDS = {
+    "pushed": apprise.NotifyType.SUCCESS,
+    "rejected": apprise.NotifyType.WARNING,
+    "failed": apprise.NotifyType.FAILURE,
+    "nothing new": apprise.NotifyType.INFO,
+}
+logging.getLogger("apprise").setLevel(logging.CRITICAL)  # its messages hold parts of the addresses, which are secrets
+
+
+@dataclasses.dataclass(frozen=True)
+class Notifier:
+    """Whom to tell, and of what.
+
+    Attributes:
+      urls: apprise addresses, such as `mailto://...`, `slack://...`, `json://host/path`. They hold passwords, and are
+        neither printed nor written anywhere.
+      hook: a command that is given the outcome as JSON on its standard input, and the verdict as $CONVEYOR_VERDICT.
+      events: the verdicts that are told of.
+    """
+
+    urls: tuple[str, ...] = ()
+    hook: str | None = None
+    events: tuple[str, ...] = EVENTS
+
+    def __post_init__(self) -> None:
+        for number, url in enumerate(self.urls, start=1):
+            if not apprise.Apprise().add(url):
+                scheme = url.partition("://")[0] if "://" in url else "missing"
+                raise ConfigError(
+                    f"Notification address {number} of {len(self.urls)} is not one that apprise knows; its scheme is "
+                    f"{scheme!r}. See https://github.com/caronc/apprise for all of them."
+                )
+
+    def tell(self, outcome: dict[str, Any]) -> list[str]:
+        """Sends a message and runs the hook; returns what went wrong, in sentences without secrets.
+
+        Args:
+          outcome: `Outcome.to_dict()`, or `verdict` and `error`; with `experiment` besides.
+        """
+        if outcome["verdict"] not in self.events:
+            return []
+        problems = []
+        title, body = message(outcome)
+        for number, url in enumerate(self.urls, start=1):
+            service = apprise.Apprise()
+            service.add(url)
+            if not service.notify(title=title, body=body, notify_type=_KINDS[outcome["verdict"]]):
+                problems.append(
+                    f"Notification address {number} ({url.partition('://')[0]}://...) did not take the message."
+                )
+        if self.hook:
+            problems += self._run_hook(outcome)
+        return problems
+
+    def _run_hook(self, outcome: dict[str, Any]) -> list[str]:
+        assert self.hook is not None
+        try:
+            done = subprocess.run(
+                shlex.split(self.hook),
+                input=json.dumps(outcome),
+                text=True,
+                env=os.environ | {"CONVEYOR_VERDICT": outcome["verdict"]},
+                timeout=HOOK_SECONDS,
+                check=False,
+            )
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            return [f"The hook could not be run: {error}."]
+        return [f"The hook ended with {done.returncode}."] if done.returncode else []
+
+
+def message(outcome: dict[str, Any]) -> tuple[str, str]:
+    """Returns the title and the text of a message about a run."""
+    version = f", version {outcome['version']} ({outcome['label']})" if outcome.get("version") else ""
+    title = f"Conveyor: {outcome['experiment']} {outcome['verdict']}{version if outcome['verdict'] == 'pushed' else ''}"
+    lines = []
+    if outcome.get("accuracy") is not None:
+        before = outcome.get("baseline")
+        lines.append(
+            f"test accuracy {100 * outcome['accuracy']:.2f} %" + (f", before {100 * before:.2f} %" if before else "")
+        )
+    lines += [f"because {reason}" for reason in outcome.get("reasons", ())]
+    lines += [f"drift: {sentence}" for sentence in outcome.get("drift", ())]
+    if outcome.get("error"):
+        lines.append(str(outcome["error"]))
+    if outcome["verdict"] in ("rejected", "failed"):
+        lines.append("What was served before stays.")
+    if outcome.get("report"):
+        lines.append(f"report {outcome['report']}")
+    return title, "\n".join([*lines, f"on {socket.gethostname()}"])

@@ -1,0 +1,125 @@
+"""The calls of the protocol, for gRPC and REST alike: finds the version, checks the request, runs it, counts it."""
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2
+from tensorflow_serving.config import model_server_config_pb2
+
+from serving.server.endpoints.metrics import Metrics
+from serving.server.models.batch_dispatcher import Runner
+from serving.server.models.manager import Manager, State, Version
+from serving.server.protocol import requests
+from serving.server.protocol.errors import StatusError, invalid_argument
+from serving.server.protocol.requests import Job, Limits
+
+Reply = TypeVar("Reply")
+
+
+@dataclasses.dataclass
+class Core:
+    """What a server answers with."""
+
+    manager: Manager
+    runner: Runner
+    metrics: Metrics
+    limits: Limits
+
+    async def predict(self, request: Any, entrypoint: str = "GRPC") -> Any:
+        """Answers a PredictRequest.
+
+        Raises:
+          StatusError: as the real server would.
+        """
+        limits = dataclasses.replace(self.limits, as_content=True) if entrypoint == "REST" else self.limits
+        return await self._run(
+            "Predict", entrypoint, request, lambda version: requests.prepare_predict(request, version, limits)
+        )
+
+    async def classify(self, request: Any, entrypoint: str = "GRPC") -> Any:
+        """Answers a ClassificationRequest; see `predict`."""
+        return await self._run(
+            "Classify", entrypoint, request, lambda version: requests.prepare_classify(request, version)
+        )
+
+    async def regress(self, request: Any, entrypoint: str = "GRPC") -> Any:
+        """Answers a RegressionRequest; see `predict`."""
+        return await self._run(
+            "Regress", entrypoint, request, lambda version: requests.prepare_regress(request, version)
+        )
+
+    async def multi_inference(self, request: Any) -> Any:
+        """Answers a MultiInferenceRequest; see `predict`."""
+        calls = {"classify": self.classify, "regress": self.regress}
+        parts = [calls[kind](part) for kind, part in requests.split_multi(request)]
+        return requests.join_multi(await asyncio.gather(*parts))
+
+    async def metadata(self, request: Any) -> Any:
+        """Answers a GetModelMetadataRequest.
+
+        Raises:
+          StatusError: as the real server would.
+        """
+        _require_spec(request)
+        with self.manager.use(request.model_spec) as version:
+            return requests.metadata(request, version)
+
+    async def status(self, request: Any) -> Any:
+        """Answers a GetModelStatusRequest; see `metadata`."""
+        _require_spec(request)
+        response = get_model_status_pb2.GetModelStatusResponse()
+        for version in self.manager.status(request.model_spec):
+            entry = response.model_version_status.add(version=version.number, state=int(version.state))
+            error = version.error if version.state in (State.END, State.LOADING) else None
+            entry.status.error_code = error.grpc_code.value[0] if error else 0
+            entry.status.error_message = error.message if error else ""
+        return response
+
+    async def reload(self, request: Any) -> Any:
+        """Answers a ReloadConfigRequest, when its new models are loaded."""
+        response = model_management_pb2.ReloadConfigResponse()
+        config = model_server_config_pb2.ModelServerConfig()
+        config.CopyFrom(request.config)
+        if config.WhichOneof("config") != "model_config_list":
+            raise invalid_argument(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+                "Only ModelConfigList is currently supported"
+            )
+        await asyncio.to_thread(self.manager.configure, config)
+        return response
+
+    async def _run(self, api: str, entrypoint: str, request: Any, prepare: Callable[[Version], Job]) -> Any:
+        async def answer() -> Any:
+            _require_spec(request)
+            with self.manager.use(request.model_spec) as version:
+                job = prepare(version)
+                reply = await self.runner.run(version, job)
+            if job.examples:
+                self.metrics.examples(version.model, job.examples)
+            return reply
+
+        return await self._counted(api, entrypoint, request.model_spec.name, answer())
+
+    async def _counted(self, api: str, entrypoint: str, model: str, answer: Awaitable[Reply]) -> Reply:
+        started, status = time.perf_counter(), "INTERNAL"
+        try:
+            reply = await answer
+            status = "OK"
+            return reply
+        except StatusError as error:
+            status = error.code
+            raise
+        except asyncio.CancelledError:
+            status = "CANCELLED"
+            raise
+        finally:
+            if self.manager.serves(model):  # a name that nobody configured is not worth a counter each
+                self.metrics.request(model, api, entrypoint, status, time.perf_counter() - started)
+
+
+def _require_spec(request: Any) -> None:
+    if not request.HasField("model_spec"):
+        raise invalid_argument("Missing ModelSpec")

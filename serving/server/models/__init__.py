@@ -1,0 +1,1 @@
+"""What holds the models: versions and their states, loading, sessions, batches."""

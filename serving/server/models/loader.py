@@ -1,0 +1,95 @@
+"""Loads a version as the flags say, and warms it up before anybody can ask it."""
+
+import argparse
+import dataclasses
+import logging
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from serving import warmup
+from serving.server.models.batching import BatchingParameters
+from serving.server.models.bundle import Bundle
+from serving.server.protocol import requests
+from serving.server.protocol.errors import StatusError
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loader:
+    """Loads versions.
+
+    Attributes:
+      tags: of the MetaGraph.
+      batching: None for no batching.
+      warmup_iterations: how often each warm-up request is replayed; 0 for no warm-up.
+    """
+
+    tags: tuple[str, ...]
+    session_config: Any
+    batching: BatchingParameters | None
+    warmup_iterations: int
+    limits: requests.Limits
+
+    @classmethod
+    def of(cls, flags: argparse.Namespace, limits: requests.Limits) -> "Loader":
+        """Returns the loader that the flags ask for.
+
+        Raises:
+          StatusError: the batching parameters cannot be read.
+        """
+        both = flags.tensorflow_session_parallelism
+        config = tf.compat.v1.ConfigProto(
+            intra_op_parallelism_threads=both or flags.tensorflow_intra_op_parallelism,
+            inter_op_parallelism_threads=both or flags.tensorflow_inter_op_parallelism,
+        )
+        config.gpu_options.allow_growth = not flags.per_process_gpu_memory_fraction
+        config.gpu_options.per_process_gpu_memory_fraction = flags.per_process_gpu_memory_fraction
+        batching = None
+        if flags.enable_batching:
+            file = flags.batching_parameters_file
+            batching = BatchingParameters.read(Path(file)) if file else BatchingParameters()
+        iterations = max(1, flags.num_request_iterations_for_warmup) if flags.enable_model_warmup else 0
+        return cls(tuple(flags.saved_model_tags.split(",")), config, batching, iterations, limits)
+
+    def __call__(self, model: str, path: Path) -> Bundle:
+        """Returns a version, loaded and warm.
+
+        Raises:
+          StatusError: it cannot be loaded, or does not answer its own warm-up requests.
+        """
+        bundle = Bundle(path, self.tags, self.session_config, self.batching)
+        try:
+            if self.warmup_iterations:
+                self._warm_up(model, bundle)
+        except BaseException:
+            bundle.close()
+            raise
+        return bundle
+
+    def _warm_up(self, model: str, bundle: Bundle) -> None:
+        version = types.SimpleNamespace(model=model, number=0, bundle=bundle)
+        prepare: dict[str, Callable[[Any], list[requests.Job]]] = {
+            "predict_log": lambda one: [requests.prepare_predict(one.request, version, self.limits)],
+            "classify_log": lambda one: [requests.prepare_classify(one.request, version)],
+            "regress_log": lambda one: [requests.prepare_regress(one.request, version)],
+            "multi_inference_log": lambda one: [
+                (requests.prepare_classify if kind == "classify" else requests.prepare_regress)(part, version)
+                for kind, part in requests.split_multi(one.request)
+            ],
+        }
+        try:
+            logs = warmup.logs(bundle.path)
+        except tf.errors.OpError as error:
+            raise StatusError("DATA_LOSS", f"{bundle.path / warmup.WARMUP_FILE}: {error.message}") from error
+        for entry in logs:
+            kind = entry.WhichOneof("log_type")
+            if kind not in prepare:
+                raise StatusError("UNIMPLEMENTED", f"Unsupported log_type for warmup: {kind}")
+            for job in prepare[kind](getattr(entry, kind)):
+                for _ in range(self.warmup_iterations):
+                    job.reply(bundle.run(job.signature, job.inputs, job.outputs))

@@ -1,0 +1,185 @@
+"""The page at `/`: a person draws a digit or drops a picture, and sees what the network makes of it.
+
+The page asks for its models (`GET /page/models`) and sends the pixels of a picture (`POST /page/models/NAME`); all that
+it shows comes from here. It works on the embedded server, which answers itself (`Local`), and before a real one, which
+is asked over gRPC (`Remote`).
+"""
+
+import asyncio
+import base64
+import json
+import math
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from aiohttp import web
+from tensorflow_serving.apis import predict_pb2
+
+from serving.server.endpoints.calls import Core
+from serving.server.models.manager import Version
+from serving.server.page.activations import SIGNATURE, Explainer
+from serving.server.protocol import requests, tensors
+from serving.server.protocol.errors import StatusError, invalid_argument
+
+FILES = Path(__file__).parent / "static"
+# Nothing is fetched from elsewhere, and no other site may frame the page.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+class Explainers:
+    """The explainers of models that somebody has looked at: one version of each, made when first asked for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: dict[Path, Explainer | None] = {}
+
+    def of(self, path: Path) -> Explainer | None:
+        """Returns a version's explainer; None where it has no pixels or no convolutions to show."""
+        with self._lock:
+            if path not in self._made:
+                for other in [other for other in self._made if other.parent == path.parent]:
+                    self._free(other)
+                try:
+                    self._made[path] = Explainer(path)
+                except Exception:  # a picture less, and nothing else, is lost
+                    self._made[path] = None
+            return self._made[path]
+
+    def forget(self, version: Version) -> None:
+        """Frees a version's explainer."""
+        with self._lock:
+            self._free(version.path)
+
+    def _free(self, path: Path) -> None:
+        explainer = self._made.pop(path, None)
+        if explainer:
+            explainer.close()
+
+
+class Models(Protocol):
+    """Where the page's answers come from."""
+
+    def list(self) -> list[dict[str, Any]]:
+        """Returns the models that take pixels: `name`, `version`, `shape`, `classes`."""
+
+    async def predict(self, name: str, image: np.ndarray) -> tuple[int, Path, dict[str, np.ndarray]]:
+        """Returns the version that answered, its folder, and its outputs for uint8 [height, width, channels]."""
+
+    def explainer(self, path: Path) -> Explainer | None:
+        """Returns a version's explainer; blocks while it is made."""
+
+
+class Local:
+    """Answers of the embedded server itself."""
+
+    def __init__(self, core: Core, explainers: Explainers) -> None:
+        self._core, self._explainers = core, explainers
+
+    def list(self) -> list[dict[str, Any]]:
+        found = []
+        for name in self._core.manager.names():
+            spec = requests.new_spec()
+            spec.name = name
+            try:
+                with self._core.manager.use(spec) as version:
+                    found += describe(name, version.number, version.path)
+            except StatusError:
+                continue
+        return found
+
+    async def predict(self, name: str, image: np.ndarray) -> tuple[int, Path, dict[str, np.ndarray]]:
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name, request.model_spec.signature_name = name, SIGNATURE
+        request.inputs["images"].CopyFrom(tensors.to_proto(image[None], as_content=True))
+        response = await self._core.predict(request, "REST")
+        number = response.model_spec.version.value
+        path = next(v.path for v in self._core.manager.status(request.model_spec) if v.number == number)
+        return number, path, {key: tensors.to_array(value, 2**30) for key, value in response.outputs.items()}
+
+    def explainer(self, path: Path) -> Explainer | None:
+        return self._explainers.of(path)
+
+
+def describe(name: str, number: int, path: Path) -> list[dict[str, Any]]:
+    """Returns a version's description for the page; nothing where it does not say its shape and classes."""
+    try:
+        dataset = json.loads((path / "assets" / "dataset.json").read_text())
+        return [{"name": name, "version": number, "shape": dataset["shape"], "classes": dataset["classes"]}]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def add(app: web.Application, models: Models) -> None:
+    """Adds the page's routes to an application."""
+
+    async def listed(request: web.Request) -> web.Response:
+        return web.json_response(await asyncio.to_thread(models.list), headers=HEADERS)
+
+    async def asked(request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        found = await asyncio.to_thread(models.list)
+        described = {model["name"]: model for model in found}.get(name)
+        if described is None:
+            raise StatusError("NOT_FOUND", f"No model {name} with a shape and classes is served.")
+        image = _image(await request.read(), described["shape"])
+        started = time.perf_counter()
+        number, path, outputs = await models.predict(name, image)
+        reply = {
+            "version": number,
+            "milliseconds": 1e3 * (time.perf_counter() - started),
+            "classes": described["classes"],
+            "scores": outputs["scores"][0].astype(float).tolist(),
+        }
+        reply |= await asyncio.to_thread(_explained, models, path, image)
+        return web.json_response(reply, headers=HEADERS)
+
+    app.router.add_get("/page/models", listed)
+    app.router.add_post("/page/models/{name}", asked)
+    app.router.add_get("/", _file("index.html", "text/html"))
+    app.router.add_get("/page/app.js", _file("app.js", "text/javascript"))
+    app.router.add_get("/page/style.css", _file("style.css", "text/css"))
+
+
+def _explained(models: Models, path: Path, image: np.ndarray) -> dict[str, Any]:
+    explainer = models.explainer(path)
+    if explainer is None:
+        return {"kernels": None, "layers": []}
+    try:
+        maps = explainer.maps(image)
+    except RuntimeError:  # the version was unloaded meanwhile
+        return {"kernels": None, "layers": []}
+    layers = [
+        {"name": layer.name} | _bytes(one.transpose(2, 0, 1)) for layer, one in zip(explainer.layers, maps, strict=True)
+    ]
+    kernels = None if explainer.kernels is None else _bytes(explainer.kernels.transpose(3, 0, 1, 2))
+    return {"kernels": kernels, "layers": layers}
+
+
+def _bytes(values: np.ndarray) -> dict[str, Any]:
+    """Returns values as a shape and base64 bytes, the least as 0 and the greatest as 255."""
+    low, high = float(values.min()), float(values.max())
+    scaled = (values - low) * (255 / (high - low) if high > low else 0)
+    return {"shape": values.shape, "values": base64.b64encode(scaled.astype(np.uint8).tobytes()).decode()}
+
+
+def _image(body: bytes, shape: list[int]) -> np.ndarray:
+    if len(body) != math.prod(shape):
+        raise invalid_argument(f"{len(body)} bytes are not a picture of {shape}, which has {math.prod(shape)}.")
+    return np.frombuffer(body, np.uint8).reshape(shape)
+
+
+def _file(name: str, kind: str) -> Callable[[web.Request], Any]:
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(body=(FILES / name).read_bytes(), content_type=kind, charset="utf-8", headers=HEADERS)
+
+    return handler

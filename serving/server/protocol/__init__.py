@@ -1,0 +1,1 @@
+"""What the server speaks: requests and their checks, tensors, JSON, status codes, configuration files."""

@@ -1,0 +1,320 @@
+"""What each call of the protocol does: checks a request against a signature, and makes the reply of the outputs.
+
+Codes and messages are the real server's. Each call has three steps, so that warm-up can run the same code as a request:
+`prepare_*` returns a `Job`, whoever has it runs it, and its `reply` is given the outputs.
+
+Source: https://github.com/tensorflow/serving/tree/master/tensorflow_serving/servables/tensorflow
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf import any_pb2
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    inference_pb2,
+    model_pb2,
+    predict_pb2,
+    regression_pb2,
+)
+
+from serving.server.models.bundle import Plan
+from serving.server.protocol import tensors
+from serving.server.protocol.errors import StatusError, invalid_argument
+
+DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
+CLASSIFY, REGRESS = tf.saved_model.CLASSIFY_METHOD_NAME, tf.saved_model.REGRESS_METHOD_NAME
+SIGNATURE_DEF = "signature_def"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A checked request.
+
+    Attributes:
+      signature: the signature's name.
+      inputs: in the order of the signature's inputs sorted by name.
+      outputs: names of the outputs that are wanted, sorted.
+      reply: makes the reply of them.
+      api: `Predict`, `Classify` or `Regress`.
+      examples: how many tf.Examples it carries; 0 for tensors.
+    """
+
+    signature: str
+    inputs: Sequence[np.ndarray]
+    outputs: Sequence[str]
+    reply: Callable[[Sequence[np.ndarray]], Any]
+    api: str = "Predict"
+    examples: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What the server takes and how it answers.
+
+    Attributes:
+      tensor_bytes: the most bytes of a request's tensor.
+      as_content: whether replies carry numbers as `tensor_content`.
+    """
+
+    tensor_bytes: int = 2**27
+    as_content: bool = False
+
+
+def new_spec() -> Any:
+    """Returns an empty ModelSpec."""
+    return model_pb2.ModelSpec()
+
+
+def effective_spec(version: Any, signature: str) -> Any:
+    """Returns the ModelSpec of a reply: what was really asked."""
+    spec = new_spec()
+    _fill_spec(spec, version, signature)
+    return spec
+
+
+def _fill_spec(spec: Any, version: Any, signature: str) -> None:
+    spec.name, spec.signature_name = version.model, signature
+    spec.version.value = version.number
+
+
+def prepare_predict(request: predict_pb2.PredictRequest, version: Any, limits: Limits) -> Job:
+    """Checks a PredictRequest.
+
+    Raises:
+      StatusError: FAILED_PRECONDITION for an unknown signature; INVALID_ARGUMENT for inputs that are missing, extra or
+        of another type, and for outputs that are unknown or asked for twice.
+    """
+    name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+    plan = version.bundle.plans.get(name)
+    if plan is None:
+        raise StatusError("FAILED_PRECONDITION", f'Serving signature key "{name}" not found.')
+    given_inputs = dict(request.inputs)
+    _check_names(plan, given_inputs)
+    inputs = []
+    for index, (key, expected) in enumerate(plan.inputs.items()):
+        given = given_inputs[key]
+        if given.dtype != expected:
+            raise invalid_argument(
+                f"Expects arg[{index}] to be {tensors.type_name(expected)} "
+                f"but {tensors.type_name(given.dtype)} is provided"
+            )
+        inputs.append(tensors.to_array(given, limits.tensor_bytes))
+    outputs = _filtered(plan, request.output_filter)
+
+    def reply(values: Sequence[np.ndarray]) -> predict_pb2.PredictResponse:
+        response = predict_pb2.PredictResponse()
+        _fill_spec(response.model_spec, version, name)
+        for key, value in zip(outputs, values, strict=True):
+            tensors.fill(response.outputs[key], value, limits.as_content)
+        return response
+
+    return Job(name, inputs, outputs, reply)
+
+
+def prepare_classify(request: classification_pb2.ClassificationRequest, version: Any) -> Job:
+    """Checks a ClassificationRequest.
+
+    Raises:
+      StatusError: INVALID_ARGUMENT or FAILED_PRECONDITION, where the signature is not one of classification.
+    """
+    name, signature = _example_signature(request.model_spec, version, CLASSIFY, "classification")
+    if not 1 <= len(signature.outputs) <= 2:
+        raise invalid_argument(f"Expected one or two output Tensors, found {len(signature.outputs)}")
+    outputs = sorted({"classes", "scores"} & set(signature.outputs))
+    if not outputs:
+        raise StatusError(
+            "FAILED_PRECONDITION",
+            'Expected classification signature outputs to contain at least one of "classes" or "scores". '
+            f"Signature was: {signature}",
+        )
+    rows = _examples(request.input)
+
+    def reply(values: Sequence[np.ndarray]) -> classification_pb2.ClassificationResponse:
+        response = classification_pb2.ClassificationResponse(model_spec=effective_spec(version, name))
+        by_name = dict(zip(outputs, values, strict=True))
+        for key, kind, label in (("classes", "OSU", "DT_STRING"), ("scores", "f", "DT_FLOAT")):
+            if key in by_name:
+                _check_rows(by_name[key], len(rows), key, kind, label)
+        columns = {value.shape[1] for value in values}
+        if len(columns) > 1:
+            raise invalid_argument("Tensors class and score should match in dim_size(1).")
+        for row in range(len(rows)):
+            classes = response.result.classifications.add().classes
+            for column in range(*columns):
+                entry = classes.add()
+                if "classes" in by_name:
+                    entry.label = tf.compat.as_text(by_name["classes"][row, column])
+                if "scores" in by_name:
+                    entry.score = by_name["scores"][row, column]
+        return response
+
+    return Job(name, [rows], outputs, reply, "Classify", len(rows))
+
+
+def prepare_regress(request: regression_pb2.RegressionRequest, version: Any) -> Job:
+    """Checks a RegressionRequest.
+
+    Raises:
+      StatusError: INVALID_ARGUMENT or FAILED_PRECONDITION, where the signature is not one of regression.
+    """
+    name, signature = _example_signature(request.model_spec, version, REGRESS, "regression")
+    if len(signature.outputs) != 1:
+        raise invalid_argument("Expected one output Tensor.")
+    if "outputs" not in signature.outputs:
+        raise StatusError("FAILED_PRECONDITION", f"No regression outputs found in SignatureDef: {signature}")
+    rows = _examples(request.input)
+
+    def reply(values: Sequence[np.ndarray]) -> regression_pb2.RegressionResponse:
+        response = regression_pb2.RegressionResponse(model_spec=effective_spec(version, name))
+        value = values[0]
+        if value.shape not in ((len(rows),), (len(rows), 1)):
+            raise invalid_argument(
+                f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {list(value.shape)}"
+            )
+        if value.dtype != np.float32:
+            raise invalid_argument(f"Expected output Tensor of DT_FLOAT.  Got: {value.dtype}")
+        for one in value.ravel().tolist():
+            response.result.regressions.add().value = one
+        return response
+
+    return Job(name, [rows], ["outputs"], reply, "Regress", len(rows))
+
+
+def split_multi(request: inference_pb2.MultiInferenceRequest) -> list[tuple[str, Any]]:
+    """Returns the requests of a MultiInferenceRequest's tasks: `classify` or `regress`, and the request of it.
+
+    Raises:
+      StatusError: INVALID_ARGUMENT for other methods, another model, or the same signature twice.
+    """
+    if not request.tasks:
+        raise invalid_argument("Inference request should have at least one task.")
+    parts: list[tuple[str, Any]] = []
+    names, signatures = {task.model_spec.name for task in request.tasks}, set()
+    for task in request.tasks:
+        if not task.model_spec.name:
+            raise invalid_argument("Found ModelSpec with an empty model name.")
+        if len(names) > 1:
+            raise invalid_argument("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+        signature = task.model_spec.signature_name or DEFAULT_SIGNATURE
+        if signature in signatures:
+            raise invalid_argument(f"Duplicate evaluation of signature: {signature}")
+        signatures.add(signature)
+        if task.method_name == CLASSIFY:
+            kind, part = "classify", classification_pb2.ClassificationRequest
+        elif task.method_name == REGRESS:
+            kind, part = "regress", regression_pb2.RegressionRequest
+        else:
+            raise StatusError("UNIMPLEMENTED", f"Unsupported signature method_name: {task.method_name}")
+        parts.append((kind, part(model_spec=task.model_spec, input=request.input)))
+    return parts
+
+
+def join_multi(responses: Sequence[Any]) -> inference_pb2.MultiInferenceResponse:
+    """Returns one reply of the tasks' replies."""
+    joined = inference_pb2.MultiInferenceResponse()
+    for response in responses:
+        result = joined.results.add(model_spec=response.model_spec)
+        if isinstance(response, classification_pb2.ClassificationResponse):
+            result.classification_result.CopyFrom(response.result)
+        else:
+            result.regression_result.CopyFrom(response.result)
+    return joined
+
+
+def metadata(request: get_model_metadata_pb2.GetModelMetadataRequest, version: Any) -> Any:
+    """Returns the signatures of a version.
+
+    Raises:
+      StatusError: INVALID_ARGUMENT for no metadata field, or another than `signature_def`.
+    """
+    if not request.metadata_field:
+        raise invalid_argument("GetModelMetadataRequest must specify at least one metadata_field")
+    for field in request.metadata_field:
+        if field != SIGNATURE_DEF:
+            raise invalid_argument(f"Metadata field {field} is not supported")
+    response = get_model_metadata_pb2.GetModelMetadataResponse(model_spec=effective_spec(version, ""))
+    map_of = get_model_metadata_pb2.SignatureDefMap()
+    for name, signature in version.bundle.signatures.items():
+        map_of.signature_def[name].CopyFrom(signature)
+    packed = any_pb2.Any()
+    packed.Pack(map_of)
+    response.metadata[SIGNATURE_DEF].CopyFrom(packed)
+    return response
+
+
+def _check_names(plan: Plan, given: Mapping[str, Any]) -> None:
+    if given.keys() == plan.inputs.keys():
+        return
+    sent, required = set(given), set(plan.inputs)
+    if len(sent) == len(required):
+        missing = min(required - sent)
+        raise invalid_argument(
+            f"tensor not found in request: {missing}. Inputs expected to be in the set "
+            f"{{{','.join(sorted(required))}}}. Sent extra: {{{','.join(sorted(sent - required))}}}. "
+            f"Missing but required: {{{','.join(sorted(required - sent))}}}."
+        )
+    raise invalid_argument(
+        f"input size does not match signature: {len(sent)}!={len(required)} len({{{','.join(sorted(sent))}}}) != "
+        f"len({{{','.join(sorted(required))}}}). Sent extra: {{{','.join(sorted(sent - required))}}}. "
+        f"Missing but required: {{{','.join(sorted(required - sent))}}}."
+    )
+
+
+def _filtered(plan: Plan, wanted: Sequence[str]) -> Sequence[str]:
+    if not wanted:
+        return plan.outputs
+    for alias in wanted:
+        if alias not in plan.outputs:
+            raise invalid_argument(
+                f"output tensor alias not found in signature: {alias} Outputs expected to be in the set "
+                f"{{{','.join(plan.outputs)}}}."
+            )
+    if len(set(wanted)) < len(wanted):
+        twice = next(alias for index, alias in enumerate(wanted) if alias in wanted[:index])
+        raise invalid_argument(f"duplicate output tensor alias: {twice}")
+    return sorted(wanted)
+
+
+def _example_signature(spec: Any, version: Any, method: str, kind: str) -> tuple[str, Any]:
+    name = spec.signature_name or DEFAULT_SIGNATURE
+    signature = version.bundle.signatures.get(name)
+    if signature is None:
+        raise invalid_argument(f"No signature was found with the name: {name}")
+    if signature.method_name != method:
+        raise invalid_argument(f"Expected {kind} signature method_name to be {method}. Was: {signature.method_name}")
+    if len(signature.inputs) != 1:
+        raise invalid_argument("Expected one input Tensor.")
+    if "inputs" not in signature.inputs:
+        raise StatusError("FAILED_PRECONDITION", f"No {kind} inputs found in SignatureDef: {signature}")
+    return name, signature
+
+
+def _examples(given: Any) -> np.ndarray:
+    """Returns serialized tf.Examples, each with the context's features: bytes [N]."""
+    kind = given.WhichOneof("kind")
+    if kind == "example_list":
+        rows = [example.SerializeToString() for example in given.example_list.examples]
+    elif kind == "example_list_with_context":
+        both = given.example_list_with_context
+        # Of two features with one name the later wins when they are parsed: the example's own.
+        context = both.context.SerializeToString()
+        rows = [context + example.SerializeToString() for example in both.examples]
+    else:
+        rows = []
+    if not rows:
+        raise invalid_argument("Input is empty.")
+    return np.array(rows, dtype=object)
+
+
+def _check_rows(value: np.ndarray, rows: int, key: str, kind: str, label: str) -> None:
+    if value.ndim != 2:
+        raise invalid_argument(f"Expected Tensor shape: [batch_size num_classes] but got {list(value.shape)}")
+    if value.dtype.kind not in kind:
+        raise invalid_argument(f"Expected {key} Tensor of {label}. Got: {value.dtype}")
+    if len(value) != rows:
+        raise invalid_argument(f"Expected {key} output batch size of {rows}. Got: {len(value)}")

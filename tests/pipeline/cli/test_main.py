@@ -1,0 +1,110 @@
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli.main import main
+
+
+@pytest.fixture
+def conveyor(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVEYOR_HOME", str(tmp_path / "home"))
+    return lambda *arguments: CliRunner().invoke(main, list(arguments))
+
+
+VERBS = [
+    "run", "retrain", "add", "schedule", "fetch", "evaluate", "runs", "models", "rollback", "promote", "gc", "lineage",
+    "doctor", "serve", "predict", "loadtest",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb(conveyor, verb):
+    assert verb in conveyor("--help").output
+    told = conveyor(verb, "--help")
+    assert told.exit_code == 0
+    assert "\\b" not in told.output
+
+
+def test_help_keeps_its_lines(conveyor):
+    assert "  conveyor runs             what ran, and how it ended\n" in conveyor("--help").output
+    assert "  conveyor serve\n  conveyor serve mnist" in conveyor("serve", "--help").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "imagenet"), "There is no experiment 'imagenet'"),
+        (("run", "mnist", "--set", "training.stepz=1"), "Did you mean steps?"),
+    ],
+)
+def test_usage_errors_end_with_2(conveyor, arguments, message):
+    result = conveyor(*arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_unfetchable_data_ends_with_1_and_names_the_folder(conveyor, tmp_path):
+    result = conveyor("run", "mnist", "--data", str(tmp_path / "nowhere"))
+    assert result.exit_code == 1
+    assert "nowhere: there is no such folder" in result.output
+
+
+def test_failure_is_json_too(tmp_path, conveyor):
+    result = conveyor("run", "mnist", "--json", "--data", str(tmp_path / "nowhere"))
+    assert result.exit_code == 1
+    told = json.loads(result.stdout[result.stdout.index("{") : result.stdout.rindex("}") + 1])
+    assert told["verdict"] == "failed"
+    assert "there is no such folder" in told["error"]
+
+
+def test_failed_retraining_is_told_of(conveyor, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "import dataclasses\nfrom pipeline.experiments import load\nMNIST = load('mnist')\n"
+        "EXPERIMENT = dataclasses.replace(MNIST, dataset=dataclasses.replace(MNIST.dataset, canonical=False))\n"
+    )
+    hook = f"tee {tmp_path / 'told'}"
+    arguments = ("retrain", str(own), "--data", str(tmp_path / "nowhere"), "--hook", hook)
+    assert conveyor(*arguments).exit_code == 2
+    told = json.loads((tmp_path / "told").read_text())
+    assert (told["experiment"], told["verdict"], told["exit_code"]) == ("mnist", "failed", 2)
+    assert "there is no such folder" in told["error"]
+    (tmp_path / "told").unlink()
+    assert conveyor(*arguments, "--notify-on", "pushed").exit_code == 2
+    assert not (tmp_path / "told").exists()
+
+
+def test_nothing_to_move(conveyor):
+    for verb in ("rollback", "promote", "lineage"):
+        result = conveyor(verb, "mnist")
+        assert result.exit_code == 2
+        assert "No model mnist has been pushed" in result.output
+
+
+def test_empty_home(conveyor):
+    assert "Nothing has run" in conveyor("runs").output
+    assert "Nothing has been pushed" in conveyor("models").output
+    result = conveyor("evaluate", "imagenet")
+    assert result.exit_code == 2
+
+
+def test_version(conveyor):
+    assert conveyor("--version").output.startswith("conveyor, version ")
+
+
+def test_damaged_metadata_is_a_sentence(conveyor, tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "metadata.db").write_bytes(b"this is no database" * 1000)
+    result = conveyor("runs")
+    assert result.exit_code == 1
+    assert "metadata.db cannot be opened" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_home_that_cannot_be_made_is_a_sentence(conveyor, tmp_path):
+    (tmp_path / "file").touch()
+    result = conveyor("fetch", "mnist", "--home", str(tmp_path / "file" / "home"))
+    assert result.exit_code == 1
+    assert "Not a directory" in result.output

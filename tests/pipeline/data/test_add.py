@@ -1,0 +1,96 @@
+import dataclasses
+import json
+import shutil
+
+import PIL.Image
+import pytest
+
+from components.image_example_gen.readers import DataError
+from pipeline.data import add as adding
+from pipeline.data.add import add
+from pipeline.experiments.config import ConfigError
+from tests.conftest import read_idx, write_idx
+
+
+@pytest.fixture
+def root(small_mnist, tmp_path):
+    shutil.copytree(small_mnist, tmp_path / "root")
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def dataset(mnist_dataset):
+    return dataclasses.replace(mnist_dataset, eval_examples=0)
+
+
+@pytest.fixture
+def batch(mnist, tmp_path):
+    """Makes a folder of 20 digits that are in no other data here."""
+
+    def make(number):
+        images, labels = read_idx(mnist, "train", 2000 + 20 * (number + 1))
+        write_idx(tmp_path / f"batch-{number}", "x", images[-20:], labels[-20:])
+        return tmp_path / f"batch-{number}"
+
+    return make
+
+
+def test_spans_are_numbered_and_say_what_they_hold(root, dataset, batch):
+    first, second = add(dataset, root, batch(1)), add(dataset, root, batch(2))
+    assert (first.span, second.span) == ("span-1", "span-2")
+    about = json.loads((root / "span-2" / "span.json").read_text())
+    assert about["images"] == sum(about["by_class"].values()) == second.images == 20
+    assert sorted(about["files"]) == ["x-images-idx3-ubyte", "x-labels-idx1-ubyte"]
+    assert add(dataset, root, batch(1)) == dataclasses.replace(first, new=False)
+
+
+def test_spans_may_have_dates(root, dataset, batch):
+    assert add(dataset, root, batch(1), "2026-11-20").span == "2026-11-20"
+    assert add(dataset, root, batch(2), "2026-11-22").span == "2026-11-22"
+    for date, message in (("2026-11-21", "cannot follow 2026-11-22"), ("monday", "expected a date")):
+        with pytest.raises(ConfigError, match=message):
+            add(dataset, root, batch(3), date)
+    shutil.rmtree(root / "2026-11-22")
+    assert len(add(dataset, root, batch(3)).span) == len("2026-11-22")  # today's, as its neighbour has one
+
+
+def test_numbers_and_dates_are_not_mixed(root, dataset, batch):
+    add(dataset, root, batch(1))
+    with pytest.raises(ConfigError, match="cannot follow span-1"):
+        add(dataset, root, batch(2), "2026-11-22")
+
+
+def test_pictures_are_taken_whatever_the_format_of_the_base(root, dataset, batch, tmp_path):
+    images, labels = read_idx(batch(1), "x", 20)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (tmp_path / "pictures" / str(label)).mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(image).save(tmp_path / "pictures" / str(label) / f"{number}.png")
+    added = add(dataset, root, tmp_path / "pictures")
+    assert added.images == 20
+    assert len(list((root / "span-1").glob("*/*.png"))) == 20
+
+
+def test_files_that_change_while_they_are_read_are_refused(root, dataset, batch, monkeypatch):
+    source = batch(1)
+    check = adding._check
+
+    def check_then_change(*arguments):
+        counts = check(*arguments)
+        (source / "x-labels-idx1-ubyte").write_bytes((source / "x-labels-idx1-ubyte").read_bytes()[:-1] + b"\0")
+        return counts
+
+    monkeypatch.setattr(adding, "_check", check_then_change)
+    with pytest.raises(DataError, match="expected the file that was checked, found another: it changed"):
+        add(dataset, root, source)
+    assert not list(root.glob("span-*"))
+    assert not list(root.glob(".span*partial"))
+
+
+def test_a_full_disk_leaves_nothing(root, dataset, batch, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(adding, "flush_tree", full)
+    with pytest.raises(OSError, match="No space left"):
+        add(dataset, root, batch(1))
+    assert not [path for pattern in ("span*", ".span.p*") for path in root.glob(pattern)]

@@ -1,0 +1,53 @@
+import base64
+import io
+import re
+
+import numpy as np
+import PIL.Image
+
+from pipeline.report import plots
+
+
+def texts(svg):
+    return re.findall(r">([^<>]+)</text>", svg)
+
+
+def test_confusion_matrix_counts():
+    svg = plots.confusion_matrix(np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 1]), ["cat", "dog"])
+    assert svg.startswith("<svg")
+    shown = texts(svg)
+    assert {"cat", "dog", "predicted", "true"} <= set(shown)
+    assert sorted(text for text in shown if text.isdecimal()) == ["1", "2", "2"]
+
+
+def test_curves_show_held_out_accuracy_where_it_was_measured():
+    history = [{"step": 0, "accuracy": 0.1, "loss": 2.3}, {"step": 100, "accuracy": 0.9, "loss": 0.3}]
+    assert "held out" not in texts(plots.training_curves(history))
+    history[1] |= {"eval_accuracy": 0.8, "eval_loss": 0.4}
+    assert texts(plots.training_curves(history)).count("held out") == 2
+
+
+def test_class_accuracies_in_percent_also_where_a_class_has_no_example():
+    svg = plots.class_accuracies(["cat", "dog", "emu"], [0.5, 0.975, float("nan")], [0.4, 0.9, 0.1])
+    assert {"cat", "dog", "emu", " 97.5", "serving before"} <= set(texts(svg))
+
+
+def decoded(address):
+    return np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(address.partition("base64,")[2]))))
+
+
+def test_picture_is_the_image(mnist_dataset):
+    grey = np.arange(784, dtype=np.uint8).reshape(mnist_dataset.shape)
+    assert (decoded(plots.picture(grey)) == grey.squeeze(-1)).all()
+    color = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    assert (decoded(plots.picture(color)) == color).all()
+
+
+def test_kernels_share_one_scale_on_which_grey_is_zero():
+    weights = np.zeros((2, 2, 1, 3), np.float32)
+    weights[..., 1], weights[0, 0, 0, 2] = 0.2, -0.1
+    none, strong, weak = [decoded(address) for address in plots.kernels(weights)]
+    assert none.shape == (16, 16)
+    assert set(none.ravel()) == {128}
+    assert set(strong.ravel()) == {255}
+    assert set(weak.ravel()) == {128, 64}

@@ -1,0 +1,104 @@
+import shlex
+import shutil
+import subprocess
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from pipeline.experiments.config import ConfigError
+from pipeline.home.folders import Home
+from pipeline.schedule import export
+from pipeline.schedule.cron import Cron
+from pipeline.schedule.daemon import Plan
+
+
+def plan(cron="30 3 * * mon-fri", **changes):
+    arguments = ("mnist", "--home", "/srv/conveyor", "--set", "gate.min_accuracy=0.9", "--data", "/srv/100% $new/it's")
+    return Plan("mnist", arguments, Cron.of(cron), "Europe/Berlin", **{"jitter": 60, **changes})
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home(tmp_path / "conveyor")
+
+
+def test_crontab(home):
+    text = export.files("crontab", plan(), home)["conveyor-mnist.crontab"]
+    *_, zone, line = text.strip().splitlines()
+    assert zone == "CRON_TZ=Europe/Berlin"
+    fields, command = line.split(" sleep ")
+    assert fields == "30 3 * * mon-fri"
+    # cron hands what is behind the fields to sh, after it has taken the backslash from \%
+    asked = shlex.split(command.partition("; ")[2].replace("\\%", "%"))
+    assert asked[1:] == ["retrain", *plan().arguments]
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+def test_systemd_takes_the_units(home, tmp_path):
+    home.root.mkdir()
+    files = export.files("systemd", plan(), home)
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    command = ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / name) for name in files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    complaints = [line for line in (done.stdout + done.stderr).splitlines() if "conveyor" in line]
+    assert complaints == []
+    assert done.returncode == 0
+    (tmp_path / "conveyor-mnist.timer").write_text(files["conveyor-mnist.timer"].replace("03:30", "33:30"))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "33:30" in done.stdout + done.stderr  # it would have said so
+
+
+def test_systemd_unescapes_to_the_command(home):
+    service = export.files("systemd", plan(), home)["conveyor-mnist.service"]
+    line = next(line for line in service.splitlines() if line.startswith("ExecStart="))
+    words = shlex.split(line.removeprefix("ExecStart=").replace("%%", "%").replace("$$", "$"))
+    assert words[1:] == ["retrain", *plan().arguments]
+    assert "SuccessExitStatus=4" in service
+
+
+@pytest.mark.parametrize("version", ["1.27", "1.31"])
+def test_kubernetes_takes_the_manifest(home, version):
+    text = export.files("kubernetes", plan(), home)["conveyor-mnist.yaml"]
+    manifest = yaml.safe_load(text)
+    kubernetes_validate.validate(manifest, version, strict=True)
+    assert manifest["spec"]["concurrencyPolicy"] == "Forbid"
+    assert manifest["spec"]["timeZone"] == "Europe/Berlin"
+    broken = yaml.safe_load(text.replace("concurrencyPolicy: Forbid", "concurrencyPolicy: [Forbid]"))
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, version, strict=True)
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (4, 0), (3, 3), (1, 1)])
+def test_the_containers_shell_takes_nothing_new_for_a_success(home, tmp_path, code, expected):
+    (script,) = container(home)["args"]
+    fake = tmp_path / "conveyor-program"
+    fake.write_text(f"#!/bin/sh\nexit {code}\n")
+    fake.chmod(0o755)
+    script = script.replace("conveyor retrain", f"{fake} retrain", 1)
+    assert subprocess.run(["sh", "-c", script], check=False).returncode == expected
+
+
+def test_the_containers_shell_hands_a_stop_signal_on(home, tmp_path):
+    fake = tmp_path / "conveyor-program"
+    fake.write_text("#!/bin/sh\ntrap 'echo checkpoint; exit 130' TERM\necho ready\nwhile :; do sleep 0.1; done\n")
+    fake.chmod(0o755)
+    (script,) = container(home)["args"]
+    script = script.replace("conveyor retrain", f"{fake} retrain", 1)
+    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        assert process.stdout.read() == "checkpoint\n"
+    assert process.returncode == 130
+
+
+def container(home):
+    text = export.files("kubernetes", plan(jitter=0), home)["conveyor-mnist.yaml"]
+    return yaml.safe_load(text)["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
+
+
+@pytest.mark.parametrize("kind", ["crontab", "kubernetes"])
+def test_seconds_are_refused_where_nobody_knows_them(home, kind):
+    with pytest.raises(ConfigError, match=f"{kind} knows no seconds"):
+        export.files(kind, plan("*/10 * * * * *"), home)

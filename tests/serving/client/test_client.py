@@ -1,0 +1,174 @@
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.client import Client, ServingError, Spec
+from serving.signatures import encoded
+from tests.serving import models
+from tests.serving.server_process import Server
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, shapes):
+    folder = tmp_path_factory.mktemp("client")
+    models.network(folder / "mnist" / "1")
+    models.network(folder / "mnist" / "2", seed=1)
+    config = folder / "models.config"
+    config.write_text(
+        f"""model_config_list {{
+          config {{ name: "mnist" base_path: "{folder}/mnist" model_platform: "tensorflow"
+                   model_version_policy {{ all {{}} }}
+                   version_labels {{ key: "stable" value: 1 }} }}
+          config {{ name: "shapes" base_path: "{shapes}" model_platform: "tensorflow" }} }}"""
+    )
+    flags = [f"--model_config_file={config}", "--allow_version_labels_for_unavailable_models"]
+    with Server(folder / "log", *flags) as running:
+        yield running
+
+
+@pytest.fixture(params=["grpc", "rest"])
+def target(request, server):
+    return server.target if request.param == "grpc" else server.rest
+
+
+def test_images_of_every_kind_have_one_answer(target):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), np.uint8)
+    with Client(target, "mnist") as client:
+        answers = [
+            client.predict(pixels),
+            client.predict((pixels / 255).astype(np.float32)),
+            client.predict((pixels / 255).reshape(3, 784)),
+            client.predict(list(encoded(pixels))),
+        ]
+    for answer in answers:
+        assert np.allclose(answer.scores, answers[0].scores, atol=1e-5)
+        assert answer.scores.dtype == np.float32
+        assert answer.classes.tolist() == [[str(i) for i in range(10)]] * 3
+        assert answer.label.tolist() == answer.scores.argmax(1).tolist()
+        assert answer.version in (2, None)
+
+
+def test_versions_and_labels(target):
+    pixels = np.zeros((1, 28, 28, 1), np.uint8)
+    with Client(target, "mnist", label="stable") as client:
+        stable = client.predict(pixels).scores
+        assert np.array_equal(client.predict(pixels, version=1).scores, stable)
+        assert not np.array_equal(client.predict(pixels, version=2).scores, stable)
+    with Client(target + "/mnist", version=1) as client:
+        assert np.array_equal(client.predict(pixels).scores, stable)
+    with pytest.raises(ValueError, match="not for both"):
+        Spec("m", 1, "stable")
+
+
+def test_status_and_metadata(target):
+    with Client(target, "mnist") as client:
+        assert [(v.version, v.state, v.error_code) for v in client.status()] == [
+            (2, "AVAILABLE", "OK"),
+            (1, "AVAILABLE", "OK"),
+        ]
+        images = client.metadata()["predict_pixels"].inputs["images"]
+        assert (images.dtype, images.shape) == (np.uint8, (-1, 28, 28, 1))
+        assert client.metadata()["predict_images"].inputs["images"].shape is None
+
+
+def test_any_signature_and_chosen_outputs(target):
+    with Client(target, "shapes") as client:
+        inputs = {"a": np.array([1, 2]), "b": np.array([3, 4])}
+        assert client.call("add", inputs)["sum"].tolist() == [4, 6]
+        assert list(client.call("add", inputs, ["difference"])) == ["difference"]
+        words = client.call("shout", {"text": np.array([b"ab"], object)})["upper"].tolist()
+        assert words in ([b"AB"], ["AB"])
+
+
+@pytest.mark.parametrize(("model", "version", "code"), [("nope", None, "NOT_FOUND"), ("mnist", 9, "NOT_FOUND")])
+def test_refusals_have_their_code(target, model, version, code):
+    with Client(target, model, version=version) as client, pytest.raises(ServingError) as error:
+        client.predict(np.zeros((1, 28, 28, 1), np.uint8))
+    assert error.value.code == code
+    assert model in error.value.message
+
+
+def test_what_is_no_image_is_told(target):
+    with Client(target, "mnist") as client, pytest.raises(TypeError, match="PNG or JPEG"):
+        client.predict(["a path"])
+    with Client(target, "mnist") as client, pytest.raises(ServingError, match="INVALID_ARGUMENT"):
+        client.predict([b"no picture"])
+
+
+class Flaky(BaseHTTPRequestHandler):
+    """Is unavailable some times, then answers."""
+
+    left = 0
+    seen: list[float]
+
+    def do_GET(self):
+        type(self).seen.append(time.monotonic())
+        type(self).left -= 1
+        ok = type(self).left < 0
+        self.send_response(200 if ok else 503)
+        self.end_headers()
+        self.wfile.write(b'{"model_version_status": []}' if ok else b'{"error": "starting"}')
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def flaky():
+    Flaky.seen = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Flaky)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_unavailable_is_tried_again_ever_later(flaky):
+    Flaky.left = 3
+    assert Client(flaky, "m").status() == []
+    pauses = np.diff(Flaky.seen)
+    assert len(pauses) == 3
+    assert 0.02 < pauses[0] < pauses[2] < 1
+
+
+def test_tries_end(flaky):
+    Flaky.left = 100
+    with pytest.raises(ServingError, match="UNAVAILABLE: starting"):
+        Client(flaky, "m", retries=2).status()
+    assert len(Flaky.seen) == 3
+    started = time.monotonic()
+    with pytest.raises(ServingError):
+        Client(flaky, "m", timeout=0.3, retries=50).status()
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("target", ["localhost:1", "http://localhost:1"])
+def test_nobody_there_is_unavailable(target):
+    with Client(target, "m", timeout=1, retries=1) as client, pytest.raises(ServingError, match="UNAVAILABLE"):
+        client.status()
+
+
+def test_needs_numpy_and_grpcio_alone():
+    allowed = ("numpy", "grpc", "typing_extensions", "serving")  # typing_extensions is grpcio's own
+    code = (
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        top = name.partition('.')[0]\n"
+        f"        if top not in {allowed} and top not in sys.stdlib_module_names:\n"
+        "            raise ImportError(name + ' is not for the client')\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "from serving.client import Client\n"
+        "print([name for name in sys.modules if name.startswith(('tensorflow', 'google.protobuf', 'tfx'))])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"

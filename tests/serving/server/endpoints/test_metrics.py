@@ -1,0 +1,23 @@
+from serving.server.endpoints.metrics import Metrics
+
+
+def test_names_labels_and_format_are_the_real_servers():
+    metrics = Metrics()
+    metrics.request("m", "Predict", "GRPC", "OK", 0.000_02)
+    metrics.request("m", "Predict", "GRPC", "OK", 5)
+    metrics.request('we"ird\n', "Predict", "REST", "NOT_FOUND", 0.001)
+    metrics.runtime("m", "Predict", 0.001)
+    metrics.examples("m", 3)
+    lines = metrics.text().splitlines()
+    assert "# TYPE :tensorflow:serving:request_count counter" in lines
+    assert ':tensorflow:serving:request_count{model_name="m",status="OK"} 2' in lines
+    assert ':tensorflow:serving:request_count{model_name="we\\"ird\\n",status="NOT_FOUND"} 1' in lines
+    assert "# TYPE :tensorflow:serving:request_latency histogram" in lines
+    labels = 'model_name="m",API="Predict",entrypoint="GRPC"'
+    assert f':tensorflow:serving:request_latency_bucket{{{labels},le="18"}} 0' in lines
+    assert f':tensorflow:serving:request_latency_bucket{{{labels},le="32.4"}} 1' in lines
+    assert f':tensorflow:serving:request_latency_bucket{{{labels},le="+Inf"}} 2' in lines
+    assert f":tensorflow:serving:request_latency_sum{{{labels}}} 5000020" in lines
+    assert f":tensorflow:serving:request_latency_count{{{labels}}} 2" in lines
+    assert ':tensorflow:serving:runtime_latency_count{model_name="m",API="Predict",runtime="TF1"} 1' in lines
+    assert ':tensorflow:serving:request_example_count_total{model="m"} 3' in lines

@@ -1,0 +1,31 @@
+import pytest
+from tensorflow_serving.config import file_system_storage_path_source_pb2 as source
+
+from serving.server.models import version_policy
+
+Policy = source.FileSystemStoragePathSourceConfig.ServableVersionPolicy
+
+
+@pytest.fixture
+def found(tmp_path):
+    for name in ("1", "2", "010", "x3", "-4", ".staging", "4.tmp", "99999999999999999999"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "7").write_text("a file")
+    return version_policy.available(tmp_path)
+
+
+def test_numbered_folders_are_versions(found):
+    assert sorted(found) == [1, 2, 10]
+
+
+def test_policies(found):
+    latest = Policy()
+    assert set(version_policy.wanted(found, latest)) == {10}
+    latest.latest.num_versions = 2
+    assert set(version_policy.wanted(found, latest)) == {2, 10}
+    everything = Policy()
+    everything.all.SetInParent()
+    assert set(version_policy.wanted(found, everything)) == {1, 2, 10}
+    specific = Policy()
+    specific.specific.versions.extend([1, 5])
+    assert set(version_policy.wanted(found, specific)) == {1}

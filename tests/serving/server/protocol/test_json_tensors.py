@@ -1,0 +1,193 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import classification_pb2, predict_pb2, regression_pb2
+
+from serving.server.protocol import json_tensors, tensors
+from serving.server.protocol.errors import StatusError
+
+
+def infos(**dtypes):
+    return {name: meta_graph_pb2.TensorInfo(dtype=dtype.as_datatype_enum) for name, dtype in dtypes.items()}
+
+
+X = infos(x=tf.float32)
+
+
+def arrays(body, inputs=X):
+    request, rows = json_tensors.predict_request(json_tensors.parse(json.dumps(body).encode()), inputs)
+    return {name: tensors.to_array(value, 2**20) for name, value in request.inputs.items()}, rows
+
+
+def test_rows_and_columns():
+    found, rows = arrays({"instances": [[1, 2], [3.5, 4]]})
+    assert rows
+    assert found["x"].dtype == np.float32
+    assert found["x"].tolist() == [[1, 2], [3.5, 4]]
+    found, rows = arrays({"inputs": {"x": [[1]]}})
+    assert not rows
+    assert found["x"].shape == (1, 1)
+    assert arrays({"inputs": [1, 2]})[0]["x"].tolist() == [1, 2]
+    assert arrays({"inputs": 3})[0]["x"].shape == ()
+
+
+def test_named_inputs_in_rows():
+    two = infos(tag=tf.string, signal=tf.int64)
+    rows = [{"tag": "foo", "signal": [1, 2]}, {"tag": {"b64": "YmFy"}, "signal": [3, 4]}]
+    found, _ = arrays({"instances": rows}, two)
+    assert found["tag"].tolist() == [b"foo", b"bar"]
+    assert found["signal"].tolist() == [[1, 2], [3, 4]]
+
+
+def test_bytes_in_base64_with_and_without_padding():
+    found, _ = arrays({"instances": [{"b64": "aGk="}, {"b64": "aGk"}]}, infos(image_bytes=tf.string))
+    assert found["image_bytes"].tolist() == [b"hi", b"hi"]
+
+
+def test_nan_and_infinities_are_numbers():
+    request, _ = json_tensors.predict_request(json_tensors.parse(b'{"inputs": [NaN, Infinity, -Infinity]}'), X)
+    values = tensors.to_array(request.inputs["x"], 100).tolist()
+    assert math.isnan(values[0])
+    assert values[1:] == [math.inf, -math.inf]
+
+
+@pytest.mark.parametrize(
+    ("body", "inputs", "message"),
+    [
+        ({}, X, "Missing 'inputs' or 'instances' key"),
+        ({"instances": [1], "inputs": [1]}, X, "only one of 'inputs' or 'instances'"),
+        ({"instances": 3}, X, "Expecting 'instances' to be an list/array"),
+        ({"instances": []}, X, "No values in 'instances' array"),
+        ({"instances": [[1, 2], [3]]}, X, "unexpected size: 1 at level: 1 expected size: 2"),
+        ({"instances": [[1], 2]}, X, "found at incorrect level"),
+        ({"instances": [1, [2]]}, X, "Encountered list at unexpected level"),
+        ({"instances": ["a"]}, X, 'JSON Value: "a" Type: String is not of expected type: float'),
+        ({"instances": [True]}, X, "is not of expected type: float"),
+        ({"instances": [None]}, X, "Type: Null"),
+        ({"instances": [{"y": 1}]}, X, "keys must be equal to: x"),
+        ({"instances": [{"x": 1}, 2]}, X, "Expecting object but got list at item 1"),
+        ({"instances": [1, {"x": 1}]}, X, "Expecting value/list but got object at item 1"),
+        ({"instances": [1]}, infos(x=tf.float32, y=tf.float32), "multiple input tensors required"),
+        ({"inputs": [1]}, infos(x=tf.float32, y=tf.float32), "multiple input tensors required"),
+        ({"inputs": {"y": [1]}}, X, "Missing named input: x in 'inputs' object."),
+        ({"instances": [1e39]}, X, "Cannot convert JSON value: 1e\\+39 to float without loss of precision."),
+        ({"instances": [2**24 + 1]}, X, "without loss of precision"),
+        ({"instances": [300]}, infos(x=tf.uint8), "300 Type: Number is not of expected type: uint8"),
+        ({"instances": [1.5]}, infos(x=tf.int64), "is not of expected type: int64"),
+        ({"instances": [1]}, infos(x=tf.string), "is not of expected type: string"),
+        ({"instances": [{"b64": "!!"}]}, infos(x=tf.string), "Unable to base64 decode"),
+        ({"instances": [1]}, infos(x=tf.bool), "is not of expected type: bool"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(body, inputs, message):
+    with pytest.raises(StatusError, match=message) as error:
+        arrays(body, inputs)
+    assert error.value.code == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "The document is empty"),
+        (b"[1]", "Is not object"),
+        (b"{", "JSON Parse error"),
+        (b"\xff", "JSON Parse error"),
+        (b'{"instances": [NaN}', "JSON Parse error"),
+        (b"[" * 100_000, "JSON Parse error"),
+        (b"[NaN," + b"[" * 100_000, "JSON Parse error"),
+    ],
+)
+def test_what_is_no_json_is_refused(body, message):
+    with pytest.raises(StatusError, match=message):
+        json_tensors.parse(body)
+
+
+def reply(rows, **outputs):
+    response = predict_pb2.PredictResponse()
+    for name, value in outputs.items():
+        response.outputs[name].CopyFrom(tensors.to_proto(value, as_content=True))
+    return json.loads(json_tensors.predict_reply(response, rows))
+
+
+def test_replies_in_rows_and_columns():
+    scores, names = np.array([[0.1, 0.2]], np.float32), np.array([[b"a", b"b"]], object)
+    assert reply(True, scores=scores) == {"predictions": [[0.1, 0.2]]}
+    assert reply(True, scores=scores, names=names) == {"predictions": [{"names": ["a", "b"], "scores": [0.1, 0.2]}]}
+    assert reply(False, scores=scores) == {"outputs": [[0.1, 0.2]]}
+    assert reply(False, scores=scores, names=names) == {"outputs": {"names": [["a", "b"]], "scores": [[0.1, 0.2]]}}
+    assert reply(False, one=np.float32(0.1)) == {"outputs": 0.1}
+    assert reply(True, label=np.array([3, 4])) == {"predictions": [3, 4]}
+
+
+def test_names_that_end_in_bytes_are_base64():
+    raw = np.array([b"\x00\xff"], object)
+    assert reply(True, image_bytes=raw) == {"predictions": [{"b64": "AP8="}]}
+    assert reply(False, image_bytes=raw) == {"outputs": [{"b64": "AP8="}]}
+
+
+def test_floats_have_the_digits_of_their_type_and_nan_its_name():
+    response = predict_pb2.PredictResponse()
+    values = np.array([np.nan, np.inf, -np.inf, 0.1], np.float32)
+    response.outputs["x"].CopyFrom(tensors.to_proto(values, as_content=True))
+    assert json_tensors.predict_reply(response, False) == b'{"outputs": [NaN, Infinity, -Infinity, 0.1]}'
+
+
+def test_rows_need_one_length():
+    with pytest.raises(StatusError, match="inconsistent batch sizes"):
+        reply(True, a=np.zeros(2), b=np.zeros(3))
+    with pytest.raises(StatusError, match="has no shape information"):
+        reply(True, a=np.float32(1))
+
+
+def test_examples_of_classify_and_regress():
+    body = {
+        "signature_name": "s",
+        "context": {"lang": "en"},
+        "examples": [{"age": 50, "height": [1.5, 2.5], "photo": {"b64": "aGk="}, "ok": True}],
+    }
+    request = json_tensors.classification_request(body)
+    features = request.input.example_list_with_context.examples[0].features.feature
+    assert features["age"].int64_list.value == [50]
+    assert features["height"].float_list.value == [1.5, 2.5]
+    assert features["photo"].bytes_list.value == [b"hi"]
+    assert features["ok"].int64_list.value == [1]
+    context = request.input.example_list_with_context.context.features.feature
+    assert context["lang"].bytes_list.value == [b"en"]
+    assert json_tensors.signature_name(body) == "s"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({}, "When method is regress, key 'examples' is expected and was not found"),
+        ({"examples": {}}, "to be an list/array"),
+        ({"examples": []}, "is an empty array"),
+        ({"examples": [1]}, "Example must be JSON object but got JSON Number"),
+        ({"examples": [{"a": [1, 2.5]}]}, "Unexpected element type in feature: a"),
+        ({"examples": [{"a": None}]}, "unexpected JSON type: Null"),
+        ({"examples": [{"a": [[1]]}]}, "unexpected JSON type: Array"),
+        ({"examples": [{"a": 2**63}]}, "uint64 element"),
+        ({"examples": [{"a": 1e40}]}, "without loss of precision"),
+    ],
+)
+def test_wrong_examples_are_told(body, message):
+    with pytest.raises(StatusError, match=message):
+        json_tensors.regression_request(body)
+
+
+def test_results_of_classify_and_regress():
+    classified = classification_pb2.ClassificationResponse()
+    classified.result.classifications.add().classes.add(label="cat", score=0.1)
+    assert json.loads(json_tensors.classification_reply(classified)) == {"results": [[["cat", 0.1]]]}
+    regressed = regression_pb2.RegressionResponse()
+    regressed.result.regressions.add(value=0.3)
+    assert json.loads(json_tensors.regression_reply(regressed)) == {"results": [0.3]}
+
+
+def test_signature_name_must_be_text():
+    with pytest.raises(StatusError, match="'signature_name' key must be a string value"):
+        json_tensors.signature_name({"signature_name": 1})
