@@ -11,10 +11,8 @@ from typing import Any
 import grpc
 import numpy as np
 
-from serving.client import wire
-from serving.client.client import Spec, spec_message
-
-METHOD = "/tensorflow.serving.PredictionService/Predict"
+from serving.client.grpc import PREDICT, predict_request
+from serving.client.models import ModelSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +39,9 @@ class Load:
         return float(np.percentile(self.latencies, share)) if len(self.latencies) else float("nan")
 
 
-def run(target: str, spec: Spec, signature: str, inputs: dict[str, np.ndarray], clients: int, seconds: float) -> Load:
+def run(
+    target: str, spec: ModelSpec, signature: str, inputs: dict[str, np.ndarray], clients: int, seconds: float
+) -> Load:
     """Asks the same again and again.
 
     Args:
@@ -52,8 +52,7 @@ def run(target: str, spec: Spec, signature: str, inputs: dict[str, np.ndarray], 
       clients: how many connections, each with one request at a time.
       seconds: how long.
     """
-    tensors = [wire.message({1: name, 2: wire.tensor(value)}) for name, value in inputs.items()]
-    request = wire.message({1: spec_message(spec, signature), 2: tensors})
+    request = predict_request(spec, signature, inputs).SerializeToString()
     context = multiprocessing.get_context("spawn")  # gRPC does not survive a fork
     processes = min(clients, max(1, len(os.sched_getaffinity(0)) // 2))
     shares = [len(part) for part in np.array_split(np.arange(clients), processes)]
@@ -87,7 +86,7 @@ def _client(target: str, request: bytes, seconds: float, ready: threading.Barrie
     latencies: list[float] = []
     errors: Counter[str] = Counter()
     with grpc.insecure_channel(target, options) as channel:
-        call = channel.unary_unary(METHOD)
+        call = channel.unary_unary(PREDICT)
         try:
             call(request, timeout=30, wait_for_ready=True)  # connects, and is not counted
         except grpc.RpcError as error:

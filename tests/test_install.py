@@ -102,6 +102,6 @@ def test_wheel_holds_the_packages_the_template_and_the_command(tmp_path):
         names = set(wheel.namelist())
         entry_points = next(name for name in names if name.endswith("entry_points.txt"))
         assert "conveyor = pipeline.cli.main:main" in wheel.read(entry_points).decode()
-    assert {"pipeline/report/report.html.j2", "trainer/__main__.py", "serving/servable.py"} <= names
+    assert {"pipeline/report/report.html.j2", "trainer/__main__.py", "serving/servability.py"} <= names
     assert "components/atomic_pusher/executor.py" in names
     assert not any(name.startswith(("tests", "benchmarks")) for name in names)

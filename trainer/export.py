@@ -10,13 +10,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from conveyor.errors import ConveyorError
 from trainer import networks
-from trainer.settings import Job
+from trainer.settings import TrainingJob
 
 DATASET_ASSET = "dataset.json"
 
 
-def save(model: keras.Model, job: Job, folder: Path, scratch: Path) -> keras.Model:
+def save(model: keras.Model, job: TrainingJob, folder: Path, scratch: Path) -> keras.Model:
     """Writes a SavedModel whose arithmetic is float32, whatever the network was trained in.
 
     A lower precision gains nothing at the small batches of a server, and is not computed in on every processor.
@@ -45,7 +46,7 @@ def save(model: keras.Model, job: Job, folder: Path, scratch: Path) -> keras.Mod
     return network
 
 
-class OtherNetwork(ValueError):
+class OtherNetwork(ConveyorError):
     """The weights of a model do not fit the network."""
 
 
@@ -86,7 +87,7 @@ class _Servable(tf.Module):
     restored by the loader that TensorFlow Serving uses, and found through both, they would be stored twice.
     """
 
-    def __init__(self, network: keras.Model, job: Job, asset: Path) -> None:
+    def __init__(self, network: keras.Model, job: TrainingJob, asset: Path) -> None:
         super().__init__()
         self._logits = functools.partial(network, training=False)
         self._shape = job.shape

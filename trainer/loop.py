@@ -15,25 +15,28 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from conveyor.errors import ConveyorError, ExitCode
 from trainer import export, networks, processes
 from trainer.devices import Devices
 from trainer.examples import Split, batches, shuffled_order
-from trainer.settings import Job
+from trainer.settings import Training, TrainingJob
 
-STEPS_A_CALL = 10  # in one call of the compiled loop: few calls into Python, and a bar that still moves
+STEPS_PER_EXECUTION = 10  # in one call of the compiled loop: few calls into Python, and a bar that still moves
 PREDICT_BATCH = 500
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(ConveyorError):
     """The loss is not a number any more, and no further step can mend it."""
 
 
-class TrainingStopped(RuntimeError):
-    """The training was asked to stop, and wrote a checkpoint to go on from."""
+class TrainingStopped(ConveyorError):
+    """The training was asked to stop, and wrote a checkpoint to continue from."""
+
+    exit_code = ExitCode.INTERRUPTED
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """The outcome of a training.
 
     Attributes:
@@ -80,7 +83,7 @@ class Checkpoints:
 
 
 def train(
-    job: Job,
+    job: TrainingJob,
     devices: Devices,
     train_split: Split,
     eval_split: Split | None,
@@ -88,11 +91,11 @@ def train(
     logs: Path,
     say: Callable[[str], Any] = tqdm.write,
     initial: Sequence[np.ndarray] | None = None,
-) -> Trained:
+) -> TrainingResult:
     """Trains a network, or continues where a checkpoint says that an earlier process stopped.
 
-    Before the steps 0, 100, 200, ... and after the last, it prints the accuracy and loss on the batch that comes next,
-    without dropout, as the tutorial does, and writes a checkpoint.
+    Every `log_every` steps, from step 0 on, and after the last step, it prints the accuracy and loss on the batch that
+    comes next, without dropout, as the tutorial does. It writes a checkpoint every `checkpoint_every` steps.
 
     Args:
       job: the network and how it is trained.
@@ -108,51 +111,56 @@ def train(
       TrainingDiverged: the loss became infinite or not a number.
       TrainingStopped: SIGTERM came.
     """
-    setup = job.training
+    training = job.training
     model, optimizer, saver = _prepare(job, devices, checkpoints)
     if initial is not None:
         export.set_weights(model, initial)
     first_step, history = saver.restore()
     if first_step:
         say(f"Continuing from the checkpoint at step {first_step}.")
-    order = shuffled_order(len(train_split), setup.batch_size, setup.steps + 1, setup.seed)
-    replicas = devices.strategy.num_replicas_in_sync
-    shares = batches(train_split, order, first_step, replicas)
+    order = shuffled_order(len(train_split), training.batch_size, training.steps + 1, training.seed)
+    shares = batches(train_split, order, first_step, devices.strategy.num_replicas_in_sync)
     iterator = iter(devices.strategy.distribute_datasets_from_function(lambda _: shares))
     run_steps = _compiled_steps(job, devices, model, optimizer)
     measure = _Measure(job, model, train_split, eval_split, order)
-
-    def mark(step: int) -> None:
-        history.append(measure(step))
-        say(_line(history[-1]))
-        saver.save(step, history)
-
     stopped = threading.Event()
     started = time.perf_counter()
     with (
-        _bar(first_step, setup.steps) as bar,
+        _bar(first_step, training.steps) as bar,
         tf.summary.create_file_writer(str(logs)).as_default(),
         processes.on_stop(stopped.set),
     ):
-        if not history:
-            mark(0)
         step = first_step
-        while step < setup.steps:
-            count = min(STEPS_A_CALL, setup.steps - step, setup.log_every - step % setup.log_every)
+        while True:
+            if step > first_step or not history:  # else the restored step was measured and saved before
+                if _is_due(step, training.log_every, training):
+                    history.append(measure(step))
+                    say(_line(history[-1]))
+                if _is_due(step, training.checkpoint_every, training) or stopped.is_set():
+                    saver.save(step, history)
+            if step == training.steps:
+                return TrainingResult(model, first_step, time.perf_counter() - started, history)
+            if stopped.is_set():
+                raise TrainingStopped(f"Stopped at step {step}, with a checkpoint. Run again to continue from there.")
+            count = _steps_to_next_event(step, training)
             loss = float(run_steps(iterator, tf.constant(count)))
             step += count
             bar.update(count)
             if not math.isfinite(loss):
                 raise TrainingDiverged(_diverged(job, loss, step))
-            if step % setup.log_every == 0 or step == setup.steps:
-                mark(step)
-            if stopped.is_set():
-                saver.save(step, history)
-                raise TrainingStopped(f"Stopped at step {step}, with a checkpoint. Run again to go on from there.")
-    return Trained(model, first_step, time.perf_counter() - started, history)
 
 
-def restore(job: Job, checkpoints: Path) -> tuple[keras.Model, int]:
+def _is_due(step: int, every: int, training: Training) -> bool:
+    return step % every == 0 or step == training.steps
+
+
+def _steps_to_next_event(step: int, training: Training) -> int:
+    """Returns how many steps to take in one call: up to the next line, the next checkpoint or the end."""
+    events = (training.log_every, training.checkpoint_every)
+    return min(STEPS_PER_EXECUTION, training.steps - step, *(every - step % every for every in events))
+
+
+def restore(job: TrainingJob, checkpoints: Path) -> tuple[keras.Model, int]:
     """Returns the network of a training's newest checkpoint, in float32, and its step: 0 where there is none."""
     devices = Devices(tf.distribute.get_strategy(), "float32", False, "CPU, float32")
     model, _, saver = _prepare(job, devices, checkpoints)
@@ -160,12 +168,11 @@ def restore(job: Job, checkpoints: Path) -> tuple[keras.Model, int]:
     return model, step
 
 
-def _prepare(job: Job, devices: Devices, checkpoints: Path) -> tuple[keras.Model, keras.Optimizer, Checkpoints]:
+def _prepare(job: TrainingJob, devices: Devices, checkpoints: Path) -> tuple[keras.Model, keras.Optimizer, Checkpoints]:
     with devices.strategy.scope():
         model = networks.build(job, devices.precision)
         optimizer = networks.optimizer(job)
         optimizer.build(model.trainable_variables)
-        networks.start_rmsprop(optimizer)
         return model, optimizer, Checkpoints(checkpoints, model, optimizer, job.training.keep_checkpoints)
 
 
@@ -187,7 +194,7 @@ class _Measure:
     """Accuracy and loss at a step, for the printed line, the run report and TensorBoard."""
 
     def __init__(
-        self, job: Job, model: keras.Model, train_split: Split, eval_split: Split | None, order: np.ndarray
+        self, job: TrainingJob, model: keras.Model, train_split: Split, eval_split: Split | None, order: np.ndarray
     ) -> None:
         self._training = job.training
         self._predict = predictor(model)
@@ -197,10 +204,12 @@ class _Measure:
 
     def __call__(self, step: int) -> dict[str, float]:
         batch = self._order[step]
-        accuracy, loss = score(self._predict(self._train.images[batch]), self._train.labels[batch])
+        accuracy, loss = accuracy_and_loss(self._predict(self._train.images[batch]), self._train.labels[batch])
         entry = {"step": step, "accuracy": accuracy, "loss": loss}
         if self._eval and (step % self._training.eval_every == 0 or step == self._training.steps):
-            entry["eval_accuracy"], entry["eval_loss"] = score(self._predict(self._eval.images), self._eval.labels)
+            entry["eval_accuracy"], entry["eval_loss"] = accuracy_and_loss(
+                self._predict(self._eval.images), self._eval.labels
+            )
         for name, value in entry.items():
             if name != "step":
                 tf.summary.scalar(name, value, step)
@@ -224,14 +233,16 @@ def predictor(model: keras.Model) -> Predict:
     return predict
 
 
-def score(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+def accuracy_and_loss(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Returns the accuracy, 0 to 1, and the mean cross-entropy, in nats, of probabilities [N, classes]."""
     accuracy = float(np.mean(scores.argmax(axis=1) == labels))
     likelihoods = scores[np.arange(len(labels)), labels]
     return accuracy, float(-np.mean(np.log(np.maximum(likelihoods, np.finfo(np.float32).tiny))))
 
 
-def _compiled_steps(job: Job, devices: Devices, model: keras.Model, optimizer: keras.Optimizer) -> Callable[..., Any]:
+def _compiled_steps(
+    job: TrainingJob, devices: Devices, model: keras.Model, optimizer: keras.Optimizer
+) -> Callable[..., Any]:
     """Returns a function of an iterator and a count that takes so many steps and returns the last one's loss."""
     variables = model.trainable_variables
 
@@ -267,7 +278,7 @@ def _line(entry: dict[str, float]) -> str:
     return line
 
 
-def _diverged(job: Job, loss: float, step: int) -> str:
+def _diverged(job: TrainingJob, loss: float, step: int) -> str:
     return (
         f"Training diverged: the loss was {loss} by step {step}. Lower training.learning_rate "
         f"(it is {job.training.learning_rate}), or try training.precision=float32. "

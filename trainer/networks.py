@@ -7,12 +7,12 @@ import keras
 import numpy as np
 from keras import layers
 
-from trainer.settings import Job, Network
+from trainer.settings import Network, TrainingJob
 
 Layers = list[layers.Layer]
 
 
-def build(job: Job, precision: str) -> keras.Model:
+def build(job: TrainingJob, precision: str) -> keras.Model:
     """Returns a new network with freshly drawn weights.
 
     Args:
@@ -24,7 +24,7 @@ def build(job: Job, precision: str) -> keras.Model:
 
     Example:
       >>> from pipeline.experiments import load
-      >>> build(load("mnist").job(), "float32").count_params()
+      >>> build(load("mnist").training_job(), "float32").count_params()
       3274634
     """
     body = _NETWORKS[job.network.name](job.network, job.training.seed, len(job.classes))
@@ -98,24 +98,27 @@ def _dropout(network: Network, seed: int) -> Layers:
     return [layers.Dropout(network.dropout, seed=seed)] if network.dropout else []
 
 
-def optimizer(job: Job) -> keras.Optimizer:
-    """Returns the job's optimiser with TensorFlow 1's defaults, which the tutorial trained with.
+def optimizer(job: TrainingJob) -> keras.Optimizer:
+    """Returns the job's optimizer with TensorFlow 1's defaults, which the tutorial trained with.
 
-    Keras' own epsilon is 1e-7; TensorFlow 1 had 1e-8 for Adam and 1e-10 for RMSProp. RMSProp's running mean of squared
-    gradients starts at 1 there and at 0 in Keras: `start_rmsprop` sets it once the optimiser is built.
+    Keras's own epsilon is 1e-7; TensorFlow 1 had 1e-8 for Adam and 1e-10 for RMSProp.
     """
     rate = job.training.learning_rate
     if job.training.optimizer == "adam":
         return keras.optimizers.Adam(rate, epsilon=1e-8)
-    return keras.optimizers.RMSprop(rate, rho=0.9, epsilon=1e-10)
+    return TutorialRMSprop(rate, rho=0.9, epsilon=1e-10)
 
 
-def start_rmsprop(built: keras.Optimizer) -> None:
-    """Sets the running mean of squared gradients of a newly built RMSProp to 1; leaves other optimisers alone."""
-    if isinstance(built, keras.optimizers.RMSprop):
-        for variable in built.variables:
-            if "velocity" in variable.path:
-                variable.assign(keras.ops.ones_like(variable))
+class TutorialRMSprop(keras.optimizers.RMSprop):
+    """RMSProp as in TensorFlow 1: the running mean of squared gradients starts at 1, and not at 0 as in Keras."""
+
+    def build(self, var_list: list[keras.Variable]) -> None:
+        """Makes the optimizer's variables, with their starting values."""
+        if self.built:
+            return
+        super().build(var_list)
+        for velocity in self._velocities:
+            velocity.assign(keras.ops.ones_like(velocity))
 
 
 def first_kernels(model: keras.Model) -> np.ndarray:

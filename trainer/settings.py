@@ -1,61 +1,67 @@
-"""What a training is: the network and how its weights are found."""
+"""What a training is: the network, and how its weights are found."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from conveyor.settings import settings
 
 
-@dataclasses.dataclass(frozen=True)
+@settings("network")
 class Network:
     """A convolutional network, by its name in `trainer.networks`.
 
     Attributes:
       name: `mnist_tutorial` or `cifar10_tutorial`.
-      input_scale: what a raw pixel, 0 to 255, is multiplied by before the first layer: 1/255 gives [0, 1].
-      initial_stddev: standard deviation of the truncated normal that weights start from.
-      initial_bias: what every bias starts from.
+      input_scale: factor for a raw pixel, 0 to 255, before the first layer: 1/255 gives [0, 1].
+      initial_stddev: standard deviation of the truncated normal distribution that the weights are drawn from.
+      initial_bias: initial value of every bias.
       dropout: share of the last hidden layer's units dropped in training; 0 for none.
     """
 
     name: Literal["mnist_tutorial", "cifar10_tutorial"]
-    input_scale: float
-    initial_stddev: float = 0.05
+    input_scale: Annotated[float, Field(gt=0)]
+    initial_stddev: Annotated[float, Field(gt=0)] = 0.05
     initial_bias: float = 0.1
-    dropout: float = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
-@dataclasses.dataclass(frozen=True)
+@settings("training")
 class Training:
     """How a network is trained.
 
     Attributes:
       optimizer: `adam` or `rmsprop`.
-      learning_rate: the optimiser's step size.
+      learning_rate: the optimizer's step size.
       batch_size: examples in a step, over all devices.
-      steps: optimiser steps in all.
-      warm_steps: steps of a training that starts from the weights of the model that serves; 0 to start anew each time.
-      log_every: steps between two printed lines, and two checkpoints.
+      steps: optimizer steps in all.
+      warm_steps: steps of a training that starts from the weights of the stable version; 0 to train from scratch.
+      log_every: steps between two printed lines.
+      checkpoint_every: steps between two checkpoints.
       eval_every: steps between two measurements on the `eval` split, where there is one.
-      seed: of the initial weights, of the order of the examples and of dropout.
+      seed: seed of the initial weights, of the order of the examples and of dropout.
       precision: `auto` (bfloat16 where the processor or GPU computes in it, else float32), `float32` or
         `mixed_bfloat16`. Variables are float32 in each, and so is the exported model.
       keep_checkpoints: how many checkpoints are kept.
     """
 
     optimizer: Literal["adam", "rmsprop"]
-    learning_rate: float
-    batch_size: int
-    steps: int
-    warm_steps: int = 0
-    log_every: int = 100
-    eval_every: int = 500
-    seed: int = 2019
+    learning_rate: Annotated[float, Field(gt=0)]
+    batch_size: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1)]
+    warm_steps: Annotated[int, Field(ge=0)] = 0
+    log_every: Annotated[int, Field(ge=1)] = 100
+    checkpoint_every: Annotated[int, Field(ge=1)] = 100
+    eval_every: Annotated[int, Field(ge=1)] = 500
+    seed: Annotated[int, Field(ge=0)] = 2019
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
-    keep_checkpoints: int = 3
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 3
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One network to train: all that the trainer must know, but for the examples.
+@settings("training job")
+class TrainingJob:
+    """One network to train: all that determines its weights, but for the examples.
 
     Attributes:
       shape: height, width and channels of an image, in pixels.
@@ -69,13 +75,53 @@ class Job:
     network: Network
     training: Training
 
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "Job":
-        """Returns the job that `dataclasses.asdict`, by way of JSON, made the fields of."""
-        height, width, channels = fields["shape"]
-        return cls(
-            shape=(height, width, channels),
-            classes=tuple(fields["classes"]),
-            network=Network(**fields["network"]),
-            training=Training(**fields["training"]),
-        )
+
+SPEC = "spec.json"  # the specification's file, in its folder `run`
+
+
+@settings("training specification")
+class TrainingSpec:
+    """What the trainer's process is told: a job, and the folders that it reads and writes.
+
+    Attributes:
+      job: what is trained.
+      examples: folder of the base files' splits: `Split-test/`, `Split-train/` and perhaps `Split-eval/`.
+      train: folders of the parts to train on, each with its own `Split-train/`.
+      spans: folders of spans by their names; what they hold out, `Split-eval/`, is measured by itself.
+      initial: folder of a SavedModel whose weights the training starts from; None to train from scratch.
+      checkpoints: folder of this training's checkpoints, and of no other's.
+      model: folder for the SavedModel.
+      run: folder for everything else: TensorBoard's logs, history.json, summary.json, test_scores.npy, kernels.npy.
+    """
+
+    job: TrainingJob
+    examples: str
+    train: tuple[str, ...]
+    spans: dict[str, str]
+    initial: str | None
+    checkpoints: str
+    model: str
+    run: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSummary:
+    """What the trainer's process reports in summary.json.
+
+    Attributes:
+      device: what it trained on, in words.
+      precision: `float32` or `mixed_bfloat16`.
+      resumed_from: the step of the checkpoint that it continued from; 0 where there was none.
+      seconds: how long it trained.
+      steps: steps in all.
+      test_accuracy: accuracy on the test split, 0 to 1.
+      held_out: `accuracy` and number of `examples` of what each span holds out, by the span's name.
+    """
+
+    device: str
+    precision: str
+    resumed_from: int
+    seconds: float
+    steps: int
+    test_accuracy: float
+    held_out: dict[str, dict[str, float]]

@@ -4,8 +4,10 @@ from pathlib import Path
 
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 
+from conveyor.errors import ConveyorError
 
-class DataAnomalies(ValueError):
+
+class DataAnomalies(ConveyorError):
     """The data is not what its schema says, and nothing should be trained on it."""
 
 

@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
-from tfx.dsl.component.experimental.decorators import component
 from tfx.types.standard_artifacts import InfraBlessing, Model, ModelBlessing, PushedModel
 from tfx.utils import path_utils
 
-from components.atomic_pusher.executor import push
+from components.cached_component import cached_component
+from serving.model_store import StoredModel, VersionRecord
 
 
-@component
+@cached_component()
 def AtomicPusher(
     model: InputArtifact[Model],
     model_blessing: InputArtifact[ModelBlessing],
@@ -20,7 +20,6 @@ def AtomicPusher(
     destination: Parameter[str],
     record: Parameter[str],
     canary: Parameter[int],
-    code: Parameter[str],
 ) -> None:
     """Pusher whose versions appear atomically and only ever grow.
 
@@ -31,16 +30,16 @@ def AtomicPusher(
       pushed_model: its custom property `pushed` is 1 if the model is being served; then `pushed_version` and
         `pushed_destination` say under what number and where, and `pushed_new` whether this run put it there.
       destination: folder of the served model's versions.
-      record: where the model comes from, as JSON.
-      canary: 1 to name it `canary` and let what serves serve on; 0 to serve it.
-      code: digest of this package.
+      record: where the model comes from, the fields of `VersionRecord` as JSON.
+      canary: 1 to label it `canary` and keep the stable version; 0 to make it stable.
     """
-    del code
     blessed = [b.get_int_custom_property("blessed") == 1 for b in (model_blessing, infra_blessing)]
     pushed_model.set_int_custom_property("pushed", int(all(blessed)))
     if not all(blessed):
         return
-    pushed = push(Path(path_utils.serving_model_path(model.uri)), Path(destination), json.loads(record), bool(canary))
+    source = Path(path_utils.serving_model_path(model.uri))
+    known = VersionRecord.from_dict(json.loads(record))
+    pushed = StoredModel(Path(destination)).push(source, known, as_canary=bool(canary))
     pushed_model.set_int_custom_property("pushed_version", pushed.version)
     pushed_model.set_string_custom_property("pushed_destination", str(pushed.path))
     pushed_model.set_int_custom_property("pushed_new", int(pushed.new))

@@ -13,6 +13,8 @@ import tensorflow as tf
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
 
+from conveyor.errors import ConveyorError
+
 DRIFT = "drift.json"
 SCALARS = ("image_mean", "image_stddev")
 READ_BATCH = 4096
@@ -22,12 +24,12 @@ _DISTANCES = {
 }
 
 
-class DriftStopped(ValueError):
+class DriftStopped(ConveyorError):
     """What arrived differs too much from the training data to train on it."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Drift:
+class DriftMeasurement:
     """How far one feature's distribution moved.
 
     Attributes:
@@ -56,7 +58,7 @@ class Drift:
 
 def measure(
     trained_on: Sequence[Path], arrived: Sequence[Path], schema: schema_pb2.Schema, label: float, scalars: float
-) -> list[Drift]:
+) -> list[DriftMeasurement]:
     """Returns the distance of each feature between two sets of tf.Examples.
 
     Args:
@@ -76,7 +78,7 @@ def measure(
         _statistics(arrived, compared), compared, previous_statistics=_statistics(trained_on, compared)
     )
     return [
-        Drift(".".join(info.path.step), _DISTANCES[measured.type], measured.value, measured.threshold)
+        DriftMeasurement(".".join(info.path.step), _DISTANCES[measured.type], measured.value, measured.threshold)
         for info in anomalies.drift_skew_info
         for measured in info.drift_measurements
     ]

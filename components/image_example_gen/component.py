@@ -1,14 +1,11 @@
 """The component that ingests labelled images."""
 
-import dataclasses
-import json
-
-from google.protobuf import struct_pb2
 from tfx.components.example_gen.component import FileBasedExampleGen
 from tfx.dsl.components.base import executor_spec
 from tfx.proto import example_gen_pb2
 
-from components.image_example_gen.executor import Executor
+from components.code_digest import code_digest
+from components.image_example_gen.executor import Executor, IngestionSettings
 from components.image_example_gen.spans import BASE, Part
 
 MAX_LISTED = 1000  # files whose checksums are kept one by one in ML Metadata
@@ -23,29 +20,26 @@ class ImageExampleGen(FileBasedExampleGen):
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
 
-    def __init__(self, part: Part, files: dict[str, str], digest: str, code: str) -> None:
+    def __init__(self, part: Part, files: dict[str, str], digest: str) -> None:
         """Makes the component of one part of the input; a span's has the span's name in its own.
 
         Args:
           part: the files, their format and splits.
           files: SHA-256 of each file, by its name below the part's folder.
-          digest: of all of them. TFX's own fingerprint of the files is made of sizes and times, and would take another
-            file of the same size for the same.
-          code: digest of this package.
+          digest: SHA-256 of all of them. TFX's own fingerprint of the files is made of sizes and times, and would take
+            another file of the same size for the same.
         """
-        settings = struct_pb2.Struct()
-        settings.update(
-            {
-                "dataset": json.loads(json.dumps(dataclasses.asdict(part.dataset))),
-                "part": part.name,
-                "input_digest": digest,
-                "input_files": files if len(files) <= MAX_LISTED else {},
-                "code": code,
-            }
+        settings = IngestionSettings(
+            part=part.name,
+            dataset=part.dataset,
+            input_digest=digest,
+            input_files=files if len(files) <= MAX_LISTED else {},
+            code_digest=code_digest("components.image_example_gen.executor"),
         )
         custom_config = example_gen_pb2.CustomConfig()
-        custom_config.custom_config.Pack(settings)
-        splits = [example_gen_pb2.Input.Split(name=name, pattern=pattern) for name, pattern in part.dataset.splits]
+        custom_config.custom_config.Pack(settings.to_message())
+        patterns = part.dataset.splits.patterns.items()
+        splits = [example_gen_pb2.Input.Split(name=name, pattern=pattern) for name, pattern in patterns]
         super().__init__(
             input_base=str(part.folder),
             input_config=example_gen_pb2.Input(splits=splits),

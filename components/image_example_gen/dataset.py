@@ -1,50 +1,105 @@
-"""What a data set is."""
+"""What a data set is, and which of its spans are trained on."""
 
-import dataclasses
-from typing import Any, Literal
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from conveyor.errors import ConfigError
+from conveyor.settings import settings
+
+Lenient = Field(strict=False)  # a list is taken for a tuple
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """A set of labelled images.
+@settings("dataset.splits")
+class NamedSplits:
+    """Splits that the files themselves have.
 
     Attributes:
-      name: what the files are called in the home folder, `data/<name>/`.
+      train: glob pattern of the training files, below the input folder.
+      test: glob pattern of the test files.
+      eval_examples: how many examples, the first of the training files, are held out of training as the split `eval`.
+    """
+
+    train: str
+    test: str
+    eval_examples: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def patterns(self) -> dict[str, str]:
+        """The glob pattern of each split's files."""
+        return {"train": self.train, "test": self.test}
+
+
+@settings("dataset.splits")
+class HashedSplits:
+    """Splits of files that have none: a hash of each image's content decides.
+
+    Attributes:
+      files: glob pattern of the files, below the input folder.
+      eval_share: share of the images held out of training as the split `eval`, from 0 to 1.
+      test_share: share of the images in the split `test`, from 0 to 1.
+    """
+
+    files: str = "*/*"
+    eval_share: Share = 0.1
+    test_share: Share = 0.1
+
+    def __post_init__(self) -> None:
+        if self.eval_share + self.test_share >= 1:
+            total = self.eval_share + self.test_share
+            raise ConfigError(
+                f"dataset.splits: eval_share and test_share make {total:g} together; they must leave a share to train."
+            )
+
+    @property
+    def patterns(self) -> dict[str, str]:
+        """The glob pattern of all files, under the name `all`."""
+        return {"all": self.files}
+
+
+@settings("dataset")
+class Dataset:
+    """A set of labelled images: what they are, and how its base files are read.
+
+    Attributes:
+      name: name of the folder in the home folder, `data/<name>/`.
       format: `idx` (MNIST's pairs of files), `cifar_binary` (one byte of label, then the image, channels first) or
-        `folders` (`<split>/<class>/*.png`, or `<class>/*.png`, split by a hash of the content).
+        `folders` (`<split>/<class>/*.png`, or `<class>/*.png`).
       shape: height, width and channels of an image, in pixels.
       classes: class names, in the order of their labels.
-      eval_examples: how many examples, the first of the training files, are held out of training as the split
-        `eval`. Class folders without splits are divided by `eval_share` and `test_share` instead.
-      eval_share: the share of a data set without splits held out as `eval`, from 0 to 1.
-      test_share: the share of a data set without splits held out as `test`, from 0 to 1.
-      splits: glob patterns of the files of each input split, below the input folder, as (split, pattern) pairs.
-      canonical: whether the files are published ones that `conveyor fetch` can bring and verify.
-      window: how many of the newest spans are trained on, of which the base files are the oldest; 0 for all. See
-        `spans`.
-      holdout_share: the share of each span that is held out of training as `eval` and reported by itself, 0 to 1.
+      splits: which images are for training and which for tests.
+      canonical: whether the files are published ones that `conveyor fetch` can download and verify.
     """
 
     name: str
     format: Literal["idx", "cifar_binary", "folders"]
-    shape: tuple[int, int, int]
-    classes: tuple[str, ...]
-    splits: tuple[tuple[str, str], ...]
-    eval_examples: int = 0
-    eval_share: float = 0.1
-    test_share: float = 0.1
+    shape: Annotated[tuple[int, int, int], Lenient]
+    classes: Annotated[tuple[str, ...], Lenient]
+    splits: NamedSplits | HashedSplits = Field(default_factory=lambda: HashedSplits())
     canonical: bool = False
-    window: int = 0
-    holdout_share: float = 0.0
 
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "Dataset":
-        """Returns the data set that `dataclasses.asdict`, by way of JSON, made the fields of."""
-        exact = {
-            "shape": tuple(int(size) for size in fields["shape"]),  # some carriers of JSON know no integers
-            "classes": tuple(fields["classes"]),
-            "splits": tuple((split, pattern) for split, pattern in fields["splits"]),
-            "eval_examples": int(fields["eval_examples"]),
-            "window": int(fields["window"]),
-        }
-        return cls(**{**fields, **exact})
+    def __post_init__(self) -> None:
+        if min(self.shape) < 1:
+            raise ConfigError(f"dataset.shape is {self.shape}; it must be three positive numbers.")
+        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
+            raise ConfigError(f"dataset.classes is {self.classes}; it must be two or more different names.")
+
+    @property
+    def image_size(self) -> int:
+        """How many values an image has: height times width times channels."""
+        return math.prod(self.shape)
+
+
+@settings("spans")
+class Spans:
+    """What is done with the spans, the images that were added after the base files.
+
+    Attributes:
+      window: how many of the newest parts are trained on, of which the base files are the oldest; 0 for all.
+      holdout_share: share of each span held out of training, and reported by itself, from 0 to 1.
+    """
+
+    window: Annotated[int, Field(ge=0)] = 0
+    holdout_share: Share = 0.0

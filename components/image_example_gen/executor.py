@@ -9,16 +9,51 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import tensorflow as tf
-from google.protobuf import json_format, struct_pb2
+from google.protobuf import wrappers_pb2
 from tfx.dsl.components.base import base_beam_executor
 from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils
 from tfx.utils import proto_utils
 
-from components.image_example_gen.dataset import Dataset
+from components.image_example_gen.dataset import Dataset, HashedSplits
 from components.image_example_gen.readers import DataError
-from components.image_example_gen.shards import Shard, hash_splits, plan
+from components.image_example_gen.shards import Shard, plan, split_names
 from components.image_example_gen.spans import Part
+from conveyor.settings import from_json, settings, to_json
+
+
+@settings("ingestion")
+class IngestionSettings:
+    """What the component tells its executor, besides the folder.
+
+    Attributes:
+      part: name of the part of the data.
+      dataset: format, shape, classes and splits of its files.
+      input_digest: SHA-256 of all files.
+      input_files: SHA-256 of each file by its name; empty where there are too many.
+      code_digest: SHA-256 of the code that ingests.
+    """
+
+    part: str
+    dataset: Dataset
+    input_digest: str
+    input_files: dict[str, str]
+    code_digest: str
+
+    def to_message(self) -> wrappers_pb2.BytesValue:
+        """Returns the settings as JSON in a message, as TFX's custom configuration takes them.
+
+        As bytes: ML Metadata on PostgreSQL refuses a text property with a backslash, as JSON within JSON has.
+        """
+        return wrappers_pb2.BytesValue(value=to_json(self).encode())
+
+    @classmethod
+    def of(cls, exec_properties: dict[str, Any]) -> "IngestionSettings":
+        """Returns the settings that the component wrote into the execution properties."""
+        config = proto_utils.json_to_proto(exec_properties["custom_config"], example_gen_pb2.CustomConfig())
+        message = wrappers_pb2.BytesValue()
+        config.custom_config.Unpack(message)
+        return from_json(cls, message.value)
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -40,16 +75,19 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         Raises:
           DataError: a file is missing, truncated, corrupt or of another shape, or a label is out of range.
         """
-        settings = settings_of(exec_properties)
-        dataset = Dataset.from_dict(settings["dataset"])
-        part = Part(settings["part"], Path(exec_properties["input_base"]), dataset)
+        settings = IngestionSettings.of(exec_properties)
+        dataset = settings.dataset
+        part = Part(settings.part, Path(exec_properties["input_base"]), dataset)
         shards = plan(part)
         examples = artifact_utils.get_single_instance(output_dict["examples"])
-        splits = list(dict.fromkeys(s.split for s in shards if s.split)) or hash_splits(dataset)
+        if isinstance(dataset.splits, HashedSplits):
+            splits = split_names(dataset.splits)
+        else:
+            splits = list(dict.fromkeys(shard.split for shard in shards if shard.split))
         # For the way back from a model to its files.
-        examples.set_string_custom_property("part", settings["part"])
-        examples.set_string_custom_property("input_digest", settings["input_digest"])
-        examples.set_string_custom_property("input_files", json.dumps(settings["input_files"], ensure_ascii=False))
+        examples.set_string_custom_property("part", settings.part)
+        examples.set_string_custom_property("input_digest", settings.input_digest)
+        examples.set_string_custom_property("input_files", json.dumps(settings.input_files, ensure_ascii=False))
         examples.split_names = artifact_utils.encode_split_names(splits)
         folders = {split: Path(artifact_utils.get_split_uri([examples], split)) for split in splits}
         for folder in folders.values():
@@ -66,14 +104,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     raise DataError.at(part.folder, None, f"at least one image for the split {split}", "none")
                 shutil.rmtree(folder)  # a few images need not have one to hold out
         examples.split_names = artifact_utils.encode_split_names([s for s in splits if folders[s].exists()])
-
-
-def settings_of(exec_properties: dict[str, Any]) -> dict[str, Any]:
-    """Returns what the component was given: see `component.ImageExampleGen`."""
-    config = proto_utils.json_to_proto(exec_properties["custom_config"], example_gen_pb2.CustomConfig())
-    settings = struct_pb2.Struct()
-    config.custom_config.Unpack(settings)
-    return json_format.MessageToDict(settings)
 
 
 class _WriteShard(beam.DoFn):

@@ -8,7 +8,6 @@ https://www.cs.toronto.edu/~kriz/cifar.html.
 """
 
 import dataclasses
-import math
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +17,14 @@ import numpy as np
 import PIL.Image
 
 from components.image_example_gen.dataset import Dataset
+from conveyor.errors import ConveyorError
 
 IDX_IMAGES_MAGIC = 0x0803  # unsigned bytes in three dimensions
 IDX_LABELS_MAGIC = 0x0801  # unsigned bytes in one dimension
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-class DataError(ValueError):
+class DataError(ConveyorError):
     """A file that cannot be used: says which, where in it, what was expected and what is there."""
 
     @classmethod
@@ -78,7 +78,7 @@ class IdxReader:
         return self.labels.stat().st_size - self.LABELS_HEADER
 
     def read(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        size = math.prod(self.dataset.shape)
+        size = self.dataset.image_size
         images = _read_bytes(self.images, self.IMAGES_HEADER + start * size, count * size)
         first_label = self.LABELS_HEADER + start
         labels = _read_bytes(self.labels, first_label, count)
@@ -102,7 +102,7 @@ class CifarReader:
 
     @property
     def _record(self) -> int:
-        return 1 + math.prod(self.dataset.shape)
+        return 1 + self.dataset.image_size
 
     def __len__(self) -> int:
         return self.path.stat().st_size // self._record

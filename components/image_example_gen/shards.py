@@ -2,12 +2,11 @@
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Iterator
 
 import numpy as np
 
-from components.image_example_gen.dataset import Dataset
+from components.image_example_gen.dataset import Dataset, HashedSplits, NamedSplits
 from components.image_example_gen.readers import DataError, Reader, open_readers
 from components.image_example_gen.spans import Part
 
@@ -39,48 +38,52 @@ class Shard:
           DataError: a label out of range, or a file that cannot be decoded.
         """
         images, labels = self.reader.read(self.start, self.count)
-        if self.split:
+        if isinstance(dataset.splits, NamedSplits):
+            assert self.split is not None  # `plan` gave it one
             yield self.split, images, labels
             return
-        chosen = content_splits(images, dataset)
-        for split in hash_splits(dataset):
+        chosen = content_splits(images, dataset.splits)
+        for split in split_names(dataset.splits):
             yield split, images[chosen == split], labels[chosen == split]
 
 
 def plan(part: Part) -> list[Shard]:
     """Returns the shards of all of a part's splits, after a check of every file's structure.
 
-    Where its data set names a single split, the data has no splits of its own, and a hash of each image's content
-    divides it.
-
     Raises:
       DataError: a pattern matches nothing, or a file's structure is wrong.
     """
-    dataset = part.dataset
-    shards: list[Shard] = []
-    for split, pattern in dataset.splits:
-        paths = part.files(pattern)
-        if not paths:
-            raise DataError.at(part.folder, None, f"files that match {pattern} for the split {split}", "none")
-        readers = open_readers(paths, dataset)
-        if len(dataset.splits) == 1:
-            shards += _shards(None, [(reader, 0, len(reader)) for reader in readers], dataset)
-        elif split == "train" and dataset.eval_examples:
-            held_out, rest = _divide(readers, dataset.eval_examples)
-            shards += _shards("train", rest, dataset) + _shards("eval", held_out, dataset)
-        else:
-            shards += _shards(split, [(reader, 0, len(reader)) for reader in readers], dataset)
-    return shards
+    dataset, splits = part.dataset, part.dataset.splits
+    if isinstance(splits, HashedSplits):
+        return _shards(None, _whole(_readers(part, "all", splits.files)), dataset)
+    train, test = _readers(part, "train", splits.train), _readers(part, "test", splits.test)
+    held_out, rest = _divide(train, splits.eval_examples) if splits.eval_examples else ([], _whole(train))
+    return [
+        *_shards("train", rest, dataset),
+        *_shards("eval", held_out, dataset),
+        *_shards("test", _whole(test), dataset),
+    ]
+
+
+def _readers(part: Part, split: str, pattern: str) -> list[Reader]:
+    paths = part.files(pattern)
+    if not paths:
+        raise DataError.at(part.folder, None, f"files that match {pattern} for the split {split}", "none")
+    return open_readers(paths, part.dataset)
 
 
 Range = tuple[Reader, int, int]  # a reader, the first image, how many
+
+
+def _whole(readers: list[Reader]) -> list[Range]:
+    return [(reader, 0, len(reader)) for reader in readers]
 
 
 def _divide(readers: list[Reader], count: int) -> tuple[list[Range], list[Range]]:
     """Returns the first `count` images and the rest, each as ranges of the readers."""
     total = sum(len(reader) for reader in readers)
     if count >= total:
-        raise DataError(f"dataset.eval_examples is {count}, and there are only {total} training images to take from.")
+        raise DataError(f"dataset.splits.eval_examples is {count}, and there are only {total} training images.")
     first: list[Range] = []
     rest: list[Range] = []
     for reader in readers:
@@ -94,7 +97,7 @@ def _divide(readers: list[Reader], count: int) -> tuple[list[Range], list[Range]
 
 
 def _shards(split: str | None, ranges: list[Range], dataset: Dataset) -> list[Shard]:
-    size = max(1, MAX_SHARD_BYTES // math.prod(dataset.shape))
+    size = max(1, MAX_SHARD_BYTES // dataset.image_size)
     pieces = [
         (reader, begin, min(size, start + count - begin))
         for reader, start, count in ranges
@@ -106,17 +109,13 @@ def _shards(split: str | None, ranges: list[Range], dataset: Dataset) -> list[Sh
     ]
 
 
-def hash_splits(dataset: Dataset) -> list[str]:
-    """Returns the splits that a data set without splits of its own is divided into."""
-    shares = {
-        "train": 1 - dataset.eval_share - dataset.test_share,
-        "eval": dataset.eval_share,
-        "test": dataset.test_share,
-    }
-    return [split for split, share in shares.items() if share > 0]
+def split_names(splits: HashedSplits) -> list[str]:
+    """Returns the names of the splits that a hash divides images into."""
+    shares = {"train": 1 - splits.eval_share - splits.test_share, "eval": splits.eval_share, "test": splits.test_share}
+    return [name for name, share in shares.items() if share > 0]
 
 
-def content_splits(images: np.ndarray, dataset: Dataset) -> np.ndarray:
+def content_splits(images: np.ndarray, splits: HashedSplits) -> np.ndarray:
     """Returns the split of each image, as its content alone decides: string [N].
 
     The first 8 bytes of the pixels' SHA-256, as a fraction of 1, fall into test, eval or train by their shares, so the
@@ -124,8 +123,8 @@ def content_splits(images: np.ndarray, dataset: Dataset) -> np.ndarray:
 
     Args:
       images: uint8 [N, height, width, channels].
-      dataset: its `test_share` and `eval_share`.
+      splits: the shares of test and eval.
     """
     fractions = np.array([int.from_bytes(hashlib.sha256(image).digest()[:8], "big") / 2**64 for image in images])
-    bounds = np.cumsum([dataset.test_share, dataset.eval_share])
+    bounds = np.cumsum([splits.test_share, splits.eval_share])
     return np.array(["test", "eval", "train"])[np.searchsorted(bounds, fractions, side="right")]

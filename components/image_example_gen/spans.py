@@ -2,7 +2,7 @@
 
 A span is a folder in the input folder, `span-1`, `span-2`, ... or `2026-11-22` and later dates, that holds labelled
 images in any of the formats that the readers know. All of them are for training, but for the share that
-`Dataset.holdout_share` holds out. The test split is always the base files'.
+`Spans.holdout_share` holds out. The test split is always the base files'.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from components.image_example_gen.dataset import Dataset
+from components.image_example_gen.dataset import Dataset, HashedSplits, Spans
 from components.image_example_gen.readers import DataError
 
 BASE = "base"
@@ -48,33 +48,24 @@ class Part:
         return [path for path in found if order(path.relative_to(self.folder).parts[0]) is None]
 
 
-def parts(root: Path, dataset: Dataset) -> list[Part]:
-    """Returns the base files and the spans in `dataset.window`, the oldest first.
+def parts(root: Path, dataset: Dataset, spans: Spans) -> list[Part]:
+    """Returns the base files and the spans in the window of `spans`, the oldest first.
 
     Raises:
       DataError: the spans have names of both kinds, so that they have no order.
     """
     names = span_names(root)
-    reach = len(names) + 1 if dataset.window == 0 else dataset.window
-    plain = dataclasses.replace(dataset, window=0, holdout_share=0.0)  # which say nothing of how the files are read
-    base = Part(BASE, root, plain, trained_on=reach > len(names))
-    return [base, *(span(root / name, dataset) for name in names[max(0, len(names) - reach) :])]
+    reach = spans.window or len(names) + 1
+    base = Part(BASE, root, dataset, trained_on=reach > len(names))
+    newest = names[max(0, len(names) - reach) :]
+    return [base, *(span(root / name, dataset, spans.holdout_share) for name in newest)]
 
 
-def span(folder: Path, dataset: Dataset) -> Part:
+def span(folder: Path, dataset: Dataset, holdout_share: float = 0.0) -> Part:
     """Returns a folder as a span of the data set; its files say in which format they are."""
     kind = next(kind for kind in _PATTERNS if kind == "folders" or any(folder.glob(_PATTERNS[kind])))
-    read_as = dataclasses.replace(
-        dataset,
-        format=kind,
-        splits=(("all", _PATTERNS[kind]),),
-        eval_examples=0,
-        eval_share=dataset.holdout_share,
-        test_share=0.0,
-        window=0,
-        holdout_share=0.0,
-    )
-    return Part(folder.name, folder, read_as)
+    splits = HashedSplits(_PATTERNS[kind], eval_share=holdout_share, test_share=0.0)
+    return Part(folder.name, folder, dataclasses.replace(dataset, format=kind, splits=splits))
 
 
 def span_names(root: Path) -> list[str]:

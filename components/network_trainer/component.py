@@ -1,6 +1,6 @@
 """The component that trains a network."""
 
-import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,17 +10,18 @@ from tfx.types.channel import BaseChannel
 
 from components.image_example_gen.component import node_id
 from components.image_example_gen.spans import Part
-from trainer.settings import Job
+from conveyor.settings import to_json
+from trainer.settings import TrainingJob
 
 
 def network_trainer(
     examples: BaseChannel,
     parts: Sequence[Part],
     base_model: BaseChannel | None,
-    job: Job,
+    job: TrainingJob,
     checkpoints: Path,
     warmup_batches: tuple[int, ...],
-    fingerprint: str,
+    digest: str,
 ) -> Trainer:
     """Returns TFX's Trainer, set up to train one of our networks.
 
@@ -32,7 +33,7 @@ def network_trainer(
       job: the network and how it is trained.
       checkpoints: folder of this training's checkpoints. TFX deletes a failed Trainer's outputs, so it lies elsewhere.
       warmup_batches: sizes of the batches in the warm-up requests.
-      fingerprint: digest of the code that trains, for the cache, which knows `run_fn` by its name only.
+      digest: SHA-256 of the code that trains, for the cache, which knows `run_fn` by its name only.
     """
     return Trainer(
         examples=examples,
@@ -42,9 +43,9 @@ def network_trainer(
         eval_args=trainer_pb2.EvalArgs(splits=["train"]),  # TFX asks for one that every part has; `run_fn` knows better
         custom_config={
             "parts": [{"name": p.name, "component": node_id(p.name), "trained_on": p.trained_on} for p in parts],
-            "job": dataclasses.asdict(job),
+            "job": json.loads(to_json(job)),  # a dict: JSON within JSON has backslashes, which PostgreSQL refuses
             "checkpoints": str(checkpoints),
             "warmup_batches": list(warmup_batches),
-            "fingerprint": fingerprint,
+            "code_digest": digest,
         },
     )

@@ -6,15 +6,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from conveyor.errors import ConveyorError
+from conveyor.settings import from_json, to_json
 from serving import warmup
 from trainer import processes
 from trainer.examples import read_split
-from trainer.settings import Job
+from trainer.settings import SPEC, TrainingJob, TrainingSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class TrainingFailed(RuntimeError):
+class TrainingFailed(ConveyorError):
     """The trainer's process ended with an error; its last line says which."""
 
 
@@ -34,26 +36,26 @@ def run_fn(fn_args: Any) -> None:
     folders = {Path(pattern).parents[3].name: Path(pattern).parents[1] for pattern in fn_args.train_files}
     base, *spans = config["parts"]
     examples = folders[base["component"]]
-    spec = {
-        "job": config["job"],
-        "examples": str(examples),
-        "train": [str(folders[part["component"]]) for part in config["parts"] if part["trained_on"]],
-        "spans": {part["name"]: str(folders[part["component"]]) for part in spans},
-        "initial": fn_args.base_model,
-        "checkpoints": config["checkpoints"],
-        "model": fn_args.serving_model_dir,
-        "run": str(run),
-    }
-    (run / "spec.json").write_text(json.dumps(spec, indent=1))
-    _run_trainer(run / "spec.json")
-    job = Job.from_dict(config["job"])
+    job = from_json(TrainingJob, json.dumps(config["job"]))
+    spec = TrainingSpec(
+        job=job,
+        examples=str(examples),
+        train=tuple(str(folders[part["component"]]) for part in config["parts"] if part["trained_on"]),
+        spans={part["name"]: str(folders[part["component"]]) for part in spans},
+        initial=fn_args.base_model,
+        checkpoints=config["checkpoints"],
+        model=fn_args.serving_model_dir,
+        run=str(run),
+    )
+    (run / SPEC).write_text(to_json(spec))
+    _run_trainer(run / SPEC)
     images = read_split(examples / "Split-test", job.shape).images
     warmup.write(Path(fn_args.serving_model_dir), images, config["warmup_batches"])
 
 
 def _run_trainer(spec: Path) -> None:
     """Waits for the trainer. It prints to our standard output; what it writes to standard error goes through ours."""
-    # The process ends with ours, however ours ends: see `trainer.__main__.end_with_parent`.
+    # The process ends with ours, however ours ends: see `trainer.processes.end_with_parent`.
     command = [sys.executable, "-m", "trainer", str(spec)]
     with (
         subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,

@@ -1,7 +1,5 @@
 """States as a schema what a data set says of itself."""
 
-import math
-
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from components.image_example_gen.dataset import Dataset
@@ -30,7 +28,7 @@ def schema_of(dataset: Dataset) -> schema_pb2.Schema:
         domain = _required(schema, name, schema_pb2.FLOAT).float_domain
         domain.min, domain.max = 0.0, limit
     size = _required(schema, "image_size", schema_pb2.INT).int_domain
-    size.min = size.max = math.prod(dataset.shape)
+    size.min = size.max = dataset.image_size
     return schema
 
 

@@ -4,21 +4,20 @@ import json
 from pathlib import Path
 
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
-from tfx.dsl.component.experimental.decorators import component
 from tfx.types.standard_artifacts import Examples, InfraBlessing, Model, ModelRun
 from tfx.utils import path_utils
 
+from components.cached_component import cached_component
 from components.servability_check.executor import check
 
 
-@component
+@cached_component("serving.servability")
 def ServabilityCheck(
     model: InputArtifact[Model],
     model_run: InputArtifact[ModelRun],
     examples: InputArtifact[Examples],
     blessing: OutputArtifact[InfraBlessing],
     count: Parameter[int],
-    code: Parameter[str],
 ) -> None:
     """Loads the model in a separate process, calls every signature and compares its answers with the trainer's.
 
@@ -30,9 +29,7 @@ def ServabilityCheck(
       examples: tf.Examples with a split `test`.
       blessing: holds INFRA_BLESSED or INFRA_NOT_BLESSED, and `outcome.json` with the reason.
       count: how many test images are compared.
-      code: digest of this package and of `serving`, for the cache.
     """
-    del code
     outcome = check(Path(path_utils.serving_model_path(model.uri)), Path(model_run.uri), Path(examples.uri), count)
     folder = Path(blessing.uri)
     folder.mkdir(parents=True, exist_ok=True)

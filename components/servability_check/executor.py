@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from conveyor.settings import from_json
 from trainer.examples import read_split
+from trainer.settings import SPEC, TrainingSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,14 +28,14 @@ def check(model: Path, run: Path, examples: Path, count: int) -> dict[str, Any]:
       examples: folder of the splits.
       count: how many test images, the first, are compared.
     """
-    shape = tuple(json.loads((run / "spec.json").read_text())["job"]["shape"])
+    shape = from_json(TrainingSpec, (run / SPEC).read_bytes()).job.shape
     scores = np.load(run / "test_scores.npy", allow_pickle=False)[:count]
     images = read_split(examples / "Split-test", shape).images[:count]
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, "images.npy"), Path(folder, "scores.npy")]
         for path, array in zip(paths, (images, scores), strict=True):
             np.save(path, array, allow_pickle=False)
-        command = [sys.executable, "-m", "serving.servable", str(model), *map(str, paths)]
+        command = [sys.executable, "-m", "serving.servability", str(model), *map(str, paths)]
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     sys.stderr.write(done.stderr)

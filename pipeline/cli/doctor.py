@@ -1,15 +1,24 @@
-"""Looks at what a run needs, and says what is wrong and how to mend it."""
+"""The verb that checks what a run needs, and says what is wrong and how to mend it: doctor."""
 
 import dataclasses
 import importlib.metadata
+import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import click
+
+from components.code_digest import stack_versions
+from conveyor.errors import ConveyorError, ExitCode
+from pipeline.cli.options import HOME, JSON, METADATA
+from pipeline.cli.output import Verb, reply
 from pipeline.data.fetch import CANONICAL, is_complete
-from pipeline.experiments.config import ConfigError
-from pipeline.home.folders import Home, MetadataUnavailable
-from pipeline.home.provenance import versions
+from pipeline.home import backup
+from pipeline.home.folders import Home
+from pipeline.home.lock import locked
+from pipeline.run.console import redirected
 
 NEEDED_BYTES = 3 * 2**30  # a run of CIFAR-10 with its checkpoints
 
@@ -47,8 +56,8 @@ def examine(home: Home) -> Iterator[Finding]:
 
 def _stack(_: Home) -> Finding:
     libc = " ".join(platform.libc_ver()).strip() or platform.system()
-    told = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return Finding("stack", True, f"{told}, {libc}")
+    versions = ", ".join(f"{name} {version}" for name, version in stack_versions().items())
+    return Finding("stack", True, f"{versions}, {libc}")
 
 
 def _evaluation(_: Home) -> Finding:
@@ -90,6 +99,32 @@ def _metadata(home: Home) -> Finding:
 
     try:
         count = len(metadata_store.runs(metadata_store.connect(home)))
-    except (MetadataUnavailable, ConfigError) as error:
+    except ConveyorError as error:
         return Finding("metadata", False, str(error), "then run conveyor doctor again")
     return Finding("metadata", True, f"{place}, {count} runs")
+
+
+@click.command(cls=Verb)
+@HOME
+@METADATA
+@JSON
+@click.option(
+    "--restore-metadata", is_flag=True, help="Returns to the newest copy of the metadata's SQLite file first."
+)
+def doctor(home: Home, restore_metadata: bool) -> ExitCode:
+    """Check the stack, the device, the data and the disk; the exit code is 1 if something is wrong."""
+    if restore_metadata:
+        with locked(home):
+            click.echo(f"The metadata are those of {backup.restore(home).name} again.")
+    with redirected(Path(os.devnull)):
+        findings = list(examine(home))
+    for finding in findings:
+        mark = click.style("ok   ", fg="green") if finding.ok else click.style("wrong", fg="red")
+        click.echo(f"{mark} {finding.subject:<14} {finding.detail}")
+        if not finding.ok:
+            click.echo(f"{'':20} {finding.mend}")
+    reply([dataclasses.asdict(finding) for finding in findings])
+    return ExitCode.SUCCESS if all(finding.ok for finding in findings) else ExitCode.FAILED
+
+
+VERBS = (doctor,)

@@ -1,72 +1,76 @@
-"""The verbs of `conveyor` that look after versions."""
+"""The verbs that look after runs and versions: runs, models, rollback, promote, lineage, gc."""
 
 import dataclasses
-import sys
+from pathlib import Path
 from typing import Any
 
 import click
-import rich.console
-import rich.tree
 
-from pipeline import experiments
-from pipeline.cli.options import DATA, EXPERIMENT, HOME, JSON, METADATA, SET, output, table, told_errors
-from pipeline.experiments.config import ConfigError, Experiment, override
+from conveyor.errors import ConfigError, ExitCode
+from pipeline.cli.options import DATA, EXPERIMENT, HOME, JSON, METADATA, OPTIONAL_EXPERIMENT, SET
+from pipeline.cli.output import Verb, reply, table
+from pipeline.experiments.config import Experiment, Serving
 from pipeline.home import listing
-from pipeline.home import outcome as outcomes
 from pipeline.home.folders import Home
-from pipeline.release import promotion as moving
-from pipeline.release import rollout
-from pipeline.run import runner
-from pipeline.run.console import Console
+from pipeline.home.lock import locked
+from serving.model_store import StableMove
 
 
-@click.command()
-@click.argument("experiment", required=False)
+@click.command(cls=Verb)
+@OPTIONAL_EXPERIMENT
 @HOME
 @METADATA
 @JSON
-def models(experiment: str | None, home: str, metadata: str | None, as_json: bool) -> None:
-    """Lists the versions of each model, and the models that were turned away.
+def runs(experiment: Experiment | None, home: Home) -> None:
+    """List the runs, the newest last, and how they ended."""
+    rows = [listing.run_row(home, run) for run in listing.past_runs(home, experiment.name if experiment else None)]
+    table("runs", rows, f"Nothing has run in {home.root} yet.")
+    reply(rows)
+
+
+@click.command(cls=Verb)
+@OPTIONAL_EXPERIMENT
+@HOME
+@METADATA
+@JSON
+def models(experiment: Experiment | None, home: Home) -> None:
+    """List the versions of each model, and the rejected models.
 
     \b
-    serving    what clients get: the label stable
-    canary     tried beside it: the label canary
-    previous   served before; `conveyor rollback` returns to it
-    kept       none of these
-    rejected   not good enough, and never pushed
+    stable     the version that serves
+    canary     a version that is tried beside it
+    previous   the version that served before; `conveyor rollback` returns to it
+    kept       a version without a label
+    rejected   a model that was not good enough, and never pushed
     """
-    with told_errors(), output(as_json) as reply:
-        where = Home.at(home, metadata)
-        rows = listing.model_rows(where, experiments.name_of(experiment))
-        if not as_json:
-            shown = [{name: value for name, value in row.items() if name not in ("run", "folder")} for row in rows]
-            table("models", shown, f"Nothing has been pushed in {where.root} yet.")
-        reply(rows)
+    rows = listing.model_rows(home, experiment.name if experiment else None)
+    shown = [{name: value for name, value in row.items() if name not in ("run", "folder")} for row in rows]
+    table("models", shown, f"Nothing has been pushed in {home.root} yet.")
+    reply(rows)
 
 
-@click.command()
+@click.command(cls=Verb)
 @EXPERIMENT
-@click.option("--to", "version", type=click.IntRange(1), help="The version; else the one that served before.")
+@click.option("--to", "version", type=click.IntRange(1), help="The version. [default: the previous one]")
 @HOME
 @JSON
-def rollback(experiment: str, version: int | None, home: str, as_json: bool) -> None:
-    """Makes an earlier version serve again, at once.
+def rollback(experiment: Experiment, version: int | None, home: Home) -> None:
+    """Make an earlier version stable again, at once.
 
     \b
     conveyor rollback mnist
     conveyor rollback mnist --to 3
 
-    It stays so: over restarts, and as the model that the next one has to beat. Nothing is deleted; the next
-    `conveyor rollback` goes back to what served until now. A `conveyor serve` that runs is waited for.
+    The version stays stable over restarts, and is the baseline of the next run. Nothing is deleted; the next `conveyor
+    rollback` returns to the version that was stable until now. A running `conveyor serve` is waited for.
     """
-    with told_errors(), output(as_json) as reply:
-        where, chosen = Home.at(home), experiments.load(experiment)
-        _moved(where, moving.rollback(where, chosen.serving.model_name, version), reply)
+    model = home.models.pushed(experiment.serving.model_name)
+    _settle(home, model.rollback(version), {})
 
 
-@click.command()
+@click.command(cls=Verb)
 @EXPERIMENT
-@click.option("--check", is_flag=True, help="Compares the two on a running server first, and promotes if it is good.")
+@click.option("--check", is_flag=True, help="Compares the two on a running server first, and promotes a good canary.")
 @click.option("--images", type=click.IntRange(1), default=2000, show_default=True, help="Test images for --check.")
 @click.option("--target", help="host:port of the server. [default: the `conveyor serve` that runs]")
 @SET
@@ -74,140 +78,135 @@ def rollback(experiment: str, version: int | None, home: str, as_json: bool) -> 
 @DATA
 @JSON
 def promote(
-    experiment: str,
-    check: bool,
-    images: int,
-    target: str | None,
-    settings: tuple[str, ...],
-    home: str,
-    data: Any,
-    as_json: bool,
-) -> None:
-    """Makes the canary the version that serves.
+    experiment: Experiment, check: bool, images: int, target: str | None, home: Home, data: Path | None
+) -> ExitCode:
+    """Make the canary stable.
 
     \b
     conveyor retrain mnist --set serving.canary=true
     conveyor promote mnist --check
 
-    While there is a canary, clients that ask for the label stable get the one, for the label canary the other, and
-    without a label, as TensorFlow Serving has it, the higher number. --check sends test images one by one to both, and
-    promotes if the canary's accuracy is not below the other's by more than gate.tolerance and no request failed.
+    While there is a canary, requests with the label stable go to the one, with the label canary to the other, and
+    without a label to the highest version. --check sends test images one by one to both. It promotes if the canary's
+    accuracy is at most gate.tolerance below the other's, and no request to it failed.
 
     \b
-    Ends with  0  promoted
-               1  the server did not answer
-               3  the canary was not good enough; nothing was changed
+    Exit codes  0  promoted
+                1  the server did not answer
+                2  the command or a setting is wrong, or there is no canary
+                3  the canary was not good enough; nothing was changed
     """
-    with told_errors(), output(as_json) as reply:
-        where, chosen = Home.at(home), override(experiments.load(experiment), settings)
-        good, sides = _checked(where, chosen, images, target, data) if check else (True, {})
-        if good:
-            compared = sides["canary"]["version"] if sides else None
-            _moved(where, moving.promote(where, chosen.serving.model_name, compared), reply, sides)
-        else:
-            click.echo("The canary is not good enough, so nothing was changed.")
-            reply({"verdict": "rejected", "sides": sides})
-    sys.exit(0 if good else outcomes.NOT_BLESSED)
+    model = home.models.pushed(experiment.serving.model_name)
+    if not check:
+        _settle(home, model.promote(), {})
+        return ExitCode.SUCCESS
+    comparison = _compare(home, experiment, images, target, data)
+    sides = {label: {"label": label, **side} for label, side in dataclasses.asdict(comparison).items()}
+    table("test images, one a request; latencies in ms", list(sides.values()), "")
+    if comparison.is_good(experiment.gate):
+        _settle(home, model.promote(compared=comparison.canary.version), sides)
+        return ExitCode.SUCCESS
+    click.echo("The canary is not good enough, so nothing was changed.")
+    reply({"verdict": "rejected", "sides": sides})
+    return ExitCode.REJECTED
 
 
-def _checked(
-    home: Home, experiment: Experiment, count: int, target: str | None, data: Any
-) -> tuple[bool, dict[str, dict[str, Any]]]:
+def _compare(home: Home, experiment: Experiment, count: int, target: str | None, data: Path | None) -> Any:
+    from pipeline.data.inputs import input_folder
+    from pipeline.release import promotion, rollout
+    from pipeline.run.console import Console
     from pipeline.run.evaluate import test_split
 
     address = target or rollout.endpoint(home)
     if address is None:
         raise ConfigError("No `conveyor serve` runs on this home folder: start one, or name a server with --target.")
-    pixels, truth = test_split(experiment, runner.prepare_data(experiment, home, data, Console()))
-    sides = moving.compare(address, experiment.serving.model_name, pixels[:count], truth[:count])
-    rows = [{"label": label, **dataclasses.asdict(side)} for label, side in sides.items()]
-    table(f"{min(count, len(pixels)):,} test images, one a request, latencies in ms", rows, "")
-    stable, canary = sides["stable"], sides["canary"]
-    good = canary.errors == 0 and canary.accuracy >= stable.accuracy - experiment.gate.tolerance
-    return good, {row["label"]: row for row in rows}
+    pixels, truth = test_split(experiment, input_folder(experiment, home, data, Console().note))
+    return promotion.compare(address, experiment.serving.model_name, pixels[:count], truth[:count])
 
 
-def _moved(home: Home, move: moving.Move, reply: Any, sides: dict[str, dict[str, Any]] | None = None) -> None:
+def _settle(home: Home, move: StableMove, sides: dict[str, Any]) -> None:
+    """Waits until a running server has made the change, and prints it."""
+    from pipeline.release import rollout
+
     target = rollout.settle(home, move.model)
     before = "" if move.before is None else f" in place of {move.before}"
-    click.echo(f"{move.model}: version {move.after} serves{before}.")
+    click.echo(f"{move.model}: version {move.after} is stable{before}.")
     if target:
         click.echo(f"{target} answers with it.")
-    reply({"verdict": "moved", **dataclasses.asdict(move), "target": target, "sides": sides or {}})
+    reply({"verdict": "moved", **dataclasses.asdict(move), "target": target, "sides": sides})
 
 
-@click.command()
-@click.argument("experiment", required=False)
-@click.option("--keep", type=click.IntRange(1), help="Versions to keep of each model. [default: serving.keep_versions]")
-@click.option("--yes", is_flag=True, help="Does it; without this it is only shown.")
-@HOME
-@METADATA
-@JSON
-def gc(experiment: str | None, keep: int | None, yes: bool, home: str, metadata: str | None, as_json: bool) -> None:
-    """Removes old versions, and the artifacts and checkpoints that no kept version needs.
-
-    \b
-    conveyor gc                     shows what would go
-    conveyor gc mnist --keep 3 --yes
-
-    Kept are the newest versions, every version with a label (serving, canary, previous), what their runs made, and
-    what the next run takes from the cache. Reports, logs and data are never touched.
-    """
-    from pipeline.home import gc as collecting
-
-    with told_errors(), output(as_json) as reply:
-        where = Home.at(home, metadata)
-        number = keep or (experiments.load(experiment).serving.keep_versions if experiment else 5)
-        with runner.locked(where):
-            removals = collecting.plan(where, number, experiments.name_of(experiment))
-            if yes:
-                collecting.remove(where, removals)
-        rows = [dataclasses.asdict(removal) for removal in removals]
-        if not as_json:
-            table("removed" if yes else "would be removed; --yes does it", rows, "There is nothing to remove.")
-        click.echo(f"{len(rows)} folders, {sum(row['megabytes'] for row in rows):,.1f} MB")
-        reply({"removed": yes, "folders": rows})
-
-
-@click.command("lineage")
+@click.command(cls=Verb)
 @EXPERIMENT
 @click.argument("version", type=click.IntRange(1), required=False)
 @HOME
 @METADATA
 @JSON
-def lineage_(experiment: str, version: int | None, home: str, metadata: str | None, as_json: bool) -> None:
-    """Prints where a version came from, step by step, down to the checksums of its input files.
+def lineage(experiment: Experiment, version: int | None, home: Home) -> None:
+    """Print where a version came from, step by step, down to the checksums of its input files.
 
     \b
-    conveyor lineage mnist        of the version that serves
+    conveyor lineage mnist        of the stable version
     conveyor lineage mnist 3
 
-    All of it is ML Metadata's word: artifacts, the executions that made them, and what those took.
+    All of it comes from ML Metadata: artifacts, the executions that made them, and what those took.
     """
-    from pipeline.home import lineage, metadata_store
+    import rich.console
+    import rich.tree
 
-    with told_errors(), output(as_json) as reply:
-        where, model = Home.at(home, metadata), experiments.load(experiment).serving.model_name
-        number = version or moving.stable(where, model)
-        origin = lineage.of_version(metadata_store.connect(where), model, number)
-        if not as_json:
-            tree = rich.tree.Tree(f"{model} version {number}")
-            _grow(tree, origin)
-            rich.console.Console().print(tree, soft_wrap=True, highlight=False, markup=False)
-        reply(dataclasses.asdict(origin))
+    from pipeline.home import metadata_store
+    from pipeline.home.lineage import of_version
+
+    model = home.models.pushed(experiment.serving.model_name)
+    number = version or model.stable() or 0
+    origin = of_version(metadata_store.connect(home), model.name, number)
+    tree = rich.tree.Tree(f"{model.name} version {number}")
+    _grow(tree, origin)
+    rich.console.Console().print(tree, soft_wrap=True, highlight=False, markup=False)
+    reply(dataclasses.asdict(origin))
 
 
-def _grow(tree: rich.tree.Tree, origin: Any) -> None:
+def _grow(tree: Any, origin: Any) -> None:
     facts = "".join(f", {name} {value}" for name, value in origin.facts.items())
     branch = tree.add(f"{origin.name} #{origin.artifact}{facts}")
-    if origin.told:
+    if origin.repeated:
         branch.add(f"by {origin.component} #{origin.execution}, as above")
         return
     made = branch.add(f"by {origin.component} #{origin.execution}, {origin.finished}, run {origin.run}")
     for name, digest in origin.files.items():
         made.add(f"{name}  SHA-256 {digest}")
-    for one in origin.inputs:
-        _grow(made, one)
+    for source in origin.inputs:
+        _grow(made, source)
 
 
-VERBS = (models, rollback, promote, gc, lineage_)
+@click.command(cls=Verb)
+@OPTIONAL_EXPERIMENT
+@click.option("--keep", type=click.IntRange(1), help="Versions to keep of each model. [default: serving.keep_versions]")
+@click.option("--yes", is_flag=True, help="Removes them; without this they are only shown.")
+@HOME
+@METADATA
+@JSON
+def gc(experiment: Experiment | None, keep: int | None, yes: bool, home: Home) -> None:
+    """Remove old versions, and the artifacts and checkpoints that only they needed.
+
+    \b
+    conveyor gc                     shows what would be removed
+    conveyor gc mnist --keep 3 --yes
+
+    Kept are the newest versions, every version with a label (stable, canary, previous), what their runs made, and
+    what the next run takes from the cache. Reports, logs and data are never removed.
+    """
+    from pipeline.home import gc as collector
+
+    number = keep or (experiment.serving.keep_versions if experiment else Serving("any").keep_versions)
+    with locked(home):
+        removals = collector.plan(home, number, experiment.name if experiment else None)
+        if yes:
+            collector.remove(home, removals)
+    rows = [dataclasses.asdict(removal) for removal in removals]
+    table("removed" if yes else "would be removed; --yes does it", rows, "There is nothing to remove.")
+    click.echo(f"{len(rows)} folders, {sum(row['megabytes'] for row in rows):,.1f} MB")
+    reply({"removed": yes, "folders": rows})
+
+
+VERBS = (runs, models, rollback, promote, lineage, gc)

@@ -1,130 +1,151 @@
-"""What the verbs of the command share: options, tables, JSON, and errors as sentences."""
+"""The options that several verbs share, and how they become a `Home`, an `Experiment` and the like."""
 
-import contextlib
-import json
+import functools
+import inspect
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-import rich.box
-import rich.console
-import rich.table
 
-from components.image_example_gen.readers import DataError
-from pipeline.data.fetch import FetchError
-from pipeline.experiments.config import ConfigError
-from pipeline.home import outcome as outcomes
-from pipeline.home.folders import MetadataUnavailable
-from pipeline.release.serve import ServeFailed
-from pipeline.run import runner
-from pipeline.schedule.daemon import AlreadyScheduled
-from pipeline.schedule.notify import EVENTS, Notifier
-from serving.client import ServingError
-from serving.model_store.labels import LabelsDamaged
+from pipeline.cli.output import WANTS_JSON
+from pipeline.experiments import load
+from pipeline.experiments.config import Experiment, override
+from pipeline.home.folders import Home
+from pipeline.home.outcome import EVENTS
 
-EXPERIMENT = click.argument("experiment")
-HOME = click.option("--home", metavar="DIR", help="Folder of all state. [default: $CONVEYOR_HOME, or ./.conveyor]")
-JSON = click.option(
-    "--json", "as_json", is_flag=True, help="Prints one JSON object on standard output, all else on error."
+_METADATA, _SETTINGS, _SOURCE = "pipeline.cli.metadata", "pipeline.cli.settings", "pipeline.cli.source"
+
+
+class HomeType(click.ParamType):
+    """A home folder, with the metadata's address from `--metadata`."""
+
+    name = "home"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Home:
+        if isinstance(value, Home):
+            return value
+        return Home.at(value or None, ctx.meta.get(_METADATA) if ctx else None)
+
+
+class ExperimentType(click.ParamType):
+    """An experiment by its name or its file, with the settings of `--set`."""
+
+    name = "experiment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Experiment:
+        if isinstance(value, Experiment):
+            return value
+        if ctx:
+            ctx.meta[_SOURCE] = value
+        return override(load(value), ctx.meta.get(_SETTINGS, ()) if ctx else ())
+
+
+def experiment_arguments() -> tuple[str, ...]:
+    """Returns the experiment and its settings as another process of `conveyor` takes them, with absolute paths."""
+    meta = click.get_current_context().meta
+    source = meta[_SOURCE]
+    name = str(Path(source).resolve()) if source.endswith(".py") else source
+    return (name, *(part for setting in meta.get(_SETTINGS, ()) for part in ("--set", setting)))
+
+
+def _kept(key: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    """Returns a callback that keeps an option for the conversion of other parameters."""
+
+    def keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        ctx.meta[key] = value
+
+    return keep
+
+
+EXPERIMENT = click.argument("experiment", type=ExperimentType())
+OPTIONAL_EXPERIMENT = click.argument("experiment", type=ExperimentType(), required=False)
+HOME = click.option(
+    "--home",
+    type=HomeType(),
+    default="",
+    metavar="DIR",
+    help="Folder of all state. [default: $CONVEYOR_HOME, or ./.conveyor]",
 )
-
+JSON = click.option(
+    "--json",
+    is_flag=True,
+    expose_value=False,
+    callback=_kept(WANTS_JSON),
+    help="Prints one JSON object on standard output, all else on standard error.",
+)
 METADATA = click.option(
     "--metadata",
     metavar="URL",
+    is_eager=True,
+    expose_value=False,
+    callback=_kept(_METADATA),
     help="mysql:// or postgresql:// address of the metadata. [default: $CONVEYOR_METADATA, or SQLite in the home]",
 )
 DATA = click.option(
     "--data", type=click.Path(path_type=Path), metavar="PATH", help="Folder of the input files, instead of a download."
 )
 SET = click.option(
-    "--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Changes a setting; --set training.steps=300."
-)
-
-NOTIFY = click.option(
-    "--notify",
+    "--set",
     multiple=True,
-    metavar="URL",
-    help="Tells an apprise address how it ended. [default: those in $CONVEYOR_NOTIFY, which keeps passwords out of ps]",
+    metavar="FIELD=VALUE",
+    is_eager=True,
+    expose_value=False,
+    callback=_kept(_SETTINGS),
+    help="Changes a setting; --set training.steps=300.",
 )
-NOTIFY_ON = click.option(
-    "--notify-on", multiple=True, type=click.Choice(EVENTS), help="What is told, and given to the hook. [default: all]"
+
+
+def bundle(
+    name: str, make: Callable[..., Any], *options: Callable[[Any], Any]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds several options to a verb, which receives them as one object.
+
+    Args:
+      name: name of the verb's parameter.
+      make: makes the object; its parameters are those of the options.
+      options: click's options, in the order of the help text.
+    """
+    keys = tuple(inspect.signature(make).parameters)
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def verb(**values: Any) -> Any:
+            return function(**{name: make(**{key: values.pop(key) for key in keys})}, **values)
+
+        decorated: Callable[..., Any] = verb
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
+def _notifier(notify: tuple[str, ...], notify_on: tuple[str, ...], hook: str | None) -> Any:
+    """Returns the notifier of the addresses given, or of those in $CONVEYOR_NOTIFY, separated by spaces."""
+    from pipeline.schedule.notify import Notifier
+
+    return Notifier(notify or tuple(os.environ.get("CONVEYOR_NOTIFY", "").split()), hook, notify_on or EVENTS)
+
+
+NOTIFIER = bundle(
+    "notifier",
+    _notifier,
+    click.option(
+        "--notify",
+        multiple=True,
+        metavar="URL",
+        help="Sends the outcome to an apprise address. [default: those in $CONVEYOR_NOTIFY, which keeps passwords out "
+        "of ps]",
+    ),
+    click.option(
+        "--notify-on",
+        multiple=True,
+        type=click.Choice(EVENTS),
+        help="Verdicts that are sent, and given to the hook. [default: all]",
+    ),
+    click.option(
+        "--hook", metavar="COMMAND", help="Command to run at the end, with the outcome as JSON on standard input."
+    ),
 )
-HOOK = click.option("--hook", metavar="COMMAND", help="Is run at the end, with the outcome as JSON on standard input.")
-
-# What can go wrong without being a bug; each says in a sentence what was wrong, where, and what to do.
-FAILURES = (
-    AlreadyScheduled, ConfigError, DataError, FetchError, LabelsDamaged, MetadataUnavailable, OSError, runner.HomeBusy,
-    runner.RunFailed, ServeFailed, ServingError,
-)  # fmt: skip
-
-
-def notifier(urls: tuple[str, ...], events: tuple[str, ...], hook: str | None) -> Notifier:
-    """Returns whom to tell: the addresses given, or those in $CONVEYOR_NOTIFY, apart by spaces."""
-    return Notifier(urls or tuple(os.environ.get("CONVEYOR_NOTIFY", "").split()), hook, events or EVENTS)
-
-
-def table(title: str, rows: list[dict[str, Any]], nothing: str) -> None:
-    """Prints rows, which all have the same keys; without any, a sentence."""
-    if not rows:
-        click.echo(nothing)
-        return
-    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, title=title, title_justify="left")
-    for column in rows[0]:
-        shown.add_column(column.replace("_", " "), overflow="fold")
-    for row in rows:
-        shown.add_row(
-            *("" if value is None else f"{value:.4f}" if type(value) is float else str(value) for value in row.values())
-        )
-    console = rich.console.Console()
-    if not console.is_terminal:  # a pipe has no width, and a script wants whole lines
-        console.width = 250
-    console.print(shown)
-
-
-@contextlib.contextmanager
-def output(as_json: bool) -> Iterator[Callable[[Any], None]]:
-    """Yields a function that prints a reply as JSON, if that is wanted; all else then goes to standard error."""
-    if not as_json:
-        yield lambda _: None
-        return
-    sys.stdout.flush()
-    saved = os.dup(1)
-    os.dup2(2, 1)
-    replies: list[Any] = []
-    try:
-        yield replies.append
-    except FAILURES as error:
-        replies.append({"verdict": "failed", "error": str(error)})
-        raise
-    finally:
-        sys.stdout.flush()
-        os.dup2(saved, 1)
-        os.close(saved)
-        for value in replies:
-            click.echo(json.dumps(value, indent=1))
-
-
-@contextlib.contextmanager
-def told_errors() -> Iterator[None]:
-    """Turns what can go wrong into a sentence and an exit code; anything else is a bug, and keeps its traceback."""
-    try:
-        yield
-    except FAILURES as error:
-        _fail(error, exit_code(error))
-    except runner.RunStopped as error:
-        _fail(error, outcomes.INTERRUPTED)
-    except KeyboardInterrupt:
-        _fail("Interrupted. Run again to go on from the last checkpoint.", outcomes.INTERRUPTED)
-
-
-def exit_code(error: Exception) -> int:
-    """Returns what the process should end with after one of `FAILURES`."""
-    return outcomes.USAGE if isinstance(error, ConfigError) else outcomes.FAILED
-
-
-def _fail(message: Any, code: int) -> None:
-    click.secho(f"conveyor: {message}", err=True, fg="red")
-    sys.exit(code)

@@ -1,79 +1,96 @@
-"""The verb of `conveyor` that retrains by the clock."""
+"""The verb that retrains by the clock."""
 
+import dataclasses
 import os
-import sys
 from pathlib import Path
 
 import click
 
-from pipeline import experiments
+from conveyor.errors import ConfigError, storage_errors
 from pipeline.cli.options import (
     DATA,
     HOME,
-    HOOK,
     JSON,
     METADATA,
-    NOTIFY,
-    NOTIFY_ON,
+    NOTIFIER,
+    OPTIONAL_EXPERIMENT,
     SET,
-    notifier,
-    output,
-    table,
-    told_errors,
+    bundle,
+    experiment_arguments,
 )
-from pipeline.experiments.config import ConfigError, Experiment, override
+from pipeline.cli.output import Verb, reply, table, wants_json
+from pipeline.experiments.config import Experiment
 from pipeline.home.folders import Home
-from pipeline.schedule import daemon as scheduling
-from pipeline.schedule import export
+from pipeline.schedule import daemon, export
 from pipeline.schedule.cron import Cron, zone
+from pipeline.schedule.notify import Notifier
 
 
-@click.command()
-@click.argument("experiment", required=False)
-@click.option(
-    "--cron", metavar="EXPRESSION", help='When: minute hour day month weekday, "0 3 * * *"; or seconds first.'
+@dataclasses.dataclass(frozen=True)
+class When:
+    """The options that say when to run."""
+
+    cron: str | None
+    timezone: str | None
+    jitter: int
+    now: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """The options of an export to another scheduler."""
+
+    kind: str | None
+    folder: Path | None
+    image: str
+
+
+WHEN = bundle(
+    "when",
+    When,
+    click.option(
+        "--cron", metavar="EXPRESSION", help='When: minute hour day month weekday, "0 3 * * *"; or seconds first.'
+    ),
+    click.option(
+        "--timezone", metavar="ZONE", help="Time zone of its hours, such as Europe/Berlin. [default: this machine's]"
+    ),
+    click.option(
+        "--jitter", type=click.IntRange(0), default=0, metavar="SECONDS", help="Moves each time by at most so much."
+    ),
+    click.option("--now", is_flag=True, help="Makes a first run at once."),
 )
-@click.option(
-    "--timezone", metavar="ZONE", help="What its hours are in, such as Europe/Berlin. [default: this machine's]"
+EXPORT = bundle(
+    "exported",
+    Export,
+    click.option(
+        "--export", "kind", type=click.Choice(export.KINDS), help="Writes files for another scheduler, and stops."
+    ),
+    click.option("--output", "folder", type=click.Path(path_type=Path), help="Folder for --export. [default: prints]"),
+    click.option("--image", default=export.IMAGE, show_default=True, help="Container image of --export kubernetes."),
 )
-@click.option(
-    "--jitter", type=click.IntRange(0), default=0, metavar="SECONDS", help="Moves each time by at most so much."
-)
-@click.option("--now", is_flag=True, help="Makes a first run at once.")
+
+
+@click.command(cls=Verb)
+@OPTIONAL_EXPERIMENT
+@WHEN
 @click.option("--list", "listing", is_flag=True, help="Shows every schedule of the home folder, and stops.")
-@click.option(
-    "--export", "kind", type=click.Choice(export.KINDS), help="Writes files for another scheduler, and stops."
-)
-@click.option("--output", "folder", type=click.Path(path_type=Path), help="Where --export writes. [default: prints]")
-@click.option("--image", default=export.IMAGE, show_default=True, help="The container image of --export kubernetes.")
-@NOTIFY
-@NOTIFY_ON
-@HOOK
+@EXPORT
+@NOTIFIER
 @SET
 @HOME
 @DATA
 @METADATA
 @JSON
 def schedule(
-    experiment: str | None,
-    cron: str | None,
-    timezone: str | None,
-    jitter: int,
-    now: bool,
+    experiment: Experiment | None,
+    when: When,
     listing: bool,
-    kind: str | None,
-    folder: Path | None,
-    image: str,
-    notify: tuple[str, ...],
-    notify_on: tuple[str, ...],
-    hook: str | None,
-    settings: tuple[str, ...],
-    home: str,
+    exported: Export,
+    notifier: Notifier,
+    home: Home,
     data: Path | None,
-    metadata: str | None,
-    as_json: bool,
 ) -> None:
-    """Retrains by the clock, until it is stopped.
+    """Retrain by the clock, until it is stopped.
 
     \b
     conveyor schedule mnist --cron "0 3 * * *" --timezone Europe/Berlin --jitter 300
@@ -81,38 +98,32 @@ def schedule(
     conveyor schedule --list
     conveyor schedule mnist --cron "0 3 * * 1-5" --export systemd --output /etc/systemd/system
 
-    One run at a time; times that pass while one lasts, or while nothing runs here, make one run together. SIGTERM and
-    Ctrl+C let the running component finish, or the trainer write a checkpoint; the next start goes on from there. The
+    One run at a time. Times that pass during a run, or while no scheduler runs, make one run together. SIGTERM and
+    Ctrl+C let the running component finish, or the trainer write a checkpoint; the next start continues from there. The
     state is in the home folder, so that a scheduler that was killed knows what it missed.
     """
-    with told_errors():
-        where = Home.at(home, metadata)
-        if listing:
-            _list(where, as_json)
-            return
-        if experiment is None or cron is None:
-            raise click.UsageError('Give an EXPERIMENT and --cron, such as mnist --cron "0 3 * * *"; or --list.')
-        chosen = override(experiments.load(experiment), settings)
-        arguments = _arguments(experiment, settings, where, data)
-        plan = scheduling.Plan(chosen.name, arguments, Cron.of(cron), str(zone(timezone)), jitter)
-        if kind:
-            _export(export.files(kind, plan, where, _writes(chosen, data), image), folder)
-            return
-        if metadata:
-            os.environ["CONVEYOR_METADATA"] = metadata  # by the environment: it may hold a password
-        told = notifier(notify, notify_on, hook)
-        scheduling.Scheduler(where, plan, told, lambda text: click.echo(text, err=as_json)).serve(now)
-
-
-def _arguments(experiment: str, settings: tuple[str, ...], home: Home, data: Path | None) -> tuple[str, ...]:
-    """Returns the arguments of `conveyor retrain`, with absolute paths."""
-    name = str(Path(experiment).resolve()) if experiment.endswith(".py") else experiment
-    sets = [part for setting in settings for part in ("--set", setting)]
-    return (name, "--home", str(home.root), *sets, *(("--data", str(data.resolve())) if data else ()))
-
-
-def _writes(experiment: Experiment, data: Path | None) -> tuple[Path, ...]:
-    return (data.resolve(),) if data and not experiment.dataset.canonical else ()
+    if listing:
+        rows = daemon.rows(home)
+        table("schedules", rows, f"Nothing is scheduled in {home.root}.")
+        reply(rows)
+        return
+    if experiment is None or when.cron is None:
+        raise click.UsageError('Give an EXPERIMENT and --cron, such as mnist --cron "0 3 * * *"; or --list.')
+    folders = ("--home", str(home.root), *(("--data", str(data.resolve())) if data else ()))
+    plan = daemon.Plan(
+        experiment.name,
+        (*experiment_arguments(), *folders),
+        Cron.of(when.cron),
+        str(zone(when.timezone)),
+        when.jitter,
+    )
+    if exported.kind:
+        writes = (data.resolve(),) if data and not experiment.dataset.canonical else ()
+        _export(export.files(exported.kind, plan, home, writes, exported.image), exported.folder)
+        return
+    if home.metadata:
+        os.environ["CONVEYOR_METADATA"] = home.metadata  # by the environment: it may hold a password
+    daemon.Scheduler(home, plan, notifier, lambda text: click.echo(text, err=wants_json())).serve(when.now)
 
 
 def _export(files: dict[str, str], folder: Path | None) -> None:
@@ -122,17 +133,9 @@ def _export(files: dict[str, str], folder: Path | None) -> None:
             continue
         if not folder.is_dir():
             raise ConfigError(f"--output {folder}: there is no such folder.")
-        (folder / name).write_text(text)
+        with storage_errors(f"{folder / name} cannot be written"):
+            (folder / name).write_text(text)
         click.echo(folder / name)
-
-
-def _list(home: Home, as_json: bool) -> None:
-    with output(as_json) as reply:
-        rows = scheduling.rows(home)
-        if not as_json:
-            table("schedules", rows, f"Nothing is scheduled in {home.root}.")
-        reply(rows)
-    sys.exit(0)
 
 
 VERBS = (schedule,)

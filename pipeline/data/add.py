@@ -16,9 +16,10 @@ from components.image_example_gen import spans
 from components.image_example_gen.readers import DataError
 from components.image_example_gen.shards import Shard, plan
 from components.image_example_gen.spans import MANIFEST, Part
-from pipeline.experiments.config import ConfigError, Dataset
-from pipeline.home import provenance
-from serving.model_store.files import flush_tree
+from conveyor.errors import ConfigError, storage_errors
+from conveyor.files import file_digest, flush_tree
+from pipeline.data.inputs import Input, read_input
+from pipeline.experiments.config import Experiment
 
 STAGING = ".span.partial"
 LOCK = ".spans.lock"
@@ -43,11 +44,11 @@ class Added:
     new: bool = True
 
 
-def add(dataset: Dataset, root: Path, source: Path, date: str | None = None) -> Added:
+def add(experiment: Experiment, root: Path, source: Path, date: str | None = None) -> Added:
     """Reads a folder of labelled images whole, and copies it into the input as a span that appears by one rename.
 
     Args:
-      dataset: classes and shape of the images.
+      experiment: classes and shape of the images, and how its spans are used.
       root: the input folder, with the base files.
       source: an IDX pair, CIFAR-10 binary files, or class folders of pictures.
       date: the span's name, as 2026-11-22; without one it is numbered, or named by today where others have dates.
@@ -58,16 +59,17 @@ def add(dataset: Dataset, root: Path, source: Path, date: str | None = None) -> 
     """
     if not source.is_dir():
         raise DataError.at(source, None, "a folder of labelled images", "none")
+    dataset = experiment.dataset
     part = spans.span(source.resolve(), dataset)
-    taken = provenance.read_input(part)
-    by_class = _check(part, spans.parts(root, dataset)[0])
-    with filelock.FileLock(root / LOCK):
+    new = read_input(part)
+    by_class = _check(part, spans.parts(root, dataset, experiment.spans)[0])
+    with storage_errors(f"Nothing can be added to {root}"), filelock.FileLock(root / LOCK):
         for name in spans.span_names(root):
-            if provenance.read_input(spans.span(root / name, dataset)).digest == taken.digest:
+            if read_input(spans.span(root / name, dataset)).digest == new.digest:
                 return Added(name, str(root / name), sum(by_class.values()), by_class, new=False)
         name = _next_name(root, date)
         added = Added(name, str(root / name), sum(by_class.values()), by_class)
-        _copy(taken, root, added)
+        _copy(new, root, added)
     return added
 
 
@@ -110,19 +112,19 @@ def _next_name(root: Path, date: str | None) -> str:
     return name
 
 
-def _copy(taken: provenance.Input, root: Path, added: Added) -> None:
+def _copy(source: Input, root: Path, added: Added) -> None:
     """Copies the files, compares the copies with what was checked, and renames their folder into its place."""
     staging = root / STAGING
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        for name, digest in taken.files.items():
+        for name, digest in source.files.items():
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(taken.part.folder / name, staging / name)
-            if provenance.file_digest(staging / name) != digest:
-                raise DataError.at(taken.part.folder / name, None, "the file that was checked", "another: it changed")
+            shutil.copyfile(source.part.folder / name, staging / name)
+            if file_digest(staging / name) != digest:
+                raise DataError.at(source.part.folder / name, None, "the file that was checked", "another: it changed")
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        about = {"added": now, "source": str(taken.part.folder), "images": added.images, "by_class": added.by_class}
-        (staging / MANIFEST).write_text(json.dumps({**about, "files": taken.files}, indent=1, ensure_ascii=False))
+        about = {"added": now, "source": str(source.part.folder), "images": added.images, "by_class": added.by_class}
+        (staging / MANIFEST).write_text(json.dumps({**about, "files": source.files}, indent=1, ensure_ascii=False))
         flush_tree(staging)
         staging.rename(root / added.span)
     finally:

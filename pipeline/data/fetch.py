@@ -22,13 +22,14 @@ import numpy as np
 import PIL.Image
 import pooch
 
-from pipeline.home.provenance import file_digest
+from conveyor.errors import ConveyorError
+from conveyor.files import file_digest
 
 CHUNK = 1 << 20
 CONNECT_SECONDS = 30
 
 
-class FetchError(RuntimeError):
+class FetchError(ConveyorError):
     """A source did not have the files, or not these files."""
 
 

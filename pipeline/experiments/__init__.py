@@ -1,20 +1,16 @@
-"""The experiments that come with Conveyor, and the way to a user's own."""
+"""What is run: the settings of an experiment, the experiments that come with Conveyor, and the way to a user's own."""
 
 import importlib
 import runpy
 from pathlib import Path
 
-from pipeline.experiments.config import ConfigError, Experiment, validate
+from conveyor.errors import ConfigError
+from pipeline.experiments.config import Experiment
 
 BUILT_IN = {
     "mnist": "pipeline.experiments.mnist_tutorial",
     "cifar10": "pipeline.experiments.cifar10_tutorial",
 }
-
-
-def name_of(text: str | None) -> str | None:
-    """Returns the name of an experiment that is given by its name or its file; None for None."""
-    return load(text).name if text is not None and text.endswith(".py") else text
 
 
 def load(name: str) -> Experiment:
@@ -24,7 +20,7 @@ def load(name: str) -> Experiment:
       name: one of `BUILT_IN`, or the path of a Python file that sets `EXPERIMENT`. The file is run: it is code.
 
     Raises:
-      ConfigError: there is no such experiment or file, or the file sets none.
+      ConfigError: there is no such experiment or file, or the file sets none, or a setting in it is wrong.
     """
     if name in BUILT_IN:
         return importlib.import_module(BUILT_IN[name]).EXPERIMENT
@@ -32,8 +28,10 @@ def load(name: str) -> Experiment:
         raise ConfigError(f"There is no experiment {name!r}. There are {', '.join(BUILT_IN)}, or give a Python file.")
     if not Path(name).is_file():
         raise ConfigError(f"There is no file {name}.")
-    experiment = runpy.run_path(name).get("EXPERIMENT")
+    try:
+        experiment = runpy.run_path(name).get("EXPERIMENT")
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
     if not isinstance(experiment, Experiment):
-        raise ConfigError(f"{name} must set EXPERIMENT to a pipeline.config.Experiment.")
-    validate(experiment)
+        raise ConfigError(f"{name} must set EXPERIMENT to a conveyor.Experiment.")
     return experiment

@@ -5,7 +5,7 @@ Takes:    twenty-three minutes on two cores that compute in bfloat16.
 Command:  conveyor run cifar10
 """
 
-from pipeline.experiments.config import Dataset, Experiment, Gate, Network, Serving, Training
+from pipeline.experiments.config import Dataset, Experiment, Gate, NamedSplits, Network, Serving, Training
 
 EXPERIMENT = Experiment(
     name="cifar10",
@@ -14,7 +14,7 @@ EXPERIMENT = Experiment(
         format="cifar_binary",
         shape=(32, 32, 3),
         classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-        splits=(("train", "data_batch_*.bin"), ("test", "test_batch.bin")),
+        splits=NamedSplits(train="data_batch_*.bin", test="test_batch.bin"),
         canonical=True,
     ),
     network=Network(name="cifar10_tutorial", input_scale=1.0, dropout=0.2),

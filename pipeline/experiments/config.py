@@ -1,72 +1,77 @@
-"""What an experiment is: frozen dataclasses, their overrides from a command line, and their digest.
+"""What an experiment is: frozen settings, how a command line overrides them, and their digest.
 
-An experiment is Python data. `pipeline/experiments/` holds ours; a user's own is a Python file that sets `EXPERIMENT`.
+An experiment is Python data. This folder holds ours; a user's own is a Python file that sets `EXPERIMENT`.
 """
 
 import dataclasses
 import difflib
 import hashlib
 import json
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
-from components.image_example_gen.dataset import Dataset
-from trainer.settings import Job, Network, Training
+import pydantic
+from pydantic import Field
+
+from components.image_example_gen.dataset import Dataset, HashedSplits, NamedSplits, Spans
+from conveyor.errors import ConfigError
+from conveyor.settings import settings, to_json
+from trainer.settings import Network, Training, TrainingJob
 
 __all__ = [
-    "ConfigError",
     "Dataset",
-    "Drift",
+    "DriftLimits",
     "Experiment",
     "Gate",
+    "HashedSplits",
+    "NamedSplits",
     "Network",
     "Serving",
+    "Spans",
     "Training",
     "override",
-    "validate",
 ]
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Limit = Annotated[float, Field(gt=0, le=1)]
 
-class ConfigError(ValueError):
-    """A setting that does not exist, or a value that it cannot take."""
 
-
-@dataclasses.dataclass(frozen=True)
+@settings("gate")
 class Gate:
     """What a model must reach on the official test split to be pushed.
 
     Attributes:
       min_accuracy: lowest overall accuracy, 0 to 1.
-      tolerance: how far overall accuracy may lie below the last blessed model's, 0 to 1.
+      tolerance: how far overall accuracy may lie below that of the stable version, 0 to 1.
       min_class_accuracy: lowest accuracy of any single class, 0 to 1; 0 for no such floor.
     """
 
-    min_accuracy: float
-    tolerance: float = 0.005
-    min_class_accuracy: float = 0.0
+    min_accuracy: Share
+    tolerance: Share = 0.005
+    min_class_accuracy: Share = 0.0
 
 
-@dataclasses.dataclass(frozen=True)
+@settings("serving")
 class Serving:
     """How a model is served.
 
     Attributes:
-      model_name: what clients ask TensorFlow Serving for, and the folder below `serving/`.
+      model_name: name of the model in requests, and of its folder below `serving/`.
       warmup_batches: sizes of the batches in the warm-up requests that the server replays on loading.
       check_examples: how many test images the servability check compares.
-      canary: whether a new version is tried beside the one that serves until `conveyor promote`.
+      canary: whether a new version is tried beside the stable one until `conveyor promote`.
       keep_versions: how many of the newest versions `conveyor gc` keeps, besides those with a label.
     """
 
     model_name: str
-    warmup_batches: tuple[int, ...] = (1, 32)
-    check_examples: int = 512
+    warmup_batches: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = (1, 32)
+    check_examples: Annotated[int, Field(ge=1)] = 512
     canary: bool = False
-    keep_versions: int = 5
+    keep_versions: Annotated[int, Field(ge=1)] = 5
 
 
-@dataclasses.dataclass(frozen=True)
-class Drift:
-    """How far spans that the serving model has not seen may differ from what it was trained on.
+@settings("drift")
+class DriftLimits:
+    """How far spans that the stable version has not seen may differ from what it was trained on.
 
     Attributes:
       label: largest difference of any class's share, 0 to 1 (the L-infinity distance).
@@ -74,14 +79,25 @@ class Drift:
       stops: whether a distance above its limit stops the run; else it is reported.
     """
 
-    label: float = 0.1
-    scalars: float = 0.1
+    label: Limit = 0.1
+    scalars: Limit = 0.1
     stops: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
+@settings("experiment")
 class Experiment:
-    """Everything that determines a pushed model, but for the data and the code."""
+    """Everything that determines a pushed model, but for the data and the code.
+
+    Attributes:
+      name: name of the experiment, in reports and folders.
+      dataset: the images, and how their files are read.
+      network: the network.
+      training: how it is trained.
+      gate: what a model must reach.
+      serving: how the model is served.
+      spans: what is done with images that were added later.
+      drift: how far those may differ.
+    """
 
     name: str
     dataset: Dataset
@@ -89,15 +105,16 @@ class Experiment:
     training: Training
     gate: Gate
     serving: Serving
-    drift: Drift = Drift()
+    spans: Spans = Spans()
+    drift: DriftLimits = DriftLimits()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the experiment as plain lists and dicts, ready for JSON."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        return json.loads(to_json(self))
 
-    def job(self) -> Job:
+    def training_job(self) -> TrainingJob:
         """Returns what the trainer must know."""
-        return Job(self.dataset.shape, self.dataset.classes, self.network, self.training)
+        return TrainingJob(self.dataset.shape, self.dataset.classes, self.network, self.training)
 
     def digest(self) -> str:
         """Returns the SHA-256 of the experiment's JSON, as 64 hexadecimal digits."""
@@ -109,102 +126,59 @@ def digest_of(experiment: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(experiment, sort_keys=True).encode()).hexdigest()
 
 
-def override(experiment: Experiment, settings: tuple[str, ...]) -> Experiment:
+def override(experiment: Experiment, assignments: tuple[str, ...]) -> Experiment:
     """Returns the experiment with some fields replaced.
 
     Args:
       experiment: the experiment to start from; it is not changed.
-      settings: assignments such as `training.steps=300`; a value is JSON, or a bare word for a string.
+      assignments: such as `training.steps=300`; a value is JSON, or a bare word for a string.
 
     Raises:
-      ConfigError: an assignment without `=`, an unknown field, or a value of the wrong type.
+      ConfigError: an assignment without `=`, an unknown field, or a value that the field cannot take.
 
     Example:
       >>> from pipeline.experiments import load
       >>> override(load("mnist"), ("training.steps=300",)).training.steps
       300
     """
-    for setting in settings:
-        path, equals, text = setting.partition("=")
+    for assignment in assignments:
+        path, equals, text = (part.strip() for part in assignment.partition("="))
         if not equals:
-            raise ConfigError(f"--set {setting}: expected a field and a value, as in --set training.steps=300.")
-        experiment = _replace(experiment, path.strip().split("."), text.strip(), path.strip())
-    validate(experiment)
+            raise ConfigError(f"--set {assignment}: expected a field and a value, as in --set training.steps=300.")
+        try:
+            experiment = _replaced(experiment, path.split("."), text)
+        except ConfigError as error:
+            raise ConfigError(f"--set {path}={text}: {error}") from None
     return experiment
 
 
-def validate(experiment: Experiment) -> None:
-    """Checks the values that a type alone does not.
-
-    Raises:
-      ConfigError: names the field, its value and what it may be.
-    """
-    training, gate, dataset = experiment.training, experiment.gate, experiment.dataset
-    for name in ("batch_size", "steps", "log_every", "eval_every", "keep_checkpoints"):
-        _require(getattr(training, name) >= 1, f"training.{name}", getattr(training, name), "at least 1")
-    _require(training.learning_rate > 0, "training.learning_rate", training.learning_rate, "above 0")
-    _require(0 <= experiment.network.dropout < 1, "network.dropout", experiment.network.dropout, "from 0 to below 1")
-    _require(training.warm_steps >= 0, "training.warm_steps", training.warm_steps, "0 or more")
-    _require(
-        experiment.serving.keep_versions >= 1, "serving.keep_versions", experiment.serving.keep_versions, "1 or more"
-    )
-    _require(dataset.window >= 0, "dataset.window", dataset.window, "0 for all spans, or how many")
-    _require(0 <= dataset.holdout_share < 1, "dataset.holdout_share", dataset.holdout_share, "from 0 to below 1")
-    for name in ("label", "scalars"):
-        value = getattr(experiment.drift, name)
-        _require(0 < value <= 1, f"drift.{name}", value, "above 0, up to 1")
-    for name in ("min_accuracy", "tolerance", "min_class_accuracy"):
-        _require(0 <= getattr(gate, name) <= 1, f"gate.{name}", getattr(gate, name), "from 0 to 1")
-    _require(dataset.eval_examples >= 0, "dataset.eval_examples", dataset.eval_examples, "0 or more")
-    shares = dataset.eval_share + dataset.test_share
-    _require(min(dataset.eval_share, dataset.test_share) >= 0 and shares < 1, "dataset.eval_share", shares, "a share")
-    _require(len(set(dataset.classes)) == len(dataset.classes) > 1, "dataset.classes", dataset.classes, "distinct")
-    _require(min(dataset.shape) > 0, "dataset.shape", dataset.shape, "three positive numbers")
-
-
-def _require(holds: bool, field: str, value: Any, expected: str) -> None:
-    if not holds:
-        raise ConfigError(f"{field} is {value}; it must be {expected}.")
-
-
-def _replace(owner: Any, path: list[str], text: str, whole: str) -> Any:
+def _replaced(owner: Any, path: list[str], text: str) -> Any:
+    name, *rest = path
     names = [field.name for field in dataclasses.fields(owner)]
-    if path[0] not in names:
-        close = difflib.get_close_matches(path[0], names, n=1)
-        hint = f" Did you mean {close[0]}?" if close else f" There are: {', '.join(names)}."
-        raise ConfigError(f"--set {whole}: {type(owner).__name__} has no field {path[0]!r}.{hint}")
-    current = getattr(owner, path[0])
-    if dataclasses.is_dataclass(current):
-        if len(path) == 1:
-            inner = ", ".join(field.name for field in dataclasses.fields(current))
-            raise ConfigError(f"--set {whole}: name one of its fields: {inner}.")
-        return dataclasses.replace(owner, **{path[0]: _replace(current, path[1:], text, whole)})
-    if len(path) > 1:
-        raise ConfigError(f"--set {whole}: {path[0]} has no fields of its own.")
-    return dataclasses.replace(owner, **{path[0]: _parse(text, get_type_hints(type(owner))[path[0]], whole)})
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(names)}."
+        raise ConfigError(f"{owner.SETTINGS_NAME} has no field {name!r}. {hint}")
+    current = getattr(owner, name)
+    if rest and not dataclasses.is_dataclass(current):
+        raise ConfigError(f"{owner.SETTINGS_NAME}.{name} has no fields of its own.")
+    value = _replaced(current, rest, text) if rest else _parsed(owner, name, text)
+    return dataclasses.replace(owner, **{name: value})
 
 
-def _parse(text: str, kind: Any, whole: str) -> Any:
+def _parsed(owner: Any, name: str, text: str) -> Any:
+    """Returns a field's value from JSON, or from a bare word for a string."""
+    kind = get_type_hints(type(owner), include_extras=True)[name]
     try:
-        value = json.loads(text)
+        document = json.dumps(text if kind is str else json.loads(text))
     except json.JSONDecodeError:
-        value = text
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise ConfigError(f"--set {whole}={text}: must be one of {', '.join(get_args(kind))}.")
-        return value
-    if get_origin(kind) is tuple:
-        if not isinstance(value, list):
-            raise ConfigError(f'--set {whole}={text}: must be a JSON list, such as [1, 2] or ["a", "b"].')
-        return _tuples(value)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if kind is str:
-        value = text
-    if type(value) is not kind:
-        raise ConfigError(f"--set {whole}={text}: must be of type {kind.__name__}.")
-    return value
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+        document = json.dumps(text)
+    try:
+        return pydantic.TypeAdapter(kind).validate_json(document, strict=True)
+    except pydantic.ValidationError as error:
+        current = getattr(owner, name)
+        if dataclasses.is_dataclass(current):
+            inner = ", ".join(field.name for field in dataclasses.fields(current))
+            raise ConfigError(f"name one of the fields of {name}: {inner}.") from None
+        problem = error.errors(include_url=False)[0]
+        raise ConfigError(problem["msg"].replace("Input should", "it should") + ".") from None

@@ -5,7 +5,7 @@ Takes:    two minutes on two cores that compute in bfloat16.
 Command:  conveyor run mnist
 """
 
-from pipeline.experiments.config import Dataset, Experiment, Gate, Network, Serving, Training
+from pipeline.experiments.config import Dataset, Experiment, Gate, NamedSplits, Network, Serving, Training
 
 EXPERIMENT = Experiment(
     name="mnist",
@@ -14,8 +14,7 @@ EXPERIMENT = Experiment(
         format="idx",
         shape=(28, 28, 1),
         classes=("0", "1", "2", "3", "4", "5", "6", "7", "8", "9"),
-        splits=(("train", "train-*-ubyte"), ("test", "t10k-*-ubyte")),
-        eval_examples=5_000,
+        splits=NamedSplits(train="train-*-ubyte", test="t10k-*-ubyte", eval_examples=5_000),
         canonical=True,
     ),
     network=Network(name="mnist_tutorial", input_scale=1 / 255),

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from conveyor.errors import storage_errors
 from pipeline.home.folders import Home, MetadataUnavailable
 
 KEPT = 3
@@ -21,7 +22,10 @@ def check(home: Home) -> None:
     """
     if home.metadata or not home.database.exists():
         return
-    with _told(home), contextlib.closing(sqlite3.connect(home.database, timeout=LOCKED_SECONDS)) as database:
+    with (
+        _as_sentences(home),
+        contextlib.closing(sqlite3.connect(home.database, timeout=LOCKED_SECONDS)) as database,
+    ):
         database.execute("BEGIN IMMEDIATE")
         (answer,) = database.execute("PRAGMA quick_check(1)").fetchone()
         database.rollback()
@@ -33,11 +37,12 @@ def save(home: Home) -> None:
     """Copies the file into `backups/`, and removes all but the newest copies."""
     if home.metadata or not home.database.exists():
         return
-    home.backups.mkdir(parents=True, exist_ok=True)
+    with storage_errors(f"The folder of backups {home.backups} cannot be made"):
+        home.backups.mkdir(parents=True, exist_ok=True)
     target = home.backups / f"metadata-{datetime.datetime.now(datetime.timezone.utc):%Y%m%dT%H%M%S%f}.db"
     scratch = target.with_suffix(".new")
     with (
-        _told(home),
+        _as_sentences(home),
         contextlib.closing(sqlite3.connect(home.database, timeout=LOCKED_SECONDS)) as database,
         contextlib.closing(sqlite3.connect(scratch)) as copy,
     ):
@@ -68,7 +73,7 @@ def copies(home: Home) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _told(home: Home) -> Iterator[None]:
+def _as_sentences(home: Home) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -81,7 +86,7 @@ def _told(home: Home) -> Iterator[None]:
 
 
 def way_back(home: Home) -> str:
-    """Says what to do when the metadata cannot be read."""
+    """Returns what to do when the metadata cannot be read."""
     known = copies(home)
     if known:
         return f"Nothing was changed. `conveyor doctor --restore-metadata` returns to the copy {known[-1].name}."

@@ -6,12 +6,13 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from pipeline.experiments.config import ConfigError
+from conveyor.errors import ConfigError, ConveyorError, storage_errors
+from serving.model_store import ModelStore
 
 DEFAULT = ".conveyor"
 
 
-class MetadataUnavailable(RuntimeError):
+class MetadataUnavailable(ConveyorError):
     """The metadata store cannot be reached, or is not one."""
 
 
@@ -70,6 +71,11 @@ class Home:
         return self.root / "serving"
 
     @property
+    def models(self) -> ModelStore:
+        """The pushed models in `serving`."""
+        return ModelStore(self.serving)
+
+    @property
     def server(self) -> Path:
         """Configuration files of the server, made anew at each `conveyor serve`."""
         return self.root / "server"
@@ -96,7 +102,8 @@ class Home:
 
     def log(self, name: str) -> Path:
         """Returns the file for one run's noise, in a folder that exists."""
-        self.logs.mkdir(parents=True, exist_ok=True)
+        with storage_errors(f"The folder of logs {self.logs} cannot be made"):
+            self.logs.mkdir(parents=True, exist_ok=True)
         return self.logs / f"{name}.log"
 
     @property
@@ -114,7 +121,8 @@ class Home:
 
         config = metadata_store_pb2.ConnectionConfig()
         if not self.metadata:
-            self.root.mkdir(parents=True, exist_ok=True)
+            with storage_errors(f"The home folder {self.root} cannot be made"):
+                self.root.mkdir(parents=True, exist_ok=True)
             config.sqlite.filename_uri = str(self.database)
             return config
         url = urllib.parse.urlsplit(self.metadata)

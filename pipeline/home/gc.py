@@ -3,14 +3,13 @@
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
 
 from ml_metadata.proto.metadata_store_pb2 import Artifact
 
+from conveyor.errors import storage_errors
 from pipeline.home import metadata_store
 from pipeline.home.folders import Home
-from serving.model_store import labels
-from serving.model_store.files import read_record, versions
+from serving.model_store import VersionRecord
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,35 +38,58 @@ def plan(home: Home, keep: int, experiment: str | None = None) -> list[Removal]:
       keep: how many of the newest versions of a model are kept, besides those with a label.
       experiment: looks at this one's models and artifacts alone.
     """
-    found, runs = [], set()
-    for base in sorted(path for path in home.serving.glob("*") if path.is_dir()):
-        named, there = labels.read(base), versions(base)
+    versions, kept_runs = _versions(home, keep, experiment)
+    artifacts = _artifacts(home, kept_runs, experiment) if home.has_metadata else []
+    gone = {removal.path for removal in versions}
+    return [*versions, *artifacts, *_baselines(home, gone, experiment), *_checkpoints(home, experiment)]
+
+
+def _versions(home: Home, keep: int, experiment: str | None) -> tuple[list[Removal], set[str]]:
+    """Returns the versions that can go, and the names of the runs that made the others."""
+    removals, kept_runs = [], set()
+    for model in home.models.models():
+        labels, there = model.labels(), model.versions()
         for version in there:
-            record = read_record(base / str(version))
-            kept = version in there[-keep:] or bool(named.named(version))
-            if kept or experiment not in (None, record.get("experiment", {}).get("name")):
-                runs.add(record.get("run"))
+            record = model.record(version) or VersionRecord()
+            is_kept = version in there[-keep:] or bool(labels.of_version(version))
+            if is_kept or experiment not in (None, record.experiment_name):
+                kept_runs.add(record.run)
             else:
-                found.append(_removal("version", base / str(version)))
-    needed = _needed(home, runs) if home.has_metadata else set()
-    for folder in sorted(path for path in home.artifacts.glob("*") if experiment in (None, path.name)):
-        outputs = sorted(path for path in folder.glob("*/*/*") if path.name.isdecimal())
-        found += [_removal("artifact", path) for path in outputs if home.has_metadata and str(path) not in needed]
-        gone = [r.path for r in found if r.kind == "version"]
-        for wrapper in sorted(folder.glob("Baseline/*")):
-            target = (wrapper / "Format-Serving").resolve()
-            if not target.exists() or str(target) in gone:
-                found.append(_removal("baseline", wrapper))
-    for folder in sorted(path for path in home.checkpoints.glob("*") if experiment in (None, path.name)):
-        newest_last = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
-        found += [_removal("checkpoints", path) for path in newest_last[:-1]]
-    return found
+                removals.append(_removal("version", model.path(version)))
+    return removals, kept_runs
+
+
+def _artifacts(home: Home, kept_runs: set[str], experiment: str | None) -> list[Removal]:
+    needed = _needed(home, kept_runs)
+    outputs = [path for folder in _folders(home.artifacts, experiment) for path in sorted(folder.glob("*/*/*"))]
+    return [_removal("artifact", path) for path in outputs if path.name.isdecimal() and str(path) not in needed]
+
+
+def _baselines(home: Home, gone: set[str], experiment: str | None) -> list[Removal]:
+    """Returns the wrappers of versions that are gone, or will be."""
+    wrappers = [path for folder in _folders(home.artifacts, experiment) for path in sorted(folder.glob("Baseline/*"))]
+    targets = {path: (path / "Format-Serving").resolve() for path in wrappers}
+    return [_removal("baseline", p) for p, target in targets.items() if not target.exists() or str(target) in gone]
+
+
+def _checkpoints(home: Home, experiment: str | None) -> list[Removal]:
+    """Returns all but each experiment's newest."""
+    return [
+        _removal("checkpoints", path)
+        for folder in _folders(home.checkpoints, experiment)
+        for path in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)[:-1]
+    ]
+
+
+def _folders(root: Path, experiment: str | None) -> list[Path]:
+    return sorted(path for path in root.glob("*") if experiment in (None, path.name))
 
 
 def remove(home: Home, removals: list[Removal]) -> None:
     """Removes what `plan` found, and marks artifacts as deleted in ML Metadata. For the holder of the home's lock."""
     for removal in removals:
-        shutil.rmtree(removal.path)
+        with storage_errors(f"{removal.path} cannot be removed"):
+            shutil.rmtree(removal.path)
     gone = {removal.path for removal in removals if removal.kind == "artifact"}
     if not gone:
         return
@@ -78,13 +100,13 @@ def remove(home: Home, removals: list[Removal]) -> None:
     store.put_artifacts(artifacts)
 
 
-def _needed(home: Home, names: set[Any]) -> set[str]:
+def _needed(home: Home, names: set[str]) -> set[str]:
     known = metadata_store.runs(metadata_store.connect(home))
     wanted = {run.id for run in known if run.id in names}
     for experiment in {run.experiment for run in known}:
         own = [run for run in known if run.experiment == experiment]
         wanted.add(own[-1].id)
-        wanted |= {run.id for run in [r for r in own if r.state in metadata_store.COMPLETED][-1:]}
+        wanted |= {run.id for run in [r for r in own if r.state.is_verdict][-1:]}
     return {
         artifact.uri
         for run in known

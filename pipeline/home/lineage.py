@@ -8,7 +8,7 @@ from typing import Any
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto.metadata_store_pb2 import Artifact, Event
 
-from pipeline.experiments.config import ConfigError
+from conveyor.errors import ConfigError
 from pipeline.home import metadata_store
 
 
@@ -26,7 +26,7 @@ class Origin:
       finished: when, ISO 8601, UTC.
       facts: what is worth knowing, such as `blessed`.
       files: SHA-256 of each input file by its name, where the artifact was made from files.
-      told: whether the tree tells of that execution elsewhere already; files and inputs are left out then.
+      repeated: whether that execution stands elsewhere in the tree already; files and inputs are left out then.
       inputs: what it was made of.
     """
 
@@ -39,7 +39,7 @@ class Origin:
     finished: str
     facts: dict[str, Any]
     files: dict[str, str]
-    told: bool
+    repeated: bool
     inputs: "list[Origin]"
 
 
@@ -50,8 +50,9 @@ def of_version(store: MetadataStore, model: str, version: int) -> Origin:
       ConfigError: the metadata know nothing of that version.
     """
     for artifact in reversed(store.get_artifacts_by_type("PushedModel")):
-        told = [metadata_store.property_of(artifact, name) for name in ("pushed_version", "pushed_destination")]
-        if told[0] == version and str(told[1]).endswith(f"/{model}/{version}"):
+        number = metadata_store.property_of(artifact, "pushed_version")
+        destination = str(metadata_store.property_of(artifact, "pushed_destination"))
+        if number == version and destination.endswith(f"/{model}/{version}"):
             return _origin(store, artifact, set())
     raise ConfigError(f"ML Metadata know nothing of version {version} of {model}; see `conveyor models`.")
 
@@ -63,16 +64,17 @@ def _origin(store: MetadataStore, artifact: Artifact, seen: set[int]) -> Origin:
     (execution,) = store.get_executions_by_id([made.execution_id])
     contexts = {context.type: context.name for context in store.get_contexts_by_execution(execution.id)}
     finished = datetime.datetime.fromtimestamp(execution.last_update_time_since_epoch / 1000, datetime.timezone.utc)
-    told, inputs = execution.id in seen, []
-    if not told:
+    repeated = execution.id in seen
+    inputs = []
+    if not repeated:
         seen.add(execution.id)
-        taken = [e for e in store.get_events_by_execution_ids([execution.id]) if e.type == Event.INPUT]
-        known = {one.id: one for one in store.get_artifacts_by_id([event.artifact_id for event in taken])}
-        # The model first: what the verdicts on it were made of is then told of there.
-        taken.sort(
+        sources = [e for e in store.get_events_by_execution_ids([execution.id]) if e.type == Event.INPUT]
+        artifacts = {a.id: a for a in store.get_artifacts_by_id([event.artifact_id for event in sources])}
+        # The model first: what the verdicts on it were made of then stands there.
+        sources.sort(
             key=lambda event: (event.path.steps[0].key != "model" if event.path.steps else True, event.artifact_id)
         )
-        inputs = [_origin(store, known[event.artifact_id], seen) for event in taken if event.artifact_id in known]
+        inputs = [_origin(store, artifacts[e.artifact_id], seen) for e in sources if e.artifact_id in artifacts]
     return Origin(
         made.path.steps[0].key if made.path.steps else artifact.type,
         artifact.id,
@@ -82,13 +84,13 @@ def _origin(store: MetadataStore, artifact: Artifact, seen: set[int]) -> Origin:
         contexts.get("pipeline_run", ""),
         finished.isoformat(timespec="seconds"),
         _facts(artifact),
-        {} if told else json.loads(metadata_store.property_of(artifact, "input_files") or "{}"),
-        told,
+        {} if repeated else json.loads(metadata_store.property_of(artifact, "input_files") or "{}"),
+        repeated,
         inputs,
     )
 
 
 def _facts(artifact: Artifact) -> dict[str, Any]:
     names = ("part", "input_digest", "blessed", "pushed_version", "served_version")
-    told = {name: metadata_store.property_of(artifact, name) for name in names}
-    return {name: value for name, value in told.items() if value is not None}
+    facts = {name: metadata_store.property_of(artifact, name) for name in names}
+    return {name: value for name, value in facts.items() if value is not None}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import enum
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,21 @@ STATES = {
 }
 
 
-COMPLETED = ("pushed", "rejected")  # states of a run that came to a verdict
+class RunState(str, enum.Enum):
+    """How far a run has come, as ML Metadata knows it."""
+
+    RUNNING = "running"
+    UNFINISHED = "unfinished"  # stopped, or its process died
+    FAILED = "failed"
+    REJECTED = "rejected"
+    PUSHED = "pushed"
+
+    __str__ = str.__str__
+
+    @property
+    def is_verdict(self) -> bool:
+        """Whether the run came to a verdict on its model."""
+        return self in (RunState.REJECTED, RunState.PUSHED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,15 +94,15 @@ class Run:
         return property_of(pushed, "pushed_version") if pushed and property_of(pushed, "pushed") == 1 else None
 
     @property
-    def state(self) -> str:
-        """`pushed`, `rejected`, `failed`, `running` or `unfinished`."""
+    def state(self) -> RunState:
+        """How far the run has come."""
         states = {component.state for component in self.components}
         if self.version is not None:
-            return "pushed"
-        for state in ("failed", "running"):
-            if state in states:
+            return RunState.PUSHED
+        for state in (RunState.FAILED, RunState.RUNNING):
+            if state.value in states:
                 return state
-        return "rejected" if self.output("AtomicPusher", "pushed_model") else "unfinished"
+        return RunState.REJECTED if self.output("AtomicPusher", "pushed_model") else RunState.UNFINISHED
 
     def output(self, component: str, name: str) -> metadata_store_pb2.Artifact | None:
         """Returns an artifact that a component of this run made or took from the cache."""
@@ -124,7 +139,7 @@ def runs(store: metadata_store.MetadataStore, experiment: str | None = None) -> 
 def last_completed(store: metadata_store.MetadataStore, experiment: str) -> Run | None:
     """Returns an experiment's newest run that came to a verdict, without a look at older ones; None without any."""
     newest_first = (_run(store, context) for context in reversed(_run_contexts(store, experiment)))
-    return next((run for run in newest_first if run.state in COMPLETED), None)
+    return next((run for run in newest_first if run.state.is_verdict), None)
 
 
 def run_by_id(store: metadata_store.MetadataStore, run_id: str) -> Run:

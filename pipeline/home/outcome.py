@@ -1,11 +1,46 @@
 """How a run ended, for people, scripts and schedulers."""
 
 import dataclasses
+import enum
 from typing import Any
 
-PUSHED, FAILED, USAGE, NOT_BLESSED, NOTHING_NEW, INTERRUPTED = 0, 1, 2, 3, 4, 130  # exit codes
-_EXIT_CODES = {"pushed": PUSHED, "up to date": PUSHED, "rejected": NOT_BLESSED, "failed": FAILED}
-_EXIT_CODES |= {"nothing new": NOTHING_NEW}
+from conveyor.errors import ExitCode
+
+
+class Verdict(str, enum.Enum):
+    """How a run ended, in words."""
+
+    PUSHED = "pushed"
+    UP_TO_DATE = "up to date"
+    NOTHING_NEW = "nothing new"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+    __str__ = str.__str__
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the process ends with."""
+        return _EXIT_CODES[self]
+
+    @classmethod
+    def of_exit_code(cls, code: int) -> "Verdict":
+        """Returns the verdict of a `conveyor retrain` that ended with a code."""
+        return next((verdict for verdict, known in _EXIT_CODES.items() if known == code), cls.FAILED)
+
+
+_EXIT_CODES = {
+    Verdict.PUSHED: ExitCode.SUCCESS,
+    Verdict.UP_TO_DATE: ExitCode.SUCCESS,
+    Verdict.NOTHING_NEW: ExitCode.NOTHING_NEW,
+    Verdict.REJECTED: ExitCode.REJECTED,
+    Verdict.FAILED: ExitCode.FAILED,
+    Verdict.STOPPED: ExitCode.INTERRUPTED,
+}
+
+
+EVENTS = tuple(v.value for v in (Verdict.PUSHED, Verdict.REJECTED, Verdict.FAILED, Verdict.NOTHING_NEW))  # notified
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,19 +48,19 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-      verdict: `pushed`, `up to date`, `nothing new`, `rejected` or `failed`.
-      run: its name.
-      accuracy: of the model on the test split, 0 to 1; None where it was not measured.
-      baseline: of the model that served before, on the same split; None where there was none.
-      reasons: why it was rejected; empty otherwise.
-      drift: a sentence for each limit that the distance between arrived and known data exceeds.
-      version: the number it is served under; None where it is not.
+      verdict: the verdict.
+      run: name of the run.
+      accuracy: accuracy of the model on the test split, 0 to 1; None where it was not measured.
+      baseline: accuracy of the stable version on the same split; None where there was none.
+      reasons: why the model was rejected; empty otherwise.
+      drift: a sentence for each limit that the distance between new and known data exceeds.
+      version: the version that was pushed; None where none was.
       label: that version's label, `stable` or `canary`.
       path: that version's folder.
       report: the run report's page.
     """
 
-    verdict: str
+    verdict: Verdict
     run: str
     accuracy: float | None = None
     baseline: float | None = None
@@ -37,10 +72,10 @@ class Outcome:
     report: str | None = None
 
     @property
-    def exit_code(self) -> int:
-        """What the process should end with."""
-        return _EXIT_CODES[self.verdict]
+    def exit_code(self) -> ExitCode:
+        """What the process ends with."""
+        return self.verdict.exit_code
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the outcome for scripts."""
-        return {**dataclasses.asdict(self), "exit_code": self.exit_code}
+        return {**dataclasses.asdict(self), "verdict": self.verdict.value, "exit_code": int(self.exit_code)}

@@ -1,121 +1,86 @@
-"""Digests of what a model comes from: the data's content, the code and the versions it runs on."""
+"""What a model comes from: its settings, the content of its data, its code, and the weights that it started from."""
 
 import dataclasses
 import hashlib
-import importlib.metadata
-import json
-import platform
-from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
-from components.image_example_gen import spans
-from components.image_example_gen.readers import DataError
-from components.image_example_gen.spans import MANIFEST, Part
-from pipeline.experiments.config import Dataset, Experiment
-from pipeline.home.folders import Home
-from trainer.settings import Job
-
-ROOT = Path(__file__).resolve().parents[2]
-STACK = ("tfx", "tensorflow", "keras", "apache-beam", "tensorflow-model-analysis", "tensorflow-data-validation")
-CHUNK = 1 << 20
+from components.code_digest import code_digest, stack_versions
+from pipeline.experiments.config import Experiment
+from serving.model_store import VersionRecord
 
 
 @dataclasses.dataclass(frozen=True)
-class Input:
-    """A part of the input, and the content of its files.
+class PartDigest:
+    """A part of the data.
 
     Attributes:
-      part: the base files, or a span.
-      files: SHA-256 of each file, by its name below the part's folder.
+      name: `base`, or the span's name.
+      digest: SHA-256 over the names and the content of its files.
+      trained_on: whether it is in the window of training.
     """
 
-    part: Part
-    files: dict[str, str]
+    name: str
+    digest: str
+    trained_on: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """What determines a model.
+
+    Attributes:
+      experiment: the settings.
+      parts: the parts of the data, the base files first.
+      warm_start: the version whose weights the training starts from; None for a training from scratch.
+      trainer_digest: SHA-256 of the code that makes a model of examples.
+      pipeline_digest: SHA-256 of all of Conveyor's code.
+    """
+
+    experiment: Experiment
+    parts: tuple[PartDigest, ...]
+    warm_start: int | None
+    trainer_digest: str
+    pipeline_digest: str
 
     @property
-    def digest(self) -> str:
-        """The SHA-256 over names and content, and never times."""
-        lines = "".join(f"{name} {digest}\n" for name, digest in sorted(self.files.items()))
+    def data_digest(self) -> str:
+        """The SHA-256 of all data, by the names of the parts and their content."""
+        lines = "".join(f"{part.name} {part.digest} {part.trained_on}\n" for part in self.parts)
         return hashlib.sha256(lines.encode()).hexdigest()
 
+    @property
+    def fingerprint(self) -> str:
+        """12 hexadecimal digits that change with the settings, the data, the code and the stack."""
+        whole = f"{self.experiment.digest()} {self.data_digest} {self.pipeline_digest}"
+        return hashlib.sha256(whole.encode()).hexdigest()[:12]
 
-def inputs(root: Path, dataset: Dataset) -> list[Input]:
-    """Returns the base files and the spans that a run takes, all of them read once for their checksums.
+    def version_record(self, run_id: str) -> VersionRecord:
+        """Returns what a version that the run pushes says of itself."""
+        return VersionRecord(
+            run=run_id,
+            experiment=self.experiment.to_dict(),
+            data_digest=self.data_digest,
+            parts={part.name: part.digest for part in self.parts if part.trained_on},
+            warm_start=self.warm_start,
+            trainer_digest=self.trainer_digest,
+        )
 
-    Raises:
-      DataError: a span's files are not those that `conveyor add` wrote down.
-    """
-    return [read_input(part) for part in spans.parts(root, dataset)]
-
-
-def read_input(part: Part) -> Input:
-    """Returns the checksums of one part's files; see `inputs`."""
-    paths = sorted({path for _, pattern in part.dataset.splits for path in part.files(pattern)})
-    found = Input(part, {str(path.relative_to(part.folder)): file_digest(path) for path in paths})
-    manifest = part.folder / MANIFEST
-    if manifest.exists():
-        added = json.loads(manifest.read_text())["files"]
-        for name in sorted(added.keys() | found.files.keys()):
-            if added.get(name) != found.files.get(name):
-                state = "missing" if name not in found.files else "another" if name in added else "a file more"
-                raise DataError.at(part.folder / name, None, "the file that was added with this span", state)
-    return found
-
-
-def file_digest(path: Path) -> str:
-    """Returns the SHA-256 of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as content:
-        while chunk := content.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the provenance for the JSON of a run report."""
+        return {
+            "experiment": self.experiment.to_dict(),
+            "data": {"digest": self.data_digest, "parts": [dataclasses.asdict(part) for part in self.parts]},
+            "warm_start": self.warm_start,
+            "code": {"trainer_digest": self.trainer_digest, "pipeline_digest": self.pipeline_digest},
+            "versions": stack_versions(),
+        }
 
 
-def data_digest(taken: Sequence[Input]) -> str:
-    """Returns the SHA-256 of all that a run takes, by the names of its parts and files and their content."""
-    lines = "".join(f"{one.part.name} {one.digest} {one.part.trained_on}\n" for one in taken)
-    return hashlib.sha256(lines.encode()).hexdigest()
+def trainer_digest() -> str:
+    """Returns the SHA-256 of the code that makes a model of examples, and of the stack."""
+    return code_digest("components.network_trainer.executor", "trainer.__main__")
 
 
-def code_digest(*packages: str) -> str:
-    """Returns the SHA-256 of the Python sources below some packages, such as `components.atomic_pusher`, and the stack.
-
-    TFX's cache knows a component's class by name and would reuse what an older version of its code made.
-    """
-    digest = hashlib.sha256(json.dumps(versions()).encode())
-    for package in packages:
-        for path in sorted((ROOT / package.replace(".", "/")).rglob("*.py")):
-            digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
-def trainer_code() -> str:
-    """Returns the digest of the code that makes a model of examples."""
-    return code_digest("trainer", "components.network_trainer", "serving")
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the libraries that a result depends on."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in STACK}
-
-
-def fingerprint(experiment: Experiment, digest_of_data: str) -> str:
-    """Returns 12 hexadecimal digits that change with the experiment, the data, the code and the stack."""
-    code = code_digest("pipeline", "components", "trainer", "serving")
-    return hashlib.sha256(f"{experiment.digest()} {digest_of_data} {code}".encode()).hexdigest()[:12]
-
-
-def checkpoint_folder(home: Home, experiment: Experiment, job: Job, digest_of_data: str, warm_start: str) -> Path:
-    """Returns the folder of a training's checkpoints, named after all that determines its result.
-
-    Args:
-      home: where it lies.
-      experiment: whose training it is.
-      job: what is trained, and how.
-      digest_of_data: see `data_digest`.
-      warm_start: digest of the model whose weights the training starts from; empty for none.
-    """
-    settings = json.dumps([dataclasses.asdict(job), dataclasses.asdict(experiment.dataset)], sort_keys=True)
-    code = code_digest("trainer", "components.image_example_gen")
-    name = hashlib.sha256(f"{settings} {digest_of_data} {warm_start} {code}".encode()).hexdigest()[:16]
-    return home.checkpoints / experiment.name / name
+def pipeline_digest() -> str:
+    """Returns the SHA-256 of the code that makes, judges and pushes a model, and of the stack."""
+    return code_digest("pipeline.run.runner", "trainer.__main__", "serving.servability")

@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.experiments.config import ConfigError
+from conveyor.errors import ConfigError, ConveyorError
 from pipeline.home.folders import Home
-from pipeline.release.serve import image_shape
 from serving import load_generator
 from serving.client import Client
-from serving.model_store.files import versions
+
+
+class LoadTestFailed(ConveyorError):
+    """The bare Session did not run."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class LoadTest:
     """A server and a bare Session.
 
     Attributes:
@@ -26,8 +28,8 @@ class Comparison:
       images: the same in images.
       p50: latency, milliseconds.
       errors: failed requests by status code.
-      raw: images a second in a bare Session, in batches of one request.
-      raw_batched: the same, in batches of as many requests as there are clients: what batching can give at most.
+      session: images a second in a bare Session, in batches of one request.
+      session_batched: the same, in batches of as many requests as there are clients: what batching can give at most.
     """
 
     model: str
@@ -42,54 +44,56 @@ class Comparison:
     p90: float
     p99: float
     errors: dict[str, int]
-    raw: float
-    raw_batched: float
+    session: float
+    session_batched: float
 
     @property
     def ratio(self) -> float:
         """The server's images a second to the Session's."""
-        return self.images / self.raw
+        return self.images / self.session
 
     @property
     def ratio_batched(self) -> float:
         """The same to the Session with the clients' requests in one batch."""
-        return self.images / self.raw_batched
+        return self.images / self.session_batched
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all of it for JSON."""
         return dataclasses.asdict(self) | {"ratio": self.ratio, "ratio_batched": self.ratio_batched}
 
 
-def compare(home: Home, target: str, model: str, clients: int, seconds: float, batch: int) -> Comparison:
+def load_test(home: Home, target: str, model: str, clients: int, seconds: float, batch: int) -> LoadTest:
     """Measures a server, then a bare Session, of the same version on the same images.
 
     Raises:
       ConfigError: the model was never pushed here, so that there is nothing to compare with.
       ServingError: the server does not answer, or does not serve the model.
     """
-    base = home.serving / model
-    if not versions(base):
+    stored = home.models.model(model)
+    if not stored.versions():
         raise ConfigError(f"No model {model} has been pushed in {home.root}: there is nothing to compare with.")
+    dataset = stored.dataset(max(stored.versions()))
+    if dataset is None:
+        raise ConfigError(f"{stored.folder} does not say what images it takes.")
     with Client(target, model) as client:
-        shape = image_shape(base / str(max(versions(base))))
-        if shape is None:
-            raise ConfigError(f"{base} does not say what images it takes.")
-        images = np.random.default_rng(0).random((batch, *shape), np.float32)
+        images = np.random.default_rng(0).random((batch, *dataset.shape), np.float32)
         version = client.predict(images).version
         assert version is not None  # gRPC says it
         spec = client.spec
-    seen = load_generator.run(target, spec, "predict_images", {"images": images}, clients, seconds)
-    raw, batched = (_raw(base / str(version), shape, rows, seconds / 2) for rows in (batch, batch * clients))
-    return Comparison(
-        model, version, clients, batch, seen.seconds, len(seen.latencies), seen.throughput, seen.throughput * batch,
-        1e3 * seen.percentile(50), 1e3 * seen.percentile(90), 1e3 * seen.percentile(99), seen.errors, raw, batched,
+    load = load_generator.run(target, spec, "predict_images", {"images": images}, clients, seconds)
+    session, batched = (
+        _session(stored.path(version), dataset.shape, rows, seconds / 2) for rows in (batch, batch * clients)
+    )
+    return LoadTest(
+        model, version, clients, batch, load.seconds, len(load.latencies), load.throughput, load.throughput * batch,
+        1e3 * load.percentile(50), 1e3 * load.percentile(90), 1e3 * load.percentile(99), load.errors, session, batched,
     )  # fmt: skip
 
 
-def _raw(version: Path, shape: tuple[int, ...], rows: int, seconds: float) -> float:
+def _session(version: Path, shape: tuple[int, ...], rows: int, seconds: float) -> float:
     """Returns images a second in a bare Session, in a process of its own."""
     command = [sys.executable, "-m", "serving.bare_session", str(version), json.dumps([rows, *shape]), str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise OSError(f"The bare Session failed: {done.stderr.strip().splitlines()[-1:]}")
+        raise LoadTestFailed(f"The bare Session failed: {done.stderr.strip().splitlines()[-1:]}")
     return rows * json.loads(done.stdout)["runs"] / json.loads(done.stdout)["seconds"]

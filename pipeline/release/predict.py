@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from pipeline.experiments.config import ConfigError
+from conveyor.errors import ConfigError
 from serving.client import Client, ServingError
 
 BATCH = 32
@@ -101,11 +99,9 @@ def _asked(client: Client, contents: dict[str, Any], top: int) -> dict[str, Answ
             return {name: Answer(name, [], None, 0, error.message) for name in contents}
         return {name: _asked(client, {name: content}, top)[name] for name, content in contents.items()}
     milliseconds = 1e3 * (time.perf_counter() - started)
-    answers = {}
+    answers, best = {}, reply.top(top)
     for row, name in enumerate(contents):
-        order = np.argsort(-reply.scores[row], kind="stable")[:top]
-        best = [(str(reply.classes[row, one]), float(reply.scores[row, one])) for one in order]
-        answers[name] = Answer(name, best, reply.version, milliseconds)
+        answers[name] = Answer(name, best[row], reply.version, milliseconds)
     return answers
 
 

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 
 import filelock
 
+from conveyor.files import replace_file
 from pipeline.home.folders import Home
 from pipeline.release import server_files
 from pipeline.release.server_files import Served
 from serving.client import Client, ServingError
-from serving.model_store.files import replace_file
-from serving.model_store.labels import LabelsDamaged
+from serving.model_store import LabelsDamaged
 
 ENDPOINT, FOLLOWED, LOCK = "endpoint.json", "followed.json", "serve.lock"
 WAIT_SECONDS = 60
@@ -29,19 +29,19 @@ _AVAILABLE = "AVAILABLE"
 
 @dataclasses.dataclass
 class Rollout:
-    """What a server has been told, and what it is to be told next.
+    """How a server serves, and what it is to change next.
 
     Attributes:
       home: whose models are served.
       target: host:port of the server's gRPC.
       models: those whose labels are followed.
-      told: how each model is served, as the server's file says.
+      current: how each model is served, as the server's file says.
     """
 
     home: Home
     target: str
     models: tuple[str, ...]
-    told: dict[str, Served]
+    current: dict[str, Served]
 
     def step(self) -> None:
         """Looks once at the labels and at the server, and writes the server's file where the next step can be made.
@@ -49,24 +49,24 @@ class Rollout:
         What cannot be read or written now is tried again at the next look; what serves, serves on.
         """
         with contextlib.suppress(LabelsDamaged, OSError):
-            after = dict(self.told)
+            after = dict(self.current)
             for model in self.models:
                 wanted = server_files.labelled(self.home, model)
-                if wanted.versions and wanted != self.told[model]:
-                    after[model] = self._next(model, self.told[model], wanted)
-            if after != self.told:
+                if wanted.versions and wanted != self.current[model]:
+                    after[model] = self._next(model, self.current[model], wanted)
+            if after != self.current:
                 server_files.write_models(self.home, after)
-                self.told = after
+                self.current = after
 
-    def _next(self, model: str, told: Served, wanted: Served) -> Served:
-        if not set(wanted.versions) <= set(told.versions):
-            return Served(tuple(sorted({*told.versions, *wanted.versions})), told.labels)
+    def _next(self, model: str, current: Served, wanted: Served) -> Served:
+        if not set(wanted.versions) <= set(current.versions):
+            return Served(tuple(sorted({*current.versions, *wanted.versions})), current.labels)
         if not set(wanted.versions) <= answering(self.target, model):
-            return told
-        if told.labels != wanted.labels:
-            return Served(told.versions, wanted.labels)
+            return current
+        if current.labels != wanted.labels:
+            return Served(current.versions, wanted.labels)
         moved = all(answering(self.target, model, label) == {number} for label, number in wanted.labels.items())
-        return wanted if moved else told
+        return wanted if moved else current
 
 
 def answering(target: str, model: str, label: str | None = None) -> set[int]:
@@ -79,7 +79,7 @@ def answering(target: str, model: str, label: str | None = None) -> set[int]:
 
 
 def announce(home: Home, models: tuple[str, ...]) -> None:
-    """Writes down whose labels the server's files follow; nobody's where they were told otherwise."""
+    """Writes down whose labels the server's files follow; nobody's where versions were chosen otherwise."""
     if models:
         replace_file(home.server / FOLLOWED, json.dumps(models))
     else:
@@ -87,17 +87,17 @@ def announce(home: Home, models: tuple[str, ...]) -> None:
 
 
 @contextlib.contextmanager
-def following(home: Home, target: str, models: tuple[str, ...], told: dict[str, Served]) -> Iterator[Rollout]:
+def following(home: Home, target: str, models: tuple[str, ...], current: dict[str, Served]) -> Iterator[Rollout]:
     """Yields a rollout; other commands know meanwhile that somebody follows the labels, and where the server is."""
     with contextlib.ExitStack() as stack:
         if not models:
-            yield Rollout(home, target, models, told)
+            yield Rollout(home, target, models, current)
             return
         with contextlib.suppress(filelock.Timeout):  # another `conveyor serve` follows them too
             stack.enter_context(filelock.FileLock(home.server / LOCK, timeout=0))
         replace_file(home.server / ENDPOINT, json.dumps(target))
         stack.callback((home.server / ENDPOINT).unlink, missing_ok=True)
-        yield Rollout(home, target, models, told)
+        yield Rollout(home, target, models, current)
 
 
 def endpoint(home: Home) -> str | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from pipeline.experiments.config import ConfigError
+from conveyor.errors import ConfigError, ConveyorError, storage_errors
 from pipeline.home.folders import Home
 from pipeline.release import backends, rollout, server_files
 from pipeline.release.backends import Backend
@@ -30,7 +30,7 @@ START_LIMIT = 300  # seconds until a server must answer
 STOP_LIMIT = 30  # seconds that it is given to finish what runs
 
 
-class ServeFailed(RuntimeError):
+class ServeFailed(ConveyorError):
     """The server ended, or did not answer."""
 
 
@@ -40,7 +40,7 @@ class Settings:
 
     Attributes:
       models: names; empty for every pushed one.
-      versions: as `server_files.Versions.of` reads it.
+      versions: as `server_files.VersionChoice.of` reads it.
       labels: as `server_files.labels_of` reads them.
       host: address to listen on.
       port: of gRPC.
@@ -103,7 +103,7 @@ def prepare(home: Home, settings: Settings) -> Prepared:
     """
     models = server_files.pushed_models(home, settings.models)
     labels = server_files.labels_of(settings.labels, models)
-    choice = server_files.Versions.of(settings.versions)
+    choice = server_files.VersionChoice.of(settings.versions)
     served = {name: choice.of_model(home, name, labels[name]) for name in models}
     folder = server_files.write(home, served)
     followed = tuple(models) if choice.stable and not settings.labels else ()
@@ -156,7 +156,8 @@ def serve(home: Home, settings: Settings, say: Callable[[Endpoint], None]) -> No
     with contextlib.ExitStack() as stack, log.open("wb") as output, _signals() as stopped:
         started = []
         for command in commands(home, settings, prepared):
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+            with storage_errors(f"{command[0]} cannot be started"):
+                process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
             stack.callback(_stop, process)
             started.append(process)
         _await(started, stopped, settings, models, log)
@@ -186,9 +187,10 @@ def serve(home: Home, settings: Settings, say: Callable[[Endpoint], None]) -> No
 def snippets(home: Home, endpoint: Endpoint) -> dict[str, str]:
     """Returns commands that ask the first model as they stand: with grpcurl, with curl, in Python."""
     model, version = next(iter(endpoint.models.items()))
-    shape = image_shape(home.serving / model / str(version))
-    if shape is None:
+    dataset = home.models.model(model).dataset(version)
+    if dataset is None:
         return {}
+    shape = dataset.shape
     protoset = server_files.protoset(home.server)
     blank = {"dtype": "DT_UINT8", "tensor_shape": {"dim": [{"size": n} for n in (1, *shape)]}, "int_val": [0]}
     spec = {"name": model, "signature_name": "predict_pixels"}
@@ -198,7 +200,7 @@ def snippets(home: Home, endpoint: Endpoint) -> dict[str, str]:
     png = base64.b64encode(file.getvalue()).decode()
     over_rest = json.dumps({"signature_name": "predict_encoded", "instances": [{"b64": png}]})
     python = (
-        f"import numpy; from serving.client import Client; "
+        f"import numpy; from conveyor import Client; "
         f'print(Client("{endpoint.grpc}/{model}").predict(numpy.zeros({(1, *shape)}, "uint8")))'
     )
     method = "tensorflow.serving.PredictionService/Predict"
@@ -208,15 +210,6 @@ def snippets(home: Home, endpoint: Endpoint) -> dict[str, str]:
         "curl": f"curl -d {shlex.quote(over_rest)} {endpoint.rest}/v1/models/{model}:predict",
         "python": f"{shlex.quote(sys.executable)} -c {shlex.quote(python)}",
     }
-
-
-def image_shape(version: Path) -> tuple[int, int, int] | None:
-    """Returns [height, width, channels] that a pushed version takes; None where it does not say."""
-    try:
-        height, width, channels = json.loads((version / "assets" / "dataset.json").read_text())["shape"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return height, width, channels
 
 
 def _await(

@@ -8,10 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.experiments.config import ConfigError
+from conveyor.errors import ConfigError, storage_errors
+from conveyor.files import replace_file
 from pipeline.home.folders import Home
-from serving.model_store import labels
-from serving.model_store.files import replace_file
 
 MODELS, BATCHING, MONITORING, PROTOSET = "models.config", "batching.config", "monitoring.config", "serving.protoset"
 
@@ -32,8 +31,8 @@ class Served:
 
 
 @dataclasses.dataclass(frozen=True)
-class Versions:
-    """Which versions of a model are served.
+class VersionChoice:
+    """Which versions of a model are served, as `--versions` says.
 
     Attributes:
       stable: those that have the labels stable and canary; overrides the others.
@@ -48,7 +47,7 @@ class Versions:
     specific: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, text: str) -> "Versions":
+    def of(cls, text: str) -> "VersionChoice":
         """Returns `stable`, `latest`, `latest:2`, `all`, or numbers such as `3,4`.
 
         Raises:
@@ -82,7 +81,7 @@ def pushed_models(home: Home, chosen: tuple[str, ...]) -> dict[str, int]:
     Raises:
       ConfigError: one of them, or all, were never pushed.
     """
-    found = {base.name: labels.read(base).stable for base in sorted(home.serving.glob("*")) if base.is_dir()}
+    found = {model.name: model.stable() for model in home.models.models()}
     stable = {name: number for name, number in found.items() if number is not None}
     missing = [name for name in chosen if name not in stable]
     if missing:
@@ -95,9 +94,8 @@ def pushed_models(home: Home, chosen: tuple[str, ...]) -> dict[str, int]:
 
 def labelled(home: Home, model: str) -> Served:
     """Returns a model's stable version, and the canary beside it where there is one."""
-    known = labels.read(home.serving / model)
-    named = {name: number for name, number in (("stable", known.stable), ("canary", known.canary)) if number}
-    return Served(tuple(sorted(set(named.values()))), named)
+    served = home.models.model(model).labels().served
+    return Served(tuple(sorted(set(served.values()))), served)
 
 
 def labels_of(texts: tuple[str, ...], models: dict[str, int]) -> dict[str, dict[str, int]]:
@@ -143,10 +141,11 @@ def write(home: Home, models: dict[str, Served]) -> Path:
         "max_enqueued_batches": 256,
     }
     folder = home.server
-    folder.mkdir(parents=True, exist_ok=True)
-    write_models(home, models)
-    replace_file(folder / BATCHING, "".join(f"{k} {{ value: {v} }}\n" for k, v in batching.items()))
-    replace_file(folder / MONITORING, 'prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }\n')
+    with storage_errors(f"The server's files in {folder} cannot be written"):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_models(home, models)
+        replace_file(folder / BATCHING, "".join(f"{k} {{ value: {v} }}\n" for k, v in batching.items()))
+        replace_file(folder / MONITORING, 'prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }\n')
     return folder
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow_model_analysis as tfma
 
-from components.drift_gate.executor import DRIFT, Drift
+from components.drift_gate.executor import DRIFT, DriftMeasurement
 from pipeline.experiments.config import Experiment
 from pipeline.home import metadata_store
 
@@ -62,10 +62,18 @@ def servability(run: metadata_store.Run) -> dict[str, Any]:
     return json.loads((folder / "outcome.json").read_text()) if folder else {}
 
 
-def drift(run: metadata_store.Run) -> list[Drift]:
+def rejection_reasons(evaluation: Evaluation | None, servable: dict[str, Any]) -> tuple[str, ...]:
+    """Returns a sentence for each gate that turned the model away."""
+    reasons = evaluation.reasons if evaluation else []
+    if servable and not servable["ok"]:
+        reasons = [*reasons, f"it cannot be served: {servable['reason']}"]
+    return tuple(reasons)
+
+
+def drift(run: metadata_store.Run) -> list[DriftMeasurement]:
     """Returns how far new spans were from the training data; nothing where there were none."""
     folder = metadata_store.folder(run.output("DriftGate", "drift"))
-    return [Drift(**fields) for fields in json.loads((folder / DRIFT).read_text())] if folder else []
+    return [DriftMeasurement(**fields) for fields in json.loads((folder / DRIFT).read_text())] if folder else []
 
 
 def _accuracies(result: Any) -> tuple[dict[int | None, float], int]:
@@ -101,7 +109,7 @@ def _reason(
         return f"the metric {failure.metric_key.name} could not be computed: {failure.message}"
     if failure.metric_key.is_diff:
         return (
-            f"test accuracy {accuracy:.4f} is below the serving model's {baseline[label]:.4f} "
+            f"test accuracy {accuracy:.4f} is below the {baseline[label]:.4f} of the version that serves "
             f"by more than the tolerance of {gate.tolerance:g}"
         )
     if label is None:

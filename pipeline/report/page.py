@@ -2,105 +2,86 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 
-from components.drift_gate.executor import Drift
+from conveyor.errors import storage_errors
 from pipeline.experiments.config import Experiment
-from pipeline.home import metadata_store, provenance
+from pipeline.home import metadata_store
 from pipeline.home.folders import Home
-from pipeline.home.outcome import Outcome
-from pipeline.home.provenance import Input
+from pipeline.home.outcome import Outcome, Verdict
+from pipeline.home.provenance import Provenance
 from pipeline.report import gate_decisions, plots
-from serving.model_store import labels
 from trainer.examples import read_split
 
 MISTAKES = 24
 
 
-def write(
-    home: Home, experiment: Experiment, run: metadata_store.Run, taken: Sequence[Input], failure: str | None = None
-) -> Outcome:
+def write(home: Home, provenance: Provenance, run: metadata_store.Run, failure: str | None = None) -> Outcome:
     """Writes `reports/<run>.html` and `.json`, and returns how the run ended.
 
     Args:
       home: where the reports go.
-      experiment: what was run.
-      run: what ML Metadata knows of it; components may be missing where it failed.
-      taken: the parts of the data.
+      provenance: what the model comes from.
+      run: what ML Metadata knows of the run; components may be missing where it failed.
       failure: what failed, if anything did.
+
+    Raises:
+      StorageError: the report cannot be written.
     """
+    experiment = provenance.experiment
     evaluation_folder = metadata_store.folder(run.output("Evaluator", "evaluation"))
     evaluation = gate_decisions.read_evaluation(evaluation_folder, experiment) if evaluation_folder else None
     servable = gate_decisions.servability(run)
-    page = home.reports / f"{run.id}.html"
     drift = gate_decisions.drift(run)
-    outcome = _outcome(home, experiment, run, evaluation, servable, drift, page, failure)
-    record = {
-        "outcome": dataclasses.asdict(outcome),
+    path = home.reports / f"{run.id}.html"
+    outcome = Outcome(
+        verdict=Verdict.FAILED if failure else Verdict.REJECTED if run.version is None else Verdict.PUSHED,
+        run=run.id,
+        accuracy=evaluation.accuracy if evaluation else None,
+        baseline=evaluation.baseline if evaluation else None,
+        reasons=gate_decisions.rejection_reasons(evaluation, servable),
+        drift=tuple(measurement.sentence for measurement in drift if measurement.beyond),
+        version=run.version,
+        label=_label(home, experiment, run.version),
+        path=_pushed_folder(run),
+        report=str(path),
+    )
+    fields = {
+        "outcome": outcome.to_dict(),
         "failure": failure,
         "evaluation": dataclasses.asdict(evaluation) if evaluation else None,
         "servability": servable,
         "training": _training(run),
         "components": [{"name": c.name, "state": c.state, "seconds": c.seconds} for c in run.components],
-        "experiment": experiment.to_dict(),
-        "data": {
-            "digest": provenance.data_digest(taken),
-            "parts": [{"name": i.part.name, "digest": i.digest, "trained_on": i.part.trained_on} for i in taken],
-        },
-        "drift": [vars(one) | {"beyond": one.beyond, "sentence": one.sentence} for one in drift],
-        "code": {
-            "digest": provenance.code_digest("pipeline", "components", "trainer", "serving"),
-            "trainer": provenance.trainer_code(),
-        },
-        "versions": provenance.versions(),
+        "drift": [vars(m) | {"beyond": m.beyond, "sentence": m.sentence} for m in drift],
         "started": run.started.isoformat(timespec="seconds"),
+        **provenance.to_dict(),
     }
-    home.reports.mkdir(parents=True, exist_ok=True)
-    page.write_text(_render(record, _pictures(run, experiment, evaluation)), encoding="utf-8")
-    page.with_suffix(".json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    page = _render(fields, _pictures(run, experiment, evaluation))
+    with storage_errors(f"The report {path} cannot be written"):
+        home.reports.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+        path.with_suffix(".json").write_text(json.dumps(fields, indent=1), encoding="utf-8")
     return outcome
-
-
-def _outcome(
-    home: Home,
-    experiment: Experiment,
-    run: metadata_store.Run,
-    evaluation: gate_decisions.Evaluation | None,
-    servable: dict[str, Any],
-    drift: list[Drift],
-    page: Path,
-    failure: str | None,
-) -> Outcome:
-    pushed = run.output("AtomicPusher", "pushed_model")
-    reasons = list(evaluation.reasons) if evaluation else []
-    if servable and not servable["ok"]:
-        reasons.append(f"it cannot be served: {servable['reason']}")
-    return Outcome(
-        verdict="failed" if failure else "rejected" if run.version is None else "pushed",
-        run=run.id,
-        accuracy=evaluation.accuracy if evaluation else None,
-        baseline=evaluation.baseline if evaluation else None,
-        reasons=tuple(reasons),
-        drift=tuple(one.sentence for one in drift if one.beyond),
-        version=run.version,
-        label=_label(home, experiment, run.version),
-        path=metadata_store.property_of(pushed, "pushed_destination") if pushed else None,
-        report=str(page),
-    )
 
 
 def _label(home: Home, experiment: Experiment, version: int | None) -> str | None:
     if version is None:
         return None
-    return next(iter(labels.read(home.serving / experiment.serving.model_name).named(version)), None)
+    return next(iter(home.models.model(experiment.serving.model_name).labels().of_version(version)), None)
+
+
+def _pushed_folder(run: metadata_store.Run) -> str | None:
+    pushed = run.output("AtomicPusher", "pushed_model")
+    return metadata_store.property_of(pushed, "pushed_destination") if pushed else None
 
 
 def _training(run: metadata_store.Run) -> dict[str, Any]:
+    """Returns the fields of the trainer's `TrainingSummary`; nothing where it did not come so far."""
     folder = metadata_store.folder(run.output("Trainer", "model_run"))
     return json.loads((folder / "summary.json").read_text()) if folder else {}
 
@@ -117,26 +98,32 @@ def _pictures(
         drawn["curves"] = plots.training_curves(json.loads((training / "history.json").read_text()))
         drawn["kernels"] = plots.kernels(np.load(training / "kernels.npy", allow_pickle=False))
     if training and examples:
-        test = read_split(examples / "Split-test", experiment.dataset.shape)
-        scores = np.load(training / "test_scores.npy", allow_pickle=False)
-        predictions = scores.argmax(axis=1)
-        drawn["confusion"] = plots.confusion_matrix(test.labels, predictions, classes)
-        wrong = np.flatnonzero(predictions != test.labels)
-        worst = wrong[np.argsort(-scores[wrong, predictions[wrong]], kind="stable")][:MISTAKES]
-        drawn["mistakes"] = [
-            {
-                "picture": plots.picture(test.images[number]),
-                "true": classes[test.labels[number]],
-                "predicted": classes[predictions[number]],
-                "score": float(scores[number, predictions[number]]),
-                "number": int(number),
-            }
-            for number in worst
-        ]
-        drawn["wrong"] = len(wrong)
+        drawn |= _test_pictures(training, examples, experiment)
     if evaluation:
         drawn["classes"] = plots.class_accuracies(classes, evaluation.by_class, evaluation.baseline_by_class)
     return drawn
+
+
+def _test_pictures(training: Path, examples: Path, experiment: Experiment) -> dict[str, Any]:
+    """Returns the confusion matrix, the number of mistakes, and the mistakes that the network was surest of."""
+    classes = experiment.dataset.classes
+    test = read_split(examples / "Split-test", experiment.dataset.shape)
+    scores = np.load(training / "test_scores.npy", allow_pickle=False)
+    predictions = scores.argmax(axis=1)
+    wrong = np.flatnonzero(predictions != test.labels)
+    surest = wrong[np.argsort(-scores[wrong, predictions[wrong]], kind="stable")][:MISTAKES]
+    mistakes = [
+        {
+            "picture": plots.picture(test.images[number]),
+            "true": classes[test.labels[number]],
+            "predicted": classes[predictions[number]],
+            "score": float(scores[number, predictions[number]]),
+            "number": int(number),
+        }
+        for number in surest
+    ]
+    confusion = plots.confusion_matrix(test.labels, predictions, classes)
+    return {"confusion": confusion, "wrong": len(wrong), "mistakes": mistakes}
 
 
 def _render(record: dict[str, Any], pictures: dict[str, Any]) -> str:

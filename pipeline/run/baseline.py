@@ -1,19 +1,17 @@
-"""The model that a new one has to beat: the version that serves, whatever was pushed or blessed since."""
+"""The model that a new one has to beat: the stable version, whatever was pushed or blessed since."""
 
 import dataclasses
 from pathlib import Path
 
+from pipeline.data.inputs import Input
 from pipeline.experiments.config import Experiment
 from pipeline.home.folders import Home
-from pipeline.home.provenance import Input
-from serving.model_store import labels
-from serving.model_store.files import read_record, tree_digest
-from trainer.settings import Job
+from serving.model_store import VersionRecord
 
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """The version that serves.
+    """The stable version.
 
     Attributes:
       version: its number.
@@ -27,9 +25,9 @@ class Baseline:
     digest: str
     parts: dict[str, str]
 
-    def knows(self, one: Input) -> bool:
-        """Whether it was trained with a part of the data."""
-        return self.parts.get(one.part.name) == one.digest
+    def was_trained_on(self, source: Input) -> bool:
+        """Whether it was trained on a part of the data."""
+        return self.parts.get(source.part.name) == source.digest
 
     def as_artifact(self, folder: Path) -> Path:
         """Returns a folder that looks like a Trainer's output: TFX looks for a model below `Format-Serving`."""
@@ -41,23 +39,11 @@ class Baseline:
         return wrapper
 
 
-def serving(home: Home, experiment: Experiment) -> Baseline | None:
-    """Returns the version that serves; None where there is none, or its files are not what was pushed."""
-    base = home.serving / experiment.serving.model_name
-    version = labels.read(base).stable if base.is_dir() else None
-    if version is None:
+def find_baseline(home: Home, experiment: Experiment) -> Baseline | None:
+    """Returns the stable version; None where there is none, or its files are not those that were pushed."""
+    model = home.models.model(experiment.serving.model_name)
+    version = model.stable()
+    if version is None or not model.is_intact(version):
         return None
-    path = base / str(version)
-    record, digest = read_record(path), tree_digest(path)
-    if record.get("digest", digest) != digest:
-        return None
-    return Baseline(version, path, digest, record.get("parts", {}))
-
-
-def job(experiment: Experiment, baseline: Baseline | None) -> tuple[Job, str]:
-    """Returns what is to be trained, and the digest of the model whose weights it starts from; empty for none."""
-    whole = experiment.job()
-    if baseline is None or not experiment.training.warm_steps:
-        return whole, ""
-    fewer = dataclasses.replace(experiment.training, steps=experiment.training.warm_steps)
-    return dataclasses.replace(whole, training=fewer), baseline.digest
+    record = model.record(version) or VersionRecord()
+    return Baseline(version, model.path(version), record.digest or model.digest(version), record.parts)

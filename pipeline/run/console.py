@@ -1,11 +1,15 @@
 """What a person sees while a pipeline runs: a line for each component, with its state and time."""
 
+import contextlib
+import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import rich.console
 
 STYLES = {"cached": "cyan", "done": "green", "failed": "bold red", "rejected": "bold yellow"}
-TALKS = ("Trainer",)  # prints lines of its own while it runs
+STREAMS_OUTPUT = ("Trainer",)  # prints lines of its own while it runs
 
 
 class Console:
@@ -18,7 +22,7 @@ class Console:
     def start(self, component: str) -> None:
         """Says that a component runs; in a terminal, `end` writes over it."""
         out = self._out()
-        if component in TALKS:
+        if component in STREAMS_OUTPUT:
             out.print(f"  {component:<20} running", highlight=False)
         elif out.is_terminal:
             out.print(f"  {component:<20} running", end="\r", highlight=False)
@@ -31,3 +35,18 @@ class Console:
     def _out(self) -> rich.console.Console:
         # Made anew each time: where standard output leads may have changed in between.
         return rich.console.Console(file=sys.stdout)
+
+
+@contextlib.contextmanager
+def redirected(log: Path) -> Iterator[None]:
+    """Sends standard error into a log, also what the C++ of libraries and child processes write to it."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, 2)
+        os.close(saved)

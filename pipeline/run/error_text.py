@@ -4,11 +4,12 @@ import re
 
 # Beam hands on an error in a worker as text: the end of a traceback, with the name of the step behind it.
 _IN_A_WORKER = re.compile(
-    r"^(?:[\w.]+\.)?(?:DataError|ValueError|OSError): (.*?)(?: \[while running .*)?$", re.MULTILINE
+    r"^(?:[\w.]+\.)?(?:Data|Storage|Config|Value|OS)Error: (.*?)(?: \[while running .*)?$",
+    re.MULTILINE,
 )
 
 
-def explain(error: BaseException | None) -> str:
+def error_text(error: BaseException | None) -> str:
     """Returns an error's message without what Beam or Python put around it."""
     text = str(error).strip()
     found = _IN_A_WORKER.findall(text)

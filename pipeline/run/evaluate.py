@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from components.image_example_gen.shards import plan
+from components.image_example_gen.shards import plan as plan_shards
 from components.image_example_gen.spans import parts
-from pipeline.experiments.config import ConfigError, Experiment
+from conveyor.errors import ConfigError
+from pipeline.experiments.config import Experiment
 from pipeline.home.folders import Home
-from pipeline.home.provenance import checkpoint_folder, data_digest, inputs
-from pipeline.run import baseline
+from pipeline.run.plan import make_plan
 from serving.server.models.bundle import Bundle
 from trainer import loop
 
@@ -33,38 +33,35 @@ class Measured:
     what: str
 
 
-def evaluate(experiment: Experiment, home: Home, data: Path) -> Measured:
+def evaluate(experiment: Experiment, home: Home, folder: Path) -> Measured:
     """Returns the test accuracy of the newest checkpoint of this experiment, data and code, or of the pushed model.
 
     Raises:
       ConfigError: there is neither.
     """
     tf.config.set_visible_devices([], "GPU")
-    images, labels = test_split(experiment, data)
-    served = baseline.serving(home, experiment)
-    job, warm_start = baseline.job(experiment, served)
-    digest = data_digest(inputs(data, experiment.dataset))
-    checkpoints = checkpoint_folder(home, experiment, job, digest, warm_start)
-    if (checkpoints / "checkpoint").exists():
-        model, step = loop.restore(job, checkpoints)
+    images, labels = test_split(experiment, folder)
+    plan = make_plan(experiment, home, folder)
+    if (plan.checkpoints / "checkpoint").exists():
+        model, step = loop.restore(plan.job, plan.checkpoints)
         scores = loop.predictor(model)(images)
         what = f"checkpoint at step {step}"
-    elif served:
-        bundle = Bundle(served.path)
+    elif plan.baseline:
+        bundle = Bundle(plan.baseline.path)
         starts = range(0, len(images), BATCH)
         replies = [bundle.ask("predict_pixels", {"images": images[start : start + BATCH]}) for start in starts]
         scores = np.concatenate([reply["scores"] for reply in replies])
-        what = f"pushed model, version {served.version}"
+        what = f"pushed model, version {plan.baseline.version}"
     else:
         raise ConfigError(f"There is neither a checkpoint nor a pushed model of {experiment.name} in {home.root}.")
-    accuracy, _ = loop.score(scores, labels)
+    accuracy, _ = loop.accuracy_and_loss(scores, labels)
     return Measured(accuracy, len(labels), what)
 
 
-def test_split(experiment: Experiment, data: Path) -> tuple[np.ndarray, np.ndarray]:
+def test_split(experiment: Experiment, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Reads the test images, uint8 [N, height, width, channels], and labels, int64 [N], from the files themselves."""
     dataset = experiment.dataset
-    shards = plan(parts(data, dataset)[0])
+    shards = plan_shards(parts(folder, dataset, experiment.spans)[0])
     read = [
         (images, labels)
         for shard in shards

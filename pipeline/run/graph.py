@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import tensorflow_data_validation as tfdv
@@ -12,6 +11,7 @@ from tfx import version as tfx_version
 from tfx.components.evaluator.component import Evaluator
 from tfx.components.example_validator.component import ExampleValidator
 from tfx.components.statistics_gen.component import StatisticsGen
+from tfx.components.trainer.component import Trainer
 from tfx.dsl.components.common.importer import Importer
 from tfx.orchestration.pipeline import Pipeline
 from tfx.types.channel import BaseChannel
@@ -26,11 +26,9 @@ from components.image_example_gen.spans import BASE
 from components.network_trainer.component import network_trainer
 from components.schema_gen.component import DatasetSchemaGen
 from components.servability_check.component import ServabilityCheck
-from pipeline.experiments.config import Drift, Experiment, Gate
-from pipeline.home.folders import Home
-from pipeline.home.provenance import Input, checkpoint_folder, code_digest, data_digest, trainer_code
-from pipeline.run.baseline import Baseline
-from pipeline.run.baseline import job as training_job
+from conveyor.settings import to_json
+from pipeline.experiments.config import Gate
+from pipeline.run.plan import RunPlan
 
 SCALARS = ["label", "image_mean", "image_stddev", "image_size"]
 
@@ -45,117 +43,49 @@ BEAM_ARGS = [
 ]
 
 
-def create_pipeline(
-    experiment: Experiment, home: Home, taken: Sequence[Input], baseline: Baseline | None, run_id: str
-) -> Pipeline:
-    """Returns the pipeline of an experiment.
-
-    Args:
-      experiment: the data set, the network, the gates.
-      home: where artifacts, checkpoints and pushed models go.
-      taken: the parts of the data, the base files first; each is ingested, and cached, by itself.
-      baseline: the version that serves, if there is one.
-      run_id: name of the run that this pipeline is for.
-    """
-    serving = experiment.serving
-    job, warm_start = training_job(experiment, baseline)
-
-    example_gens = [
-        ImageExampleGen(one.part, one.files, one.digest, code_digest("components.image_example_gen")) for one in taken
-    ]
+def create_pipeline(plan: RunPlan) -> Pipeline:
+    """Returns the TFX pipeline of a planned run; each part of the data is ingested, and cached, by itself."""
+    experiment, home = plan.experiment, plan.home
+    example_gens = [ImageExampleGen(source.part, source.files, source.digest) for source in plan.inputs]
     examples = [example_gen.outputs["examples"] for example_gen in example_gens]
-    base_examples = examples[0]
-    schema_gen = DatasetSchemaGen(
-        dataset=json.dumps(dataclasses.asdict(taken[0].part.dataset)), code=code_digest("components.schema_gen")
-    )
-    statistics_gen = StatisticsGen(
-        examples=base_examples,
-        schema=schema_gen.outputs["schema"],
-        stats_options=tfdv.StatsOptions(feature_allowlist=SCALARS),
-    )
-    example_validator = ExampleValidator(
-        statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
-    )
-    anomaly_gate = AnomalyGate(
-        anomalies=example_validator.outputs["anomalies"], code=code_digest("components.anomaly_gate")
-    )
-    drift_gates = _drift_gate(experiment.drift, taken, examples, baseline, schema_gen.outputs["schema"])
-    imports = _baseline(baseline, home.artifacts / experiment.name / "Baseline")
-    served = imports[0].outputs["result"] if imports else None
+    schema_gen = DatasetSchemaGen(dataset=to_json(experiment.dataset))
+    schema = schema_gen.outputs["schema"]
+    gates = [*_anomaly_gate(examples[0], schema), *_drift_gate(plan, examples, schema)]
+    imports = _baseline_import(plan)
     trainer = network_trainer(
         examples=union(examples),
-        parts=[one.part for one in taken],
-        base_model=served if warm_start else None,
-        job=job,
-        checkpoints=checkpoint_folder(home, experiment, job, data_digest(taken), warm_start),
-        warmup_batches=serving.warmup_batches,
-        fingerprint=trainer_code(),
+        parts=[source.part for source in plan.inputs],
+        base_model=imports[0].outputs["result"] if plan.warm_start else None,
+        job=plan.job,
+        checkpoints=plan.checkpoints,
+        warmup_batches=experiment.serving.warmup_batches,
+        digest=plan.provenance.trainer_digest,
     )
-    for gate in (anomaly_gate, *drift_gates):
+    for gate in gates:
         trainer.add_upstream_node(gate)
-    evaluator = Evaluator(
-        examples=base_examples,
-        model=trainer.outputs["model"],
-        baseline_model=served,
-        eval_config=eval_config(experiment.gate),
-        example_splits=["test"],
-    )
-    servability_check = ServabilityCheck(
-        model=trainer.outputs["model"],
-        model_run=trainer.outputs["model_run"],
-        examples=base_examples,
-        count=serving.check_examples,
-        code=code_digest("components.servability_check", "serving"),
-    )
-    # The run's name among the parameters keeps it out of the cache: what is served may have been changed by hand.
-    record = {
-        "run": run_id,
-        "experiment": experiment.to_dict(),
-        "data_digest": data_digest(taken),
-        "parts": {one.part.name: one.digest for one in taken if one.part.trained_on},
-        "warm_start": baseline.version if baseline and warm_start else None,
-        "code": trainer_code(),
-    }
-    pusher = AtomicPusher(
-        model=trainer.outputs["model"],
-        model_blessing=evaluator.outputs["blessing"],
-        infra_blessing=servability_check.outputs["blessing"],
-        destination=str(home.serving / serving.model_name),
-        record=json.dumps(record, ensure_ascii=False),
-        canary=int(serving.canary),
-        code=code_digest("components.atomic_pusher"),
-    )
+    judged = _judged_and_pushed(plan, trainer, examples[0], imports)
     return Pipeline(
         pipeline_name=experiment.name,
         pipeline_root=str(home.artifacts / experiment.name),
         metadata_connection_config=home.connection(),
-        components=[
-            *example_gens,
-            schema_gen,
-            statistics_gen,
-            example_validator,
-            anomaly_gate,
-            *drift_gates,
-            *imports,
-            trainer,
-            evaluator,
-            servability_check,
-            pusher,
-        ],
+        components=[*example_gens, schema_gen, *gates, *imports, trainer, *judged],
         enable_cache=True,
         beam_pipeline_args=BEAM_ARGS,
     )
 
 
-def _drift_gate(
-    limits: Drift,
-    taken: Sequence[Input],
-    examples: Sequence[BaseChannel],
-    baseline: Baseline | None,
-    schema: BaseChannel,
-) -> list[Any]:
-    """Returns the component that compares what the serving model has not seen with what it was trained on, if any."""
-    known = [one.part.name == BASE if baseline is None else baseline.knows(one) for one in taken]
+def _anomaly_gate(examples: BaseChannel, schema: BaseChannel) -> list[Any]:
+    """Returns the components that measure the base files, and stop the run where they are not as the schema says."""
+    options = tfdv.StatsOptions(feature_allowlist=SCALARS)
+    statistics_gen = StatisticsGen(examples=examples, schema=schema, stats_options=options)
+    validator = ExampleValidator(statistics=statistics_gen.outputs["statistics"], schema=schema)
+    return [statistics_gen, validator, AnomalyGate(anomalies=validator.outputs["anomalies"])]
+
+
+def _drift_gate(plan: RunPlan, examples: Sequence[BaseChannel], schema: BaseChannel) -> list[Any]:
+    """Returns the component that compares new spans with what the baseline was trained on, where there are both."""
+    limits, baseline = plan.experiment.drift, plan.baseline
+    known = [s.part.name == BASE if baseline is None else baseline.was_trained_on(s) for s in plan.inputs]
     trained_on = [channel for channel, old in zip(examples, known, strict=True) if old]
     arrived = [channel for channel, old in zip(examples, known, strict=True) if not old]
     if not trained_on or not arrived:
@@ -168,19 +98,47 @@ def _drift_gate(
             label=limits.label,
             scalars=limits.scalars,
             stops=int(limits.stops),
-            code=code_digest("components.drift_gate"),
         )
     ]
 
 
-def _baseline(baseline: Baseline | None, folder: Path) -> list[Any]:
-    """Returns the node that takes the version that serves into ML Metadata, if there is one."""
-    if baseline is None:
+def _baseline_import(plan: RunPlan) -> list[Any]:
+    """Returns the node that takes the stable version into ML Metadata, if there is one."""
+    if plan.baseline is None:
         return []
     # Without its own version, TFX takes the model's layout for an ancient one.
-    version = {"tfx_version": tfx_version.__version__, "served_version": baseline.version}
-    wrapper = str(baseline.as_artifact(folder))
-    return [Importer(source_uri=wrapper, artifact_type=Model, custom_properties=version).with_id("Baseline")]
+    properties = {"tfx_version": tfx_version.__version__, "served_version": plan.baseline.version}
+    wrapper = plan.baseline.as_artifact(plan.home.artifacts / plan.experiment.name / "Baseline")
+    return [Importer(source_uri=str(wrapper), artifact_type=Model, custom_properties=properties).with_id("Baseline")]
+
+
+def _judged_and_pushed(plan: RunPlan, trainer: Trainer, examples: BaseChannel, imports: Sequence[Any]) -> list[Any]:
+    """Returns the Evaluator, the servability check, and the pusher that needs the blessings of both."""
+    serving = plan.experiment.serving
+    evaluator = Evaluator(
+        examples=examples,
+        model=trainer.outputs["model"],
+        baseline_model=imports[0].outputs["result"] if imports else None,
+        eval_config=eval_config(plan.experiment.gate),
+        example_splits=["test"],
+    )
+    servability_check = ServabilityCheck(
+        model=trainer.outputs["model"],
+        model_run=trainer.outputs["model_run"],
+        examples=examples,
+        count=serving.check_examples,
+    )
+    # The run's name among the parameters keeps the pusher out of the cache: a version may have been deleted by hand.
+    record = dataclasses.asdict(plan.provenance.version_record(plan.run_id))
+    pusher = AtomicPusher(
+        model=trainer.outputs["model"],
+        model_blessing=evaluator.outputs["blessing"],
+        infra_blessing=servability_check.outputs["blessing"],
+        destination=str(plan.home.models.model(serving.model_name).folder),
+        record=json.dumps(record, ensure_ascii=False),
+        canary=int(serving.canary),
+    )
+    return [evaluator, servability_check, pusher]
 
 
 def eval_config(gate: Gate) -> config_pb2.EvalConfig:

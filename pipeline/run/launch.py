@@ -13,12 +13,13 @@ from tfx.orchestration.portable import launcher, runtime_parameter_utils, tfx_ru
 from tfx.orchestration.portable.data_types import ExecutionInfo
 from tfx.proto.orchestration import pipeline_pb2
 
+from conveyor.errors import ConveyorError
 from pipeline.home.metadata_store import STATES
 from pipeline.run.console import Console
 from trainer import processes
 
 
-class ComponentFailed(RuntimeError):
+class ComponentFailed(ConveyorError):
     """A component raised; its error is the cause."""
 
     def __init__(self, component: str) -> None:
@@ -26,7 +27,7 @@ class ComponentFailed(RuntimeError):
         self.component = component
 
 
-class Stopped(RuntimeError):
+class Stopped(ConveyorError):
     """SIGTERM came; the component that ran then has finished, or written a checkpoint."""
 
 
@@ -58,7 +59,7 @@ class PipelineRunner(tfx_runner.IrBasedRunner):
     def _run_nodes(self, pipeline: pipeline_pb2.Pipeline, config: Any, connection: Any) -> None:
         for node in pipeline.nodes:
             if self._stop.is_set():
-                raise Stopped(f"Stopped before {node.pipeline_node.node_info.id}. Run again to go on from there.")
+                raise Stopped(f"Stopped before {node.pipeline_node.node_info.id}. Run again to continue from there.")
             name = node.pipeline_node.node_info.id
             component = launcher.Launcher(
                 pipeline_node=node.pipeline_node,

@@ -24,21 +24,20 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from pipeline.home import outcome as outcomes
+from conveyor.errors import ConveyorError, storage_errors
+from conveyor.files import replace_file
 from pipeline.home.folders import Home
+from pipeline.home.outcome import Verdict
 from pipeline.schedule.cron import Cron, zone
 from pipeline.schedule.notify import Notifier
-from serving.model_store.files import replace_file
 
 REMEMBERED = 100  # runs in the state file
 ROOT = Path(__file__).resolve().parents[2]
-_VERDICTS = {outcomes.PUSHED: "pushed", outcomes.NOT_BLESSED: "rejected", outcomes.NOTHING_NEW: "nothing new"}
-
 
 logging.getLogger("apscheduler").setLevel(logging.ERROR)  # a time that passes while a run lasts is no news
 
 
-class AlreadyScheduled(RuntimeError):
+class AlreadyScheduled(ConveyorError):
     """Another process schedules this experiment in this home folder."""
 
 
@@ -88,7 +87,7 @@ class State:
     @property
     def cut_off(self) -> bool:
         """Whether the last run did not come to an end."""
-        return self.running is not None or bool(self.runs and self.runs[-1]["verdict"] == "stopped")
+        return self.running is not None or bool(self.runs and self.runs[-1]["verdict"] == Verdict.STOPPED)
 
 
 class Scheduler:
@@ -119,7 +118,8 @@ class Scheduler:
         Raises:
           AlreadyScheduled: another process does this already.
         """
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with storage_errors(f"The folder of schedules {self._path.parent} cannot be made"):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with filelock.FileLock(self._path.with_suffix(".lock"), timeout=0):
                 self._serve(now)
@@ -158,7 +158,7 @@ class Scheduler:
         if now:
             return "The first run is now."
         if state.cut_off:
-            return "The last run was cut off; it goes on now."
+            return "The last run was cut off; it continues now."
         if state.next and datetime.datetime.fromisoformat(state.next) < datetime.datetime.now(datetime.timezone.utc):
             return f"The run of {state.next} was missed; it is made up for now."
         return ""
@@ -177,7 +177,11 @@ class Scheduler:
         try:
             outcome = self._outcome(*self._retrain())
         except OSError as error:
-            outcome = {"verdict": "failed", "error": f"the run could not be started: {error}", "exit_code": None}
+            outcome = {
+                "verdict": Verdict.FAILED.value,
+                "error": f"the run could not be started: {error}",
+                "exit_code": None,
+            }
         self._state.runs = [*self._state.runs, {"started": started, "ended": _now(), **outcome}][-REMEMBERED:]
         self._state.running = None
         self._write()
@@ -209,14 +213,13 @@ class Scheduler:
 
     def _outcome(self, code: int, printed: str) -> dict[str, Any]:
         try:
-            told = json.loads(printed)
+            outcome = json.loads(printed)
         except ValueError:
-            told = {"error": f"the run ended with {code} and without a word; its log is in {self._home.logs}"}
-        if self._stopped.is_set() and code not in _VERDICTS:
-            told["verdict"] = "stopped"
-        else:
-            told["verdict"] = _VERDICTS.get(code, "failed")
-        return {**told, "exit_code": code}
+            outcome = {"error": f"the run ended with {code} and without a word; its log is in {self._home.logs}"}
+        verdict = Verdict.of_exit_code(code)
+        if verdict in (Verdict.FAILED, Verdict.STOPPED):
+            verdict = Verdict.STOPPED if self._stopped.is_set() else Verdict.FAILED
+        return {**outcome, "verdict": verdict.value, "exit_code": code}
 
     def _stop(self) -> None:
         """Lets the run in progress end well; told twice, ends it at once."""

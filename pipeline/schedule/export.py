@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from pipeline.experiments.config import ConfigError
+from conveyor.errors import ConfigError
 from pipeline.home.folders import Home
 from pipeline.schedule.daemon import Plan
 

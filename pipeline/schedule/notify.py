@@ -11,9 +11,9 @@ from typing import Any
 
 import apprise
 
-from pipeline.experiments.config import ConfigError
+from conveyor.errors import ConfigError
+from pipeline.home.outcome import EVENTS
 
-EVENTS = ("pushed", "rejected", "failed", "nothing new")
 HOOK_SECONDS = 60
 _KINDS = {
     "pushed": apprise.NotifyType.SUCCESS,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.model_store.files import tree_digest
+from conveyor.files import tree_digest
 from tests.conftest import read_idx, write_idx
 from tests.end_to_end.conftest import COMMAND, ROOT
 from tests.end_to_end.test_run import wait_for

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-
 from components.atomic_pusher.executor import push
+
 from serving.client import Client
 from tests.conftest import read_idx
 from tests.end_to_end.conftest import COMMAND

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
+from components.atomic_pusher.executor import push
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -30,7 +31,6 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from components.atomic_pusher.executor import push
 from serving.client import Client, ServingError, Tls
 from tests.serving import models
 from tests.serving.server_process import ROOT, Server, eventually

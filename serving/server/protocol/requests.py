@@ -3,7 +3,7 @@
 Codes and messages are the real server's. Each call has three steps, so that warm-up can run the same code as a request:
 `prepare_*` returns a `Job`, whoever has it runs it, and its `reply` is given the outputs.
 
-Source: https://github.com/tensorflow/serving/tree/master/tensorflow_serving/servables/tensorflow
+Source: https://github.com/tensorflow/serving/tree/master/tensorflow_serving/servabilitys/tensorflow
 """
 
 import dataclasses

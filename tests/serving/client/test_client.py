@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.client import Client, ServingError, Spec
+from serving.client import Client, ModelSpec, ServingError
 from serving.signatures import encoded
 from tests.serving import models
 from tests.serving.server_process import Server
@@ -65,7 +65,7 @@ def test_versions_and_labels(target):
     with Client(target + "/mnist", version=1) as client:
         assert np.array_equal(client.predict(pixels).scores, stable)
     with pytest.raises(ValueError, match="not for both"):
-        Spec("m", 1, "stable")
+        ModelSpec("m", 1, "stable")
 
 
 def test_status_and_metadata(target):

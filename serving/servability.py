@@ -1,8 +1,8 @@
 """Loads a SavedModel the way TensorFlow Serving does, in a process of its own, and tries all it must answer.
 
-`python -m serving.servable MODEL IMAGES SCORES` prints one JSON object: `ok`, `reason`, and `differences`, the largest
-absolute difference of a probability by signature. IMAGES and SCORES are .npy files: uint8 [N, height, width, channels]
-and float32 [N, classes], the trainer's own probabilities for them.
+`python -m serving.servability MODEL IMAGES SCORES` prints one JSON object: `ok`, `reason`, and `differences`, the
+largest absolute difference of a probability by signature. IMAGES and SCORES are .npy files: uint8 [N, height, width,
+channels] and float32 [N, classes], the trainer's own probabilities for them.
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from conveyor.errors import ConveyorError
 from serving import warmup
 from serving.server.models.bundle import Bundle
 from serving.server.protocol.errors import StatusError
@@ -22,7 +23,7 @@ TOLERANCE = 1e-4  # of a probability: float32 arithmetic in another order, nothi
 BATCH = 64
 
 
-class NotServable(RuntimeError):
+class NotServable(ConveyorError):
     """A model that the server would refuse, or that would answer wrongly."""
 
 
@@ -90,5 +91,5 @@ def main(model: Path, images: Path, scores: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 4:
-        sys.exit("usage: python -m serving.servable MODEL IMAGES.npy SCORES.npy")
+        sys.exit("usage: python -m serving.servability MODEL IMAGES.npy SCORES.npy")
     main(*map(Path, sys.argv[1:]))

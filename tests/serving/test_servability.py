@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from pipeline.experiments import load
 from serving import warmup
-from serving.servable import NotServable, check
+from serving.servability import NotServable, check
 from serving.server.models.bundle import Bundle
 from serving.signatures import SIGNATURES
 from tests.conftest import read_idx
@@ -74,7 +74,7 @@ def test_process_prints_one_json_object(model, images, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "serving.servable",
+        "serving.servability",
         str(model[0]),
         tmp_path / "images.npy",
         tmp_path / "scores.npy",

@@ -1,0 +1,50 @@
+"""Files that are written whole or not at all, and digests of what is in a folder."""
+
+import hashlib
+import os
+from pathlib import Path
+
+CHUNK = 1 << 20
+
+
+def file_digest(path: Path) -> str:
+    """Returns the SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as content:
+        while chunk := content.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def tree_digest(folder: Path, without: Path | None = None) -> str:
+    """Returns the SHA-256 over names and content of all files below a folder, but for one of them."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder)
+        if name != without:
+            digest.update(f"{name}\n{file_digest(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all, and through to the disk."""
+    scratch = path.with_name(f".{path.name.lstrip('.')}.new")
+    scratch.write_text(text)
+    flush(scratch)
+    scratch.replace(path)
+
+
+def flush_tree(folder: Path) -> None:
+    """Writes a folder and all below it through to the disk."""
+    for path in folder.rglob("*"):
+        flush(path)
+    flush(folder)
+
+
+def flush(path: Path) -> None:
+    """Writes a file, or a folder's entries, through to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

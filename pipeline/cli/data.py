@@ -1,0 +1,63 @@
+"""The verbs that bring data: fetch, add."""
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from conveyor.errors import ExitCode
+from pipeline.cli.options import DATA, EXPERIMENT, HOME, JSON, SET
+from pipeline.cli.output import Verb, reply
+from pipeline.data import add as adding
+from pipeline.data import fetch as fetching
+from pipeline.data.inputs import input_folder
+from pipeline.experiments.config import Experiment
+from pipeline.home.folders import Home
+from pipeline.home.lock import locked
+from pipeline.run.console import Console
+
+
+@click.command(cls=Verb)
+@click.argument("name", type=click.Choice(list(fetching.CANONICAL)))
+@HOME
+@DATA
+def fetch(name: str, home: Home, data: Path | None) -> None:
+    """Download the canonical files of a data set into the home folder, and verify them."""
+    with locked(home):
+        folder = fetching.fetch(name, home.data, data)
+    click.echo(f"{name} is in {folder}, and its checksums are right.")
+
+
+@click.command(cls=Verb)
+@EXPERIMENT
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--date", metavar="DATE", help="Names the span by a date, 2026-11-22, instead of the next number.")
+@SET
+@HOME
+@DATA
+@JSON
+def add(experiment: Experiment, path: Path, date: str | None, home: Home, data: Path | None) -> ExitCode:
+    """Add a folder of labelled images to an experiment's data, as its next span.
+
+    \b
+    conveyor add mnist ./monday
+    conveyor add my_experiment.py ./monday --data ./images
+
+    PATH holds an IDX pair, CIFAR-10 binary files, or class folders of PNG and JPEG files. Every file is read whole
+    before anything is added; the span then appears by one rename. Images that are in the test split are refused.
+
+    \b
+    Exit codes  0  added
+                1  a file is not as it should be; the message says which, and nothing was added
+                2  the command or a setting is wrong
+                4  the same files were added before
+    """
+    added = adding.add(experiment, input_folder(experiment, home, data, Console().note), path, date)
+    counts = ", ".join(f"{name} {count:,}" for name, count in added.by_class.items())
+    state = "is" if added.new else "was there already:"
+    click.echo(f"{added.span} {state} {added.folder}: {added.images:,} images ({counts})")
+    reply(dataclasses.asdict(added))
+    return ExitCode.SUCCESS if added.new else ExitCode.NOTHING_NEW
+
+
+VERBS = (fetch, add)

@@ -1,0 +1,115 @@
+"""What every verb prints: one JSON object, tables, and errors as sentences with an exit code."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from conveyor.errors import ConveyorError, ExitCode
+from pipeline.home.outcome import Verdict
+
+WANTS_JSON, _REPLIES = "pipeline.cli.json", "pipeline.cli.replies"
+
+
+class Verb(click.Command):
+    """A command that ends with the exit code that its function returns, and whose errors are sentences.
+
+    An error that is no `ConveyorError` is a bug, and keeps its traceback.
+    """
+
+    def make_context(self, info_name: Any, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
+        with _reported(as_json="--json" in args) as replies:
+            context = super().make_context(info_name, args, parent, **extra)
+            context.meta[_REPLIES] = replies
+            return context
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _reported(ctx.meta.get(WANTS_JSON, False)) as replies:
+            ctx.meta[_REPLIES] = replies
+            code = super().invoke(ctx)
+        ctx.exit(int(code or ExitCode.SUCCESS))
+
+
+def wants_json() -> bool:
+    """Whether `--json` is given."""
+    return bool(click.get_current_context().meta.get(WANTS_JSON))
+
+
+def reply(value: Any) -> None:
+    """Prints a value as JSON when the verb ends, if `--json` is given."""
+    click.get_current_context().meta[_REPLIES].append(value)
+
+
+def warn(problem: object) -> None:
+    """Prints a sentence that does not end the verb, on standard error."""
+    click.secho(f"conveyor: {problem}", err=True, fg="yellow")
+
+
+def error(problem: object) -> None:
+    """Prints an error, on standard error."""
+    click.secho(f"conveyor: {problem}", err=True, fg="red")
+
+
+def table(title: str, rows: list[dict[str, Any]], nothing: str) -> None:
+    """Prints rows, which all have the same keys, or a sentence without any; nothing with `--json`."""
+    if wants_json():
+        return
+    import rich.box
+    import rich.console
+    import rich.table
+
+    if not rows:
+        click.echo(nothing)
+        return
+    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, title=title, title_justify="left")
+    for column in rows[0]:
+        shown.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        shown.add_row(
+            *("" if value is None else f"{value:.4f}" if type(value) is float else str(value) for value in row.values())
+        )
+    console = rich.console.Console()
+    if not console.is_terminal:  # a pipe has no width, and a script wants whole lines
+        console.width = 250
+    console.print(shown)
+
+
+@contextlib.contextmanager
+def _reported(as_json: bool) -> Iterator[list[Any]]:
+    """Yields a list of replies, printed as JSON at the end; ends the process with a sentence where an error comes."""
+    replies: list[Any] = []
+    try:
+        with _standard_output_for_json(as_json, replies):
+            yield replies
+    except ConveyorError as problem:
+        error(problem)
+        sys.exit(int(problem.exit_code))
+    except KeyboardInterrupt:
+        error("Interrupted. Run again to continue from the last checkpoint.")
+        sys.exit(int(ExitCode.INTERRUPTED))
+
+
+@contextlib.contextmanager
+def _standard_output_for_json(as_json: bool, replies: list[Any]) -> Iterator[None]:
+    """Keeps standard output for the replies, where JSON is wanted; all else then goes to standard error."""
+    if not as_json:
+        yield
+        return
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    except ConveyorError as problem:
+        replies.append({"verdict": Verdict.FAILED.value, "error": str(problem)})
+        raise
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)
+        for value in replies:
+            click.echo(json.dumps(value, indent=1))

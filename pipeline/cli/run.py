@@ -1,0 +1,140 @@
+"""The verbs that run a pipeline: run, retrain, evaluate."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from conveyor.errors import ConveyorError, ExitCode
+from pipeline.cli.options import DATA, EXPERIMENT, HOME, JSON, METADATA, NOTIFIER, SET
+from pipeline.cli.output import Verb, reply, warn
+from pipeline.data.inputs import input_folder
+from pipeline.experiments.config import Experiment
+from pipeline.home.folders import Home
+from pipeline.home.outcome import Outcome, Verdict
+from pipeline.run import runner
+from pipeline.run.console import Console, redirected
+from pipeline.schedule.notify import Notifier
+from trainer import processes
+
+
+@click.command(cls=Verb)
+@EXPERIMENT
+@SET
+@HOME
+@DATA
+@METADATA
+@JSON
+def run(experiment: Experiment, home: Home, data: Path | None) -> ExitCode:
+    """Run an experiment's pipeline, from files to a pushed model.
+
+    \b
+    conveyor run mnist
+    conveyor run mnist --set training.steps=300 --set gate.min_accuracy=0.9
+    conveyor run my_experiment.py --data ./images
+
+    \b
+    Exit codes  0    the model was pushed, or is up to date
+                1    something failed; the message says what
+                2    the command or a setting is wrong
+                3    the model was not good enough; the stable version stays
+                130  stopped or interrupted; run again to continue
+    """
+    outcome = runner.run(experiment, home, data, Console())
+    _show(outcome)
+    reply(outcome.to_dict())
+    return outcome.exit_code
+
+
+@click.command(cls=Verb)
+@EXPERIMENT
+@SET
+@HOME
+@DATA
+@METADATA
+@NOTIFIER
+@JSON
+@click.option("--end-with-parent", is_flag=True, hidden=True)
+def retrain(
+    experiment: Experiment, home: Home, data: Path | None, notifier: Notifier, end_with_parent: bool
+) -> ExitCode:
+    """Run an experiment's pipeline if there is anything new; change nothing if there is not.
+
+    \b
+    conveyor add mnist ./monday
+    conveyor retrain mnist --set training.warm_steps=500
+
+    New is what the last completed run has not seen: spans, settings, code. Content decides, not time. What was ingested
+    before comes from the cache. The new model must hold its own against the stable version, on the same test split.
+
+    \b
+    Exit codes  0    the model was pushed
+                1    something failed; the message says what
+                2    the command or a setting is wrong
+                3    the model was not good enough; the stable version stays
+                4    there is nothing new
+                130  stopped or interrupted; run again to continue
+    """
+    if end_with_parent:
+        processes.end_with_parent()
+    with _failure_notified(notifier, experiment.name):
+        outcome = runner.run(experiment, home, data, Console(), only_new=True)
+    _show(outcome)
+    reply(outcome.to_dict())
+    for problem in notifier.tell({"experiment": experiment.name, **outcome.to_dict()}):
+        warn(problem)
+    return outcome.exit_code
+
+
+@contextlib.contextmanager
+def _failure_notified(notifier: Notifier, experiment: str) -> Iterator[None]:
+    try:
+        yield
+    except runner.RunStopped:
+        raise
+    except ConveyorError as error:
+        outcome = {"experiment": experiment, "verdict": Verdict.FAILED.value, "error": str(error)}
+        for problem in notifier.tell(outcome | {"exit_code": int(error.exit_code)}):
+            warn(problem)
+        raise
+
+
+@click.command(cls=Verb)
+@EXPERIMENT
+@SET
+@HOME
+@DATA
+@JSON
+def evaluate(experiment: Experiment, home: Home, data: Path | None) -> None:
+    """Print the test accuracy of the newest checkpoint, or of the stable version where there is none."""
+    folder = input_folder(experiment, home, data, Console().note)
+    with redirected(home.log("evaluate")):
+        from pipeline.run.evaluate import evaluate as measure
+
+        measured = measure(experiment, home, folder)
+    click.echo(f"{measured.what}: test accuracy {measured.accuracy:.4f} on {measured.examples:,} images")
+    reply(dataclasses.asdict(measured))
+
+
+def _show(outcome: Outcome) -> None:
+    lines = [("verdict", outcome.verdict.value)]
+    if outcome.accuracy is not None:
+        lines.append(("test accuracy", f"{100 * outcome.accuracy:.2f} %"))
+        lines.append(("baseline", "none" if outcome.baseline is None else f"{100 * outcome.baseline:.2f} %"))
+    lines += [("because", reason) for reason in outcome.reasons]
+    lines += [("drift", sentence) for sentence in outcome.drift]
+    if outcome.version is not None:
+        label = f" ({outcome.label})" if outcome.label else ""
+        lines += [("version", f"{outcome.version}{label}"), ("folder", str(outcome.path))]
+    if outcome.report:
+        lines.append(("report", outcome.report))
+    if outcome.path:
+        lines.append(("serve it", f"conveyor serve {Path(outcome.path).parent.name}"))
+    click.echo()
+    for name, value in lines:
+        click.echo(f"  {name:<14} {value}")
+
+
+VERBS = (run, retrain, evaluate)

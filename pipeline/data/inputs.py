@@ -1,0 +1,84 @@
+"""The input of a run: the parts of an experiment's data, and the checksums of their files."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from components.image_example_gen import spans
+from components.image_example_gen.readers import DataError
+from components.image_example_gen.spans import MANIFEST, Part
+from conveyor.errors import ConfigError, storage_errors
+from conveyor.files import file_digest
+from pipeline.data import fetch
+from pipeline.experiments.config import Experiment
+from pipeline.home.folders import Home
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """A part of the input, and the content of its files.
+
+    Attributes:
+      part: the base files, or a span.
+      files: SHA-256 of each file, by its name below the part's folder.
+    """
+
+    part: Part
+    files: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 over names and content, and never times."""
+        lines = "".join(f"{name} {digest}\n" for name, digest in sorted(self.files.items()))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def input_folder(experiment: Experiment, home: Home, source: Path | None, say: Callable[[str], object]) -> Path:
+    """Returns the folder of an experiment's input files; published files are fetched and verified.
+
+    Args:
+      experiment: whose data.
+      home: where downloads go.
+      source: the folder that the user names; None for a download, or for what is in the home folder.
+      say: prints a line.
+
+    Raises:
+      ConfigError: the data are the user's own, and no folder is named, or there is none.
+      FetchError: the published files could not be had.
+    """
+    dataset = experiment.dataset
+    if dataset.canonical:
+        return fetch.fetch(dataset.name, home.data, source, say)
+    if source is None and (home.data / dataset.name).is_dir():
+        return home.data / dataset.name
+    if source is None:
+        raise ConfigError(f"The data set {dataset.name} is your own: give its folder with --data.")
+    if not source.is_dir():
+        raise ConfigError(f"--data {source}: there is no such folder.")
+    return source.resolve()
+
+
+def read_inputs(folder: Path, experiment: Experiment) -> tuple[Input, ...]:
+    """Returns the base files and the spans that a run takes, all of them read once for their checksums.
+
+    Raises:
+      DataError: a span's files are not those that `conveyor add` wrote down.
+    """
+    return tuple(read_input(part) for part in spans.parts(folder, experiment.dataset, experiment.spans))
+
+
+def read_input(part: Part) -> Input:
+    """Returns the checksums of one part's files; see `read_inputs`."""
+    paths = sorted({path for pattern in part.dataset.splits.patterns.values() for path in part.files(pattern)})
+    with storage_errors(f"The files in {part.folder} cannot be read"):
+        found = Input(part, {str(path.relative_to(part.folder)): file_digest(path) for path in paths})
+    manifest = part.folder / MANIFEST
+    if manifest.exists():
+        added = json.loads(manifest.read_text())["files"]
+        for name in sorted(added.keys() | found.files.keys()):
+            if added.get(name) != found.files.get(name):
+                state = "missing" if name not in found.files else "another" if name in added else "a file more"
+                raise DataError.at(part.folder / name, None, "the file that was added with this span", state)
+    return found

@@ -1,0 +1,37 @@
+"""Holds a home folder for one run at a time."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import filelock
+
+from conveyor.errors import ConveyorError, storage_errors
+from pipeline.home.folders import Home
+
+
+class HomeBusy(ConveyorError):
+    """Another run holds the home folder."""
+
+
+@contextlib.contextmanager
+def locked(home: Home) -> Iterator[None]:
+    """Holds the home folder. The system releases the lock when the process dies.
+
+    Raises:
+      HomeBusy: another process holds it.
+      StorageError: the folder cannot be written to.
+    """
+    holder = home.root / "run.pid"
+    with contextlib.ExitStack() as stack:
+        with storage_errors(f"The home folder {home.root} cannot be used"):
+            home.root.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(filelock.FileLock(home.lock, timeout=0))
+            except filelock.Timeout:
+                pid = holder.read_text() if holder.exists() else "unknown"
+                raise HomeBusy(
+                    f"Another run (process {pid}) is using {home.root}. Wait for it, or choose another --home."
+                ) from None
+            holder.write_text(str(os.getpid()))
+        yield

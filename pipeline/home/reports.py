@@ -1,0 +1,44 @@
+"""Reads the JSON files of run reports."""
+
+import dataclasses
+import json
+from typing import Any
+
+from pipeline.home.folders import Home
+
+
+@dataclasses.dataclass(frozen=True)
+class RunReport:
+    """What a run report says; empty where there is no report.
+
+    Attributes:
+      fields: the whole JSON object.
+    """
+
+    fields: dict[str, Any]
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """The fields of the run's `Outcome`."""
+        return self.fields.get("outcome", {})
+
+    @property
+    def experiment(self) -> dict[str, Any]:
+        """The experiment's fields."""
+        return self.fields.get("experiment", {})
+
+    @property
+    def trainer_digest(self) -> str:
+        """SHA-256 of the code that trained the model; empty where nobody wrote it down."""
+        return self.fields.get("code", {}).get("trainer_digest", "")
+
+    @property
+    def trained_parts(self) -> list[str]:
+        """Names of the parts of the data that the model was trained on."""
+        return [part["name"] for part in self.fields.get("data", {}).get("parts", []) if part["trained_on"]]
+
+
+def read_report(home: Home, run_id: str) -> RunReport:
+    """Returns the report of a run."""
+    path = home.reports / f"{run_id}.json"
+    return RunReport(json.loads(path.read_text()) if path.exists() else {})

@@ -1,0 +1,97 @@
+"""What one run is going to do, worked out once before it starts; all that follows reads it."""
+
+import dataclasses
+import datetime
+import hashlib
+from pathlib import Path
+
+from components.code_digest import code_digest
+from conveyor.settings import to_json
+from pipeline.data.inputs import Input, read_inputs
+from pipeline.experiments.config import Experiment
+from pipeline.home.folders import Home
+from pipeline.home.provenance import PartDigest, Provenance, pipeline_digest, trainer_digest
+from pipeline.run.baseline import Baseline, find_baseline
+from trainer.settings import TrainingJob
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPlan:
+    """A run, before it starts.
+
+    Attributes:
+      run_id: `<experiment>-<time>-<fingerprint>`.
+      experiment: the settings.
+      home: where everything goes.
+      inputs: the parts of the data with the checksums of their files, the base files first.
+      baseline: the stable version; None where there is none.
+      job: what is trained, and how.
+      warm_start: whether the training starts from the baseline's weights.
+      checkpoints: folder of this training's checkpoints, named after all that determines its result.
+      provenance: what the model will come from.
+    """
+
+    run_id: str
+    experiment: Experiment
+    home: Home
+    inputs: tuple[Input, ...]
+    baseline: Baseline | None
+    job: TrainingJob
+    warm_start: bool
+    checkpoints: Path
+    provenance: Provenance
+
+
+def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
+    """Returns the plan of a run of an experiment.
+
+    Args:
+      experiment: the settings.
+      home: where everything goes.
+      folder: the input files; see `pipeline.data.inputs.input_folder`.
+
+    Raises:
+      DataError: a span is damaged, or the spans have no order.
+      LabelsDamaged: nobody can say which version is stable.
+    """
+    inputs = read_inputs(folder, experiment)
+    baseline = find_baseline(home, experiment)
+    warm_start = baseline is not None and experiment.training.warm_steps > 0
+    job = experiment.training_job()
+    if warm_start:
+        job = dataclasses.replace(job, training=dataclasses.replace(job.training, steps=job.training.warm_steps))
+    provenance = Provenance(
+        experiment,
+        tuple(PartDigest(source.part.name, source.digest, source.part.trained_on) for source in inputs),
+        baseline.version if baseline and warm_start else None,
+        trainer_digest(),
+        pipeline_digest(),
+    )
+    initial = baseline.digest if baseline and warm_start else ""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return RunPlan(
+        run_id=f"{experiment.name}-{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}-{provenance.fingerprint}",
+        experiment=experiment,
+        home=home,
+        inputs=inputs,
+        baseline=baseline,
+        job=job,
+        warm_start=warm_start,
+        checkpoints=home.checkpoints / experiment.name / _training_key(experiment, job, provenance, initial),
+        provenance=provenance,
+    )
+
+
+def _training_key(experiment: Experiment, job: TrainingJob, provenance: Provenance, initial: str) -> str:
+    """Returns 16 hexadecimal digits of all that determines the weights of a training at each of its steps.
+
+    Args:
+      experiment: whose data set.
+      job: what is trained, and how.
+      provenance: the data.
+      initial: digest of the model whose weights the training starts from; empty for none.
+    """
+    code = code_digest("trainer.loop", "components.image_example_gen.executor")
+    settings = [to_json(job), to_json(experiment.dataset), to_json(experiment.spans)]
+    whole = "\n".join([*settings, provenance.data_digest, initial, code])
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]

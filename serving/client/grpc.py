@@ -1,0 +1,120 @@
+"""The client's way over gRPC: PredictionService and ModelService."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grpc
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from serving.client import messages
+from serving.client.errors import CODES, ServingError
+from serving.client.models import ModelSpec, Signature, TensorInfo, Tls, VersionStatus
+from serving.client.tensors import DTYPES, to_array, to_message
+
+MAX_MESSAGE = 2**30  # bytes
+_SERVICES = "/tensorflow.serving."
+PREDICT = f"{_SERVICES}PredictionService/Predict"
+_STATES = {10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
+
+
+class GrpcTransport:
+    """gRPC; see `Transport`."""
+
+    def __init__(self, target: str, tls: Tls | None) -> None:
+        options = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
+        if tls is None:
+            self._channel = grpc.insecure_channel(target, options)
+        else:
+            read = [path.read_bytes() if path else None for path in (tls.root_certificates, tls.key, tls.certificate)]
+            self._channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(*read), options)
+        self._predict = self._channel.unary_unary(PREDICT)
+        self._metadata = self._channel.unary_unary(f"{_SERVICES}PredictionService/GetModelMetadata")
+        self._status = self._channel.unary_unary(f"{_SERVICES}ModelService/GetModelStatus")
+
+    def predict(
+        self, spec: ModelSpec, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], timeout: float
+    ) -> tuple[dict[str, np.ndarray], int | None]:
+        request = predict_request(spec, signature, inputs, outputs)
+        reply = self._call(self._predict, request, messages.new("PredictResponse"), timeout)
+        try:
+            arrays = {name: to_array(tensor) for name, tensor in reply.outputs.items()}
+        except ValueError as error:
+            raise _unreadable(error) from error
+        return arrays, reply.model_spec.version.value
+
+    def status(self, spec: ModelSpec, timeout: float) -> list[VersionStatus]:
+        request = messages.new("GetModelStatusRequest", model_spec=_spec(spec))
+        reply = self._call(self._status, request, messages.new("GetModelStatusResponse"), timeout)
+        return [
+            VersionStatus(
+                entry.version,
+                _STATES.get(entry.state, str(entry.state)),
+                CODES.get(entry.status.error_code, str(entry.status.error_code)),
+                entry.status.error_message,
+            )
+            for entry in reply.model_version_status
+        ]
+
+    def metadata(self, spec: ModelSpec, timeout: float) -> dict[str, Signature]:
+        request = messages.new("GetModelMetadataRequest", model_spec=_spec(spec), metadata_field=["signature_def"])
+        reply = self._call(self._metadata, request, messages.new("GetModelMetadataResponse"), timeout)
+        signatures = messages.new("SignatureDefMap")
+        try:
+            signatures.ParseFromString(reply.metadata["signature_def"].value)
+        except DecodeError as error:
+            raise _unreadable(error) from error
+        return {
+            name: Signature(_infos(one.inputs), _infos(one.outputs), one.method_name)
+            for name, one in signatures.signature_def.items()
+        }
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _call(self, method: Any, request: Any, reply: Any, timeout: float) -> Any:
+        """Sends a request, and returns the reply, read into an empty message of its type."""
+        try:
+            reply.ParseFromString(method(request.SerializeToString(), timeout=timeout))
+        except grpc.RpcError as error:
+            raise ServingError(error.code().name, error.details() or "") from error
+        except DecodeError as error:
+            raise _unreadable(error) from error
+        return reply
+
+
+def predict_request(
+    spec: ModelSpec, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] = ()
+) -> Any:
+    """Returns a PredictRequest.
+
+    Raises:
+      TypeError: an input of a type that TensorFlow Serving does not take.
+    """
+    request = messages.new("PredictRequest", model_spec=_spec(spec, signature), output_filter=list(outputs))
+    for name, value in inputs.items():
+        request.inputs[name].CopyFrom(to_message(value))
+    return request
+
+
+def _spec(spec: ModelSpec, signature: str = "") -> Any:
+    message = messages.new("ModelSpec", name=spec.model, signature_name=signature)
+    if spec.version is not None:
+        message.version.value = spec.version
+    if spec.label is not None:
+        message.version_label = spec.label
+    return message
+
+
+def _infos(infos: Mapping[str, Any]) -> dict[str, TensorInfo]:
+    return {name: _info(info) for name, info in infos.items()}
+
+
+def _info(info: Any) -> TensorInfo:
+    shape = info.tensor_shape
+    sizes = None if shape.unknown_rank else tuple(dim.size for dim in shape.dim)
+    return TensorInfo(DTYPES.get(info.dtype, np.dtype(object)), sizes)
+
+
+def _unreadable(error: Exception) -> ServingError:
+    return ServingError("DATA_LOSS", f"the server's answer cannot be read: {error}")

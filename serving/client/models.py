@@ -1,0 +1,111 @@
+"""What the client takes and returns."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Tls:
+    """How to encrypt: paths of PEM files.
+
+    Attributes:
+      root_certificates: whom to trust; None for the system's own.
+      certificate: the client's, where the server wants one.
+      key: its key.
+    """
+
+    root_certificates: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The answer to a batch of N images.
+
+    Attributes:
+      scores: probabilities, float32 [N, classes].
+      classes: their names, in the same order for every image: str [N, classes].
+      label: the likeliest class's index, int64 [N].
+      version: the version that answered; None over REST, which does not say.
+    """
+
+    scores: np.ndarray
+    classes: np.ndarray
+    label: np.ndarray
+    version: int | None
+
+    def top(self, count: int) -> list[list[tuple[str, float]]]:
+        """Returns the names and probabilities of the likeliest classes of each image, the likeliest first.
+
+        Args:
+          count: how many classes an image; all of them where there are fewer.
+        """
+        order = np.argsort(-self.scores, axis=1, kind="stable")[:, :count]
+        return [
+            [(str(names[place]), float(scores[place])) for place in places]
+            for names, scores, places in zip(self.classes, self.scores, order, strict=True)
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class VersionStatus:
+    """A version's state.
+
+    Attributes:
+      state: `START`, `LOADING`, `AVAILABLE`, `UNLOADING` or `END`.
+      error_code: `OK`, or why it could not be loaded.
+    """
+
+    version: int
+    state: str
+    error_code: str
+    error_message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorInfo:
+    """What a signature takes or returns: its numpy type and its sizes, -1 where one is open; None where the rank is."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """A signature's inputs and outputs."""
+
+    inputs: dict[str, TensorInfo]
+    outputs: dict[str, TensorInfo]
+    method: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """Which model to ask, and which version of it: by number, by label, or the latest."""
+
+    model: str
+    version: int | None = None
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.version is not None and self.label is not None:
+            raise ValueError("ask for a version or for a label, not for both")
+
+
+class Transport(Protocol):
+    """A way to a server: gRPC or REST. Every call raises `ServingError`."""
+
+    def predict(
+        self, spec: ModelSpec, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], timeout: float
+    ) -> tuple[dict[str, np.ndarray], int | None]: ...
+
+    def status(self, spec: ModelSpec, timeout: float) -> list[VersionStatus]: ...
+
+    def metadata(self, spec: ModelSpec, timeout: float) -> dict[str, Signature]: ...
+
+    def close(self) -> None: ...

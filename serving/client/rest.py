@@ -1,0 +1,125 @@
+"""The client's way over the REST API."""
+
+import base64
+import json
+import ssl
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from serving.client.errors import ServingError
+from serving.client.models import ModelSpec, Signature, TensorInfo, Tls, VersionStatus
+
+_STATUS_CODES = {
+    400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 409: "ALREADY_EXISTS",
+    413: "RESOURCE_EXHAUSTED", 429: "RESOURCE_EXHAUSTED", 499: "CANCELLED", 500: "INTERNAL", 501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
+}  # fmt: skip
+_DTYPES = {
+    "DT_FLOAT": np.float32, "DT_DOUBLE": np.float64, "DT_INT32": np.int32, "DT_UINT8": np.uint8, "DT_INT16": np.int16,
+    "DT_INT8": np.int8, "DT_STRING": object, "DT_INT64": np.int64, "DT_BOOL": np.bool_, "DT_UINT16": np.uint16,
+    "DT_HALF": np.float16, "DT_UINT32": np.uint32, "DT_UINT64": np.uint64,
+}  # fmt: skip
+
+
+class RestTransport:
+    """The REST API; see `Transport`."""
+
+    def __init__(self, target: str, tls: Tls | None) -> None:
+        self._target = target.rstrip("/")
+        self._context = None
+        if self._target.startswith("https://"):
+            roots = str(tls.root_certificates) if tls and tls.root_certificates else None
+            self._context = ssl.create_default_context(cafile=roots)
+            if tls and tls.certificate:
+                self._context.load_cert_chain(tls.certificate, tls.key)
+
+    def predict(
+        self, spec: ModelSpec, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], timeout: float
+    ) -> tuple[dict[str, np.ndarray], int | None]:
+        columns = {name: _listed(value) for name, value in inputs.items()}
+        body = json.dumps({"signature_name": signature, "inputs": columns}).encode()
+        reply = self._call(f"{_path(spec)}:predict", body, timeout)["outputs"]
+        named = reply if isinstance(reply, dict) and "b64" not in reply else {"output": reply}
+        arrays = {name: _unlisted(value) for name, value in named.items()}
+        return {name: value for name, value in arrays.items() if not outputs or name in outputs}, None
+
+    def status(self, spec: ModelSpec, timeout: float) -> list[VersionStatus]:
+        reply = self._call(_path(spec), None, timeout)["model_version_status"]
+        return [
+            VersionStatus(
+                int(entry["version"]), entry["state"], entry["status"]["error_code"], entry["status"]["error_message"]
+            )
+            for entry in reply
+        ]
+
+    def metadata(self, spec: ModelSpec, timeout: float) -> dict[str, Signature]:
+        reply = self._call(f"{_path(spec)}/metadata", None, timeout)
+        signatures = reply["metadata"]["signature_def"]["signature_def"]
+        return {
+            name: Signature(_tensor_infos(one["inputs"]), _tensor_infos(one["outputs"]), one["method_name"])
+            for name, one in signatures.items()
+        }
+
+    def close(self) -> None:
+        """Nothing is open between calls."""
+
+    def _call(self, path: str, body: bytes | None, timeout: float) -> Any:
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self._target + path, body, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=timeout, context=self._context) as response:
+                return json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            raise ServingError(_STATUS_CODES.get(error.code, "UNKNOWN"), _error_text(error)) from error
+        except TimeoutError as error:
+            raise ServingError("DEADLINE_EXCEEDED", f"{self._target} did not answer in {timeout:.1f} s") from error
+        except (urllib.error.URLError, ConnectionError) as error:
+            late = isinstance(getattr(error, "reason", None), TimeoutError)
+            raise ServingError("DEADLINE_EXCEEDED" if late else "UNAVAILABLE", f"{self._target}: {error}") from error
+        except ValueError as error:
+            raise ServingError("DATA_LOSS", f"{self._target} answered what is not JSON") from error
+
+
+def _tensor_infos(infos: dict[str, Any]) -> dict[str, TensorInfo]:
+    def of(info: dict[str, Any]) -> TensorInfo:
+        shape = info["tensor_shape"]
+        dims = None if shape.get("unknown_rank") else tuple(int(dim["size"]) for dim in shape["dim"])
+        return TensorInfo(np.dtype(_DTYPES.get(info["dtype"], object)), dims)
+
+    return {name: of(info) for name, info in infos.items()}
+
+
+def _path(spec: ModelSpec) -> str:
+    path = f"/v1/models/{urllib.parse.quote(spec.model, safe='')}"
+    if spec.version is not None:
+        return f"{path}/versions/{spec.version}"
+    return path if spec.label is None else f"{path}/labels/{urllib.parse.quote(spec.label, safe='')}"
+
+
+def _listed(value: Any) -> Any:
+    """Returns an array as JSON's lists; bytes in base64."""
+    if isinstance(value, np.ndarray):
+        return _listed(value.tolist())
+    if isinstance(value, list):
+        return [_listed(one) for one in value] if value and isinstance(value[0], (list, bytes)) else value
+    return {"b64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
+
+
+def _unlisted(value: Any) -> np.ndarray:
+    """Returns JSON's lists as an array: floats as float32, text as object."""
+    array = np.array(value)
+    if array.dtype.kind in "UO":
+        return np.array(value, dtype=object)
+    return array.astype(np.float32) if array.dtype.kind == "f" else array
+
+
+def _error_text(error: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.loads(error.read())["error"])
+    except (ValueError, KeyError, TypeError, OSError):
+        return str(error.reason)

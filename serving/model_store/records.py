@@ -1,0 +1,75 @@
+"""What a version says of itself: where it comes from, and which images it takes."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+RECORD = Path("assets.extra", "conveyor.json")  # the server ignores what it does not know in assets.extra
+DATASET = Path("assets", "dataset.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class VersionRecord:
+    """Where a version comes from, as its push wrote it down.
+
+    Attributes:
+      run: name of the run that pushed it.
+      experiment: the experiment's fields.
+      data_digest: SHA-256 of the data.
+      parts: SHA-256 of each part that it was trained on, by the part's name.
+      warm_start: the version whose weights its training started from; None for a training from scratch.
+      trainer_digest: SHA-256 of the code that trained it.
+      version: its number.
+      digest: SHA-256 over its files, but for this record.
+    """
+
+    run: str = ""
+    experiment: dict[str, Any] = dataclasses.field(default_factory=dict)
+    data_digest: str = ""
+    parts: dict[str, str] = dataclasses.field(default_factory=dict)
+    warm_start: int | None = None
+    trainer_digest: str = ""
+    version: int = 0
+    digest: str = ""
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "VersionRecord":
+        """Returns the record in the fields of a JSON object; those that it does not know are left out."""
+        return cls(**{field.name: fields[field.name] for field in dataclasses.fields(cls) if field.name in fields})
+
+    @classmethod
+    def read(cls, version: Path) -> "VersionRecord | None":
+        """Returns the record in a version's folder; None where there is none, or none of ours."""
+        try:
+            return cls.from_dict(json.loads((version / RECORD).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    @property
+    def experiment_name(self) -> str | None:
+        """Name of the experiment that made the version."""
+        return self.experiment.get("name")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelDataset:
+    """What a version says of the images that it takes.
+
+    Attributes:
+      shape: height, width and channels, in pixels.
+      classes: class names, in the order of their labels.
+    """
+
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+
+
+def read_dataset(version: Path) -> ModelDataset | None:
+    """Returns the shape and the classes in the assets of a version's folder; None where it does not say."""
+    try:
+        fields = json.loads((version / DATASET).read_text())
+        height, width, channels = fields["shape"]
+        return ModelDataset((height, width, channels), tuple(fields["classes"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,265 @@
+"""The folder of served models, `<model>/<version>/`, and all that is known of a version from its own files.
+
+TensorFlow Serving loads any folder with a numeric name the moment it sees it, complete or not, and never looks at that
+number again. So a version is built under another name, flushed to the disk, verified, and appears by one rename.
+Labels are kept beside the versions, in a file that TensorFlow Serving does not look at.
+"""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+
+from conveyor.errors import ConfigError, ConveyorError, StorageError, storage_errors
+from conveyor.files import flush, flush_tree, replace_file, tree_digest
+from serving.model_store.labels import Labels
+from serving.model_store.records import RECORD, ModelDataset, VersionRecord, read_dataset
+
+LABELS = "labels.json"
+LAST_VERSION = ".last_version"
+STAGING = ".staging"
+LOCK_SECONDS = 30
+
+
+class LabelsDamaged(ConveyorError):
+    """The file of labels cannot be read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StableMove:
+    """A change of the stable version.
+
+    Attributes:
+      model: the model's name.
+      before: the version that was stable; None where there was none.
+      after: the version that is stable now.
+    """
+
+    model: str
+    before: int | None
+    after: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Pushed:
+    """The outcome of a push.
+
+    Attributes:
+      version: the number that the model is served under.
+      path: its folder.
+      new: False if the same model was there already.
+    """
+
+    version: int
+    path: Path
+    new: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelStore:
+    """All models of a folder.
+
+    Attributes:
+      root: the folder; it holds one folder a model.
+    """
+
+    root: Path
+
+    def model(self, name: str) -> "StoredModel":
+        """Returns a model, which need not have a version yet."""
+        return StoredModel(self.root / name)
+
+    def models(self) -> list["StoredModel"]:
+        """Returns every model, in the order of their names."""
+        return [StoredModel(path) for path in sorted(self.root.glob("*")) if path.is_dir()]
+
+    def pushed(self, name: str) -> "StoredModel":
+        """Returns a model that has at least one version.
+
+        Raises:
+          ConfigError: it has none.
+        """
+        model = self.model(name)
+        if not model.versions():
+            raise ConfigError(f"No model {name} has been pushed in {self.root.parent}.")
+        return model
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredModel:
+    """A model and its versions.
+
+    Attributes:
+      folder: holds a folder a version, and the labels.
+    """
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.folder.name
+
+    def versions(self) -> list[int]:
+        """Returns the numbers of the versions, rising."""
+        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdecimal() and path.is_dir())
+
+    def path(self, version: int) -> Path:
+        """Returns a version's folder."""
+        return self.folder / str(version)
+
+    def record(self, version: int) -> VersionRecord | None:
+        """Returns what the push of a version wrote down; None where somebody else put the version there."""
+        return VersionRecord.read(self.path(version))
+
+    def dataset(self, version: int) -> ModelDataset | None:
+        """Returns the shape and the classes of a version's images; None where the version does not say."""
+        return read_dataset(self.path(version))
+
+    def digest(self, version: int) -> str:
+        """Returns the SHA-256 over a version's files, but for our own record."""
+        return tree_digest(self.path(version), without=RECORD)
+
+    def is_intact(self, version: int) -> bool:
+        """Whether a version is there, with the files that were pushed; one without a record counts as intact."""
+        if not self.path(version).is_dir():
+            return False
+        record = self.record(version)
+        return record is None or record.digest == self.digest(version)
+
+    # Labels.
+
+    def labels(self) -> Labels:
+        """Returns the labels of the versions; see `Labels.of`.
+
+        Raises:
+          LabelsDamaged: somebody wrote into the file.
+        """
+        path = self.folder / LABELS
+        try:
+            fields = json.loads(path.read_text())
+        except FileNotFoundError:
+            fields = dataclasses.asdict(Labels())
+        except ValueError as error:
+            raise self._damaged(error) from error
+        try:
+            return Labels.of(fields, self.versions())
+        except (KeyError, TypeError) as error:
+            raise self._damaged(error) from error
+
+    def stable(self) -> int | None:
+        """Returns the version that serves; None where there is none."""
+        return self.labels().stable
+
+    def rollback(self, version: int | None = None) -> StableMove:
+        """Makes an earlier version stable: the one given, or the previous one, or the next lower one.
+
+        A canary is given up: it was measured against what is taken back.
+
+        Raises:
+          ConfigError: there is no such version.
+          StorageError: the labels cannot be written.
+        """
+        with self._changing():
+            labels, there = self.labels(), self.versions()
+            lower = [number for number in there if labels.stable is None or number < labels.stable]
+            target = version or labels.previous or max(lower, default=None)
+            if target not in there:
+                asked = f"There is no version {target}" if target else "There is no earlier version"
+                raise ConfigError(f"{asked} of {self.name}; there are {', '.join(map(str, there))}.")
+            self._write(dataclasses.replace(labels.with_stable(target), canary=None))
+        return StableMove(self.name, labels.stable, target)
+
+    def promote(self, compared: int | None = None) -> StableMove:
+        """Makes the canary stable.
+
+        Args:
+          compared: the version that was compared, and that the canary must still be; None for any.
+
+        Raises:
+          ConfigError: there is no canary, or another.
+          StorageError: the labels cannot be written.
+        """
+        with self._changing():
+            labels = self.labels()
+            if labels.canary is None:
+                raise ConfigError(f"{self.name} has no canary. Push one with --set serving.canary=true.")
+            if compared not in (None, labels.canary):
+                raise ConfigError(
+                    f"The canary of {self.name} is version {labels.canary} by now; version {compared} was compared."
+                )
+            self._write(labels.with_stable(labels.canary))
+        return StableMove(self.name, labels.stable, labels.canary)
+
+    # Versions.
+
+    def push(self, source: Path, record: VersionRecord, as_canary: bool = False) -> Pushed:
+        """Copies a SavedModel to the next version, unless it is there already, and sets its label.
+
+        Args:
+          source: folder of the SavedModel.
+          record: where the model comes from; written into the version, with its number and the digest of its files.
+          as_canary: whether it is to be tried beside the stable version first, where there is one.
+
+        Raises:
+          StorageError: the disk is full, the folder cannot be written, or the copy differs from the original.
+        """
+        digest = tree_digest(source)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self.folder / STAGING, ignore_errors=True)
+            same = [version for version in self.versions() if (r := self.record(version)) and r.digest == digest]
+            version = same[0] if same else self._next_version()
+            if not same:
+                self._stage(source, dataclasses.replace(record, version=version, digest=digest))
+            with self._changing():
+                labels = self.labels()
+                if not same:
+                    (self.folder / STAGING).rename(self.path(version))
+                    flush(self.folder)
+                self._write(labels.with_pushed(version, as_canary))
+        except OSError as error:
+            shutil.rmtree(self.folder / STAGING, ignore_errors=True)
+            raise StorageError(
+                f"The model could not be pushed to {self.folder}: {error}. What was served before stays."
+            ) from error
+        return Pushed(version, self.path(version), new=not same)
+
+    def _stage(self, source: Path, record: VersionRecord) -> None:
+        """Copies a SavedModel beside the versions, verifies the copy, and writes it through to the disk."""
+        staging = self.folder / STAGING
+        shutil.copytree(source, staging)
+        if tree_digest(staging) != record.digest:
+            raise StorageError(f"The copy of the model in {staging} differs from {source}: the disk lost data.")
+        (staging / RECORD).parent.mkdir(exist_ok=True)
+        (staging / RECORD).write_text(json.dumps(dataclasses.asdict(record), indent=1))
+        flush_tree(staging)
+        replace_file(self.folder / LAST_VERSION, str(record.version))
+
+    def _next_version(self) -> int:
+        """Counts on from the highest number ever given, also where its folder was deleted since, or is not ours."""
+        last = self.folder / LAST_VERSION
+        given = int(last.read_text()) if last.exists() else 0
+        return max([given, *self.versions()]) + 1
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Keeps others from changing the labels while they are read, and written anew."""
+        with (
+            storage_errors(f"The labels of {self.name} in {self.folder} cannot be changed"),
+            filelock.FileLock(self.folder / f".{LABELS}.lock", timeout=LOCK_SECONDS),
+        ):
+            yield
+
+    def _write(self, labels: Labels) -> None:
+        replace_file(self.folder / LABELS, json.dumps(dataclasses.asdict(labels), indent=1))
+
+    def _damaged(self, error: Exception) -> LabelsDamaged:
+        return LabelsDamaged(
+            f"{self.folder / LABELS} is damaged: {error!r}. Delete it to serve the newest version, then roll back if "
+            "needed."
+        )

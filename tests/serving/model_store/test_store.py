@@ -1,0 +1,254 @@
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from conveyor.errors import ConfigError, StorageError
+from conveyor.files import tree_digest
+from serving.model_store import Labels, LabelsDamaged, ModelStore, Pushed, StableMove, StoredModel, VersionRecord, store
+from serving.model_store.records import RECORD
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def model(tmp_path):
+    def make(content: str):
+        folder = tmp_path / f"model-{content}"
+        (folder / "variables").mkdir(parents=True, exist_ok=True)
+        (folder / "saved_model.pb").write_text(content)
+        (folder / "variables" / "variables.index").write_text("weights of " + content)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def stored(tmp_path):
+    return ModelStore(tmp_path / "serving").model("m")
+
+
+@pytest.fixture
+def three(stored):
+    """A model with the versions 1, 2 and 3, which nobody labelled."""
+    for version in (1, 2, 3):
+        stored.path(version).mkdir(parents=True)
+    return stored
+
+
+def label(stored, *values):
+    (stored.folder / store.LABELS).write_text(json.dumps(dataclasses.asdict(Labels(*values))))
+
+
+def push(stored, source, **options):
+    return stored.push(source, VersionRecord(run="r1"), **options)
+
+
+def test_version_holds_the_model_and_where_it_came_from(model, stored):
+    source = model("a")
+    pushed = push(stored, source)
+    assert pushed == Pushed(1, stored.folder / "1", new=True)
+    assert stored.digest(1) == tree_digest(source)
+    assert stored.record(1) == VersionRecord(run="r1", version=1, digest=tree_digest(source))
+
+
+def test_same_files_are_never_pushed_twice(model, stored):
+    push(stored, model("a"))
+    push(stored, model("b"))
+    again = push(stored, model("a"))
+    assert (again.version, again.new) == (1, False)
+    assert stored.versions() == [1, 2]
+
+
+def test_pushes_in_one_second_and_with_a_clock_set_back_get_rising_versions(model, stored, monkeypatch):
+    numbers = [push(stored, model(str(i))).version for i in range(3)]
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    numbers.append(push(stored, model("later")).version)
+    assert numbers == [1, 2, 3, 4]
+
+
+def test_number_of_a_deleted_version_is_not_given_again(model, stored):
+    push(stored, model("a"))
+    shutil.rmtree(push(stored, model("b")).path)
+    assert push(stored, model("c")).version == 3
+
+
+def test_counts_on_from_another_programs_versions(model, stored):
+    stored.path(1700000000).mkdir(parents=True)
+    assert push(stored, model("a")).version == 1700000001
+
+
+@pytest.mark.parametrize("step", ["copytree", "flush_tree", "replace_file", "rename"])
+def test_killed_at_any_step_leaves_the_old_state_or_the_new(model, stored, step):
+    push(stored, model("a"))
+    code = textwrap.dedent(f"""
+        import os, pathlib, shutil, signal
+        from serving.model_store import StoredModel, VersionRecord, store
+        owner = {{"copytree": shutil, "rename": pathlib.Path}}.get({step!r}, store)
+        original = getattr(owner, {step!r})
+        def then_die(*args, **kwargs):
+            original(*args, **kwargs)
+            os.kill(os.getpid(), signal.SIGKILL)
+        setattr(owner, {step!r}, then_die)
+        StoredModel(pathlib.Path({str(stored.folder)!r})).push(pathlib.Path({str(model("b"))!r}), VersionRecord())
+    """)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert stored.versions() == ([1, 2] if step == "rename" else [1])
+    after = push(stored, model("b"))
+    assert after.new == (step != "rename")
+    assert stored.is_intact(after.version)
+    assert stored.stable() == after.version
+    assert not (stored.folder / store.STAGING).exists()
+
+
+def test_full_disk_leaves_the_old_state(model, stored, monkeypatch):
+    push(stored, model("a"))
+    before = sorted(path.name for path in stored.folder.iterdir())
+
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store.shutil, "copytree", full)
+    with pytest.raises(StorageError, match=r"No space left on device.*What was served before stays"):
+        push(stored, model("b"))
+    assert sorted(path.name for path in stored.folder.iterdir()) == before
+
+
+def test_damaged_copy_is_not_pushed(model, stored, monkeypatch):
+    def damaging(_source, target):
+        target.mkdir()
+        (target / "saved_model.pb").write_text("flipped")
+
+    monkeypatch.setattr(store.shutil, "copytree", damaging)
+    with pytest.raises(StorageError, match="differs"):
+        push(stored, model("a"))
+    assert stored.versions() == []
+
+
+def test_a_version_is_intact_while_its_files_are_those_that_were_pushed(model, stored):
+    version = push(stored, model("a")).version
+    assert stored.is_intact(version)
+    (stored.path(version) / "saved_model.pb").write_text("another")
+    assert not stored.is_intact(version)
+
+
+def test_a_version_that_is_gone_is_not_intact(stored):
+    assert not stored.is_intact(1)
+
+
+def test_a_version_of_another_program_has_no_record_and_is_intact(three):
+    assert three.record(2) is None
+    assert three.is_intact(2)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "3"])
+def test_a_damaged_record_is_none(three, text):
+    (three.path(1) / RECORD).parent.mkdir()
+    (three.path(1) / RECORD).write_text(text)
+    assert three.record(1) is None
+
+
+def test_a_version_says_what_images_it_takes(three):
+    (three.path(1) / "assets").mkdir()
+    (three.path(1) / "assets" / "dataset.json").write_text('{"shape": [28, 28, 1], "classes": ["a", "b"]}')
+    assert three.dataset(1) == store.ModelDataset((28, 28, 1), ("a", "b"))
+    assert three.dataset(2) is None
+
+
+def test_written_labels_are_read(three):
+    label(three, 2, 3, 1)
+    assert three.labels() == Labels(2, 3, 1)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"stable": 1}'])
+def test_damaged_labels_are_no_reason_to_serve_something_else(three, text):
+    (three.folder / store.LABELS).write_text(text)
+    with pytest.raises(LabelsDamaged, match="Delete it to serve the newest version"):
+        three.labels()
+
+
+def test_the_same_model_pushed_again_gets_the_label_that_a_killed_push_did_not_set(model, three):
+    push(three, model("a"))
+    label(three, 3, None, 2)  # as it was before the label was moved
+    assert not push(three, model("a")).new
+    assert three.labels() == Labels(4, None, 3)
+
+
+def test_a_canary_is_not_stable(model, three):
+    label(three, 2, None, 1)
+    assert push(three, model("a"), as_canary=True).version == 4
+    assert three.labels() == Labels(2, 4, 1)
+
+
+def test_rollback_returns_to_the_previous_version_and_again_to_the_later_one(three):
+    label(three, 3, None, 1)
+    assert three.rollback() == StableMove("m", 3, 1)
+    assert three.labels() == Labels(1, None, 3)
+    assert three.rollback() == StableMove("m", 1, 3)
+
+
+def test_rollback_without_a_previous_version_takes_the_next_lower_one(three):
+    assert three.rollback() == StableMove("m", 3, 2)
+
+
+def test_rollback_below_the_lowest_version_is_refused(three):
+    label(three, 1)
+    with pytest.raises(ConfigError, match="There is no earlier version of m; there are 1, 2, 3"):
+        three.rollback()
+
+
+def test_rollback_to_an_unknown_version_is_refused(three):
+    with pytest.raises(ConfigError, match="There is no version 9 of m"):
+        three.rollback(9)
+
+
+def test_rollback_gives_the_canary_up(three):
+    label(three, 2, 3, 1)
+    three.rollback(1)
+    assert three.labels() == Labels(1, None, 2)
+
+
+def test_promote_makes_the_canary_stable(three):
+    label(three, 2, 3, 1)
+    assert three.promote(compared=3) == StableMove("m", 2, 3)
+    assert three.labels() == Labels(3, None, 2)
+
+
+def test_promote_without_a_canary_is_refused(three):
+    with pytest.raises(ConfigError, match="m has no canary"):
+        three.promote()
+
+
+def test_promote_takes_no_other_canary_than_the_one_that_was_compared(three):
+    label(three, 1, 3)
+    with pytest.raises(ConfigError, match="version 3 by now; version 2 was compared"):
+        three.promote(compared=2)
+    assert three.labels() == Labels(1, 3, None)
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_in_a_sentence(three, monkeypatch):
+    def read_only(*_args):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(store, "replace_file", read_only)
+    with pytest.raises(StorageError, match=r"The labels of m in .* cannot be changed: .*Read-only file system"):
+        three.rollback()
+
+
+def test_a_model_that_was_never_pushed_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="No model n has been pushed"):
+        ModelStore(tmp_path / "serving").pushed("n")
+
+
+def test_models_are_the_folders_in_the_store(three, tmp_path):
+    assert ModelStore(tmp_path / "serving").models() == [StoredModel(three.folder)]
