@@ -28,6 +28,8 @@ INSTALL_REQUIRES = [
     "pandas",  # rows of scalars, as tensorflow_data_validation takes them
     "orjson",  # the REST API's JSON: forty times as fast as the standard library's on images
     "pillow",  # decodes the PNG and JPEG files of a user's own data
+    "protobuf",  # the client's messages
+    "pydantic",  # settings that check themselves
     "pooch",  # downloads with a progress bar
     "rich",  # tables and colours in a terminal
     "tqdm",  # progress bars of long work
@@ -68,7 +70,7 @@ setup(
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.10,<3.14",
-    packages=find_packages(include=["pipeline*", "components*", "trainer*", "serving*"]),
+    packages=find_packages(include=["conveyor*", "pipeline*", "components*", "trainer*", "serving*"]),
     package_data={
         "pipeline.report": ["*.j2"],
         "pipeline.schedule": ["*.j2"],

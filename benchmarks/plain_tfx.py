@@ -38,7 +38,7 @@ EXPERIMENT = load("mnist")
 def run_fn(fn_args: Any) -> None:
     """Trains with Keras' own loop, on batches that tf.data reads, shuffles and parses."""
     steps = fn_args.train_steps
-    job = dataclasses.replace(EXPERIMENT.job(), training=dataclasses.replace(EXPERIMENT.training, steps=steps))
+    job = dataclasses.replace(EXPERIMENT.training_job(), training=dataclasses.replace(EXPERIMENT.training, steps=steps))
     features = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
 
     def parse(records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -163,7 +163,7 @@ def contenders(name: str, folder: Path) -> Iterator[tuple[Path, tuple[int, ...],
     """Exports a freshly drawn network, whose arithmetic is a trained one's, and starts the servers."""
     from trainer import export, networks
 
-    home, job = Home(folder / "home"), load(name).job()
+    home, job = Home(folder / "home"), load(name).training_job()
     version = home.serving / name / "1"
     version.parent.mkdir(parents=True)
     export.save(networks.build(job, "float32"), job, version, folder)

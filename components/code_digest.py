@@ -64,8 +64,13 @@ def _file_of(name: str) -> Path | None:
 @functools.lru_cache
 def _imports_of(path: Path) -> list[str]:
     """Returns the names that a file imports, also in its functions; some are names in a module, and no modules."""
-    names = []
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    names: list[str] = []
+    waiting: list[ast.AST] = [ast.parse(path.read_bytes())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue  # never run
+        waiting += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -1,17 +1,16 @@
 import os
-import struct
 from pathlib import Path
 
 # Before anything imports TensorFlow: its C++ would otherwise write to every test's standard error.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import filelock
-import numpy as np
 import pytest
 
 from components.image_example_gen.dataset import Dataset
 from pipeline.data.fetch import FetchError, fetch
 from pipeline.experiments import load
+from tests.digits import read_idx, write_idx
 
 
 @pytest.fixture(scope="session")
@@ -46,22 +45,6 @@ def mnist_dataset() -> Dataset:
 @pytest.fixture(scope="session")
 def cifar10_dataset() -> Dataset:
     return load("cifar10").dataset
-
-
-def write_idx(folder: Path, prefix: str, images: np.ndarray, labels: np.ndarray) -> None:
-    """Writes a pair of IDX files: images uint8 [N, height, width], labels [N]."""
-    folder.mkdir(parents=True, exist_ok=True)
-    header = struct.pack(">4I", 0x803, *images.shape)
-    (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.astype(np.uint8).tobytes())
-    header = struct.pack(">2I", 0x801, len(labels))
-    (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(header + labels.astype(np.uint8).tobytes())
-
-
-def read_idx(folder: Path, prefix: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the first images, uint8 [count, 28, 28], and labels, uint8 [count], of real MNIST."""
-    images = np.fromfile(folder / f"{prefix}-images-idx3-ubyte", np.uint8, count * 784, offset=16)
-    labels = np.fromfile(folder / f"{prefix}-labels-idx1-ubyte", np.uint8, count, offset=8)
-    return images.reshape(count, 28, 28), labels
 
 
 @pytest.fixture(scope="session")

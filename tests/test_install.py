@@ -102,6 +102,12 @@ def test_wheel_holds_the_packages_the_template_and_the_command(tmp_path):
         names = set(wheel.namelist())
         entry_points = next(name for name in names if name.endswith("entry_points.txt"))
         assert "conveyor = pipeline.cli.main:main" in wheel.read(entry_points).decode()
-    assert {"pipeline/report/report.html.j2", "trainer/__main__.py", "serving/servability.py"} <= names
-    assert "components/atomic_pusher/executor.py" in names
+    assert {
+        "pipeline/report/report.html.j2",
+        "pipeline/schedule/export.j2",
+        "conveyor/errors.py",
+        "trainer/__main__.py",
+        "serving/servability.py",
+    } <= names
+    assert "components/atomic_pusher/component.py" in names
     assert not any(name.startswith(("tests", "benchmarks")) for name in names)

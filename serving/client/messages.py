@@ -43,8 +43,8 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     "ModelSpec": {
         "name": (1, "string"),
         "version": (2, "?Int64Value"),
-        "signature_name": (3, "string"),
         "version_label": (4, "?string"),
+        "signature_name": (3, "string"),
     },
     "PredictRequest": {
         "model_spec": (1, "ModelSpec"),

@@ -34,8 +34,14 @@ class VersionRecord:
     digest: str = ""
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "VersionRecord":
-        """Returns the record in the fields of a JSON object; those that it does not know are left out."""
+    def from_dict(cls, fields: Any) -> "VersionRecord":
+        """Returns the record in the fields of a JSON object; those that it does not know are left out.
+
+        Raises:
+          TypeError: it is no JSON object.
+        """
+        if not isinstance(fields, dict):
+            raise TypeError(f"a record is an object, not {fields!r}")
         return cls(**{field.name: fields[field.name] for field in dataclasses.fields(cls) if field.name in fields})
 
     @classmethod

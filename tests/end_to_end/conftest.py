@@ -7,22 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import read_idx, write_idx
+from tests.digits import read_idx, write_idx
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from pipeline.cli.main import main; main()"]
 
 EXPERIMENT = """
 import dataclasses
-from pipeline.experiments.config import Gate, Serving
-from pipeline.experiments import load
+from conveyor import Gate, Serving, load_experiment
 
-MNIST = load("mnist")
+MNIST = load_experiment("mnist")
+SPLITS = dataclasses.replace(MNIST.dataset.splits, eval_examples=200)
 EXPERIMENT = dataclasses.replace(
     MNIST,
     name="digits",
-    dataset=dataclasses.replace(MNIST.dataset, name="digits", canonical=False, eval_examples=200),
-    training=dataclasses.replace(MNIST.training, learning_rate=1e-3, steps=30, log_every=10, eval_every=20),
+    dataset=dataclasses.replace(MNIST.dataset, name="digits", canonical=False, splits=SPLITS),
+    training=dataclasses.replace(
+        MNIST.training, learning_rate=1e-3, steps=30, log_every=10, checkpoint_every=10, eval_every=20
+    ),
     gate=Gate(min_accuracy=0.6, tolerance=0.05),
     serving=Serving(model_name="digits", check_examples=100),
 )

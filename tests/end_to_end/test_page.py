@@ -12,7 +12,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.conftest import read_idx
+from tests.digits import read_idx
 from tests.serving import models
 from tests.serving.server_process import Server
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from conveyor.files import tree_digest
-from tests.conftest import read_idx, write_idx
+from tests.digits import read_idx, write_idx
 from tests.end_to_end.conftest import COMMAND, ROOT
 from tests.end_to_end.test_run import wait_for
 from tests.end_to_end.test_serve import Serving
 from tests.serving.server_process import eventually
 
-WARM = ("training.warm_steps=20", "dataset.holdout_share=0.2")
+WARM = ("training.warm_steps=20", "spans.holdout_share=0.2")
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -253,7 +253,7 @@ def test_gc_frees_what_no_kept_version_needs(pushed):
 
 
 def test_stop_signal_in_training_writes_a_checkpoint_and_a_second_run_is_refused_at_once(conveyor):
-    settings = ("training.steps=400", "training.log_every=400")
+    settings = ("training.steps=400", "training.log_every=400", "training.checkpoint_every=400")
     with conveyor.start(*conveyor.retrain_arguments(*settings)) as process:
         wait_for(process, "step 0,")
         code, out = conveyor.retrain(*settings)
@@ -266,7 +266,7 @@ def test_stop_signal_in_training_writes_a_checkpoint_and_a_second_run_is_refused
     assert stopped
     assert 0 < int(stopped[1]) < 400
     assert "running" not in conveyor.states()[-1].values()
-    code, out = conveyor.retrain("training.steps=400", "training.log_every=400")
+    code, out = conveyor.retrain("training.steps=400", "training.log_every=400", "training.checkpoint_every=400")
     assert code == 0, out
     assert f"Continuing from the checkpoint at step {stopped[1]}." in out
 

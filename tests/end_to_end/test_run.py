@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from tests.conftest import read_idx, write_idx
+from tests.digits import read_idx, write_idx
 
 COMPONENTS = {
     "ImageExampleGen",
@@ -187,7 +187,7 @@ def test_folders_of_pictures(conveyor, tmp_path):
         picture = PIL.Image.fromarray(image).resize((35, 42))
         picture.convert("RGB").save(folder / f"{number}.{'jpg' if number % 5 == 0 else 'png'}")
     conveyor.data = tmp_path / "pictures"
-    settings = ('dataset.splits=[["all", "*/*"]]', "dataset.format=folders", "dataset.eval_examples=0")
+    settings = ('dataset.splits={"files": "*/*"}', "dataset.format=folders")
     code, out = conveyor.run(*settings)
     assert code == 0, out
     report = conveyor.reports()[-1]
@@ -199,7 +199,13 @@ def test_folders_of_pictures(conveyor, tmp_path):
 def test_cifar10_for_a_few_steps(conveyor, data):
     conveyor.home.mkdir()
     (conveyor.home / "data").symlink_to(data)
-    small = ["training.steps=4", "training.log_every=2", "gate.min_accuracy=0.01", "serving.check_examples=64"]
+    small = [
+        "training.steps=4",
+        "training.log_every=2",
+        "training.checkpoint_every=2",
+        "gate.min_accuracy=0.01",
+        "serving.check_examples=64",
+    ]
     code, out = conveyor("run", "cifar10", "--json", *[part for setting in small for part in ("--set", setting)])
     assert code == 0, out
     assert re.search(r"step 4, training accuracy 0\.\d+, loss", out)

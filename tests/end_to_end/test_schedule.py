@@ -65,7 +65,14 @@ def test_killed_in_the_middle_of_a_run_and_started_again(conveyor):
 
 
 def test_stopped_in_the_middle_of_a_run(conveyor):
-    settings = ("--set", "training.steps=4000", "--set", "training.log_every=4000")
+    settings = (
+        "--set",
+        "training.steps=4000",
+        "--set",
+        "training.log_every=4000",
+        "--set",
+        "training.checkpoint_every=4000",
+    )
     with scheduled(conveyor, "--now", *settings) as scheduler:
         wait_for(scheduler, "step 0,")
         scheduler.terminate()

@@ -17,7 +17,7 @@ import pytest
 from components.atomic_pusher.executor import push
 
 from serving.client import Client
-from tests.conftest import read_idx
+from tests.digits import read_idx
 from tests.end_to_end.conftest import COMMAND
 from tests.serving import models
 from tests.serving.server_process import ROOT, free_port

@@ -17,13 +17,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from serving.client import Client, ServingError
-from tests.conftest import read_idx, write_idx
+from tests.digits import read_idx, write_idx
 from tests.end_to_end.conftest import Conveyor
 from tests.end_to_end.test_serve import Serving
 from tests.serving.server_process import eventually
 
 SETTINGS = (
-    "training.warm_steps=20", "training.precision=float32", "dataset.holdout_share=0.1", "gate.tolerance=0",
+    "training.warm_steps=20", "training.precision=float32", "spans.holdout_share=0.1", "gate.tolerance=0",
     "drift.label=0.15",
 )  # fmt: skip
 TICK = 8  # seconds

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from pipeline.experiments import load
 from serving import warmup
-from tests.conftest import read_idx
+from tests.digits import read_idx
 from trainer import export, networks
 
 
@@ -84,7 +84,7 @@ def shapes(path: Path) -> Path:
 
 def network(path: Path, name: str = "mnist", seed: int = 2019) -> Path:
     """A freshly drawn network of the tutorial, exported and warmed up as the pipeline does it."""
-    job = load(name).job()
+    job = load(name).training_job()
     job = dataclasses.replace(job, training=dataclasses.replace(job.training, seed=seed))
     path.parent.mkdir(parents=True, exist_ok=True)
     export.save(networks.build(job, "float32"), job, path, path.parent)
@@ -95,7 +95,7 @@ def network(path: Path, name: str = "mnist", seed: int = 2019) -> Path:
 
 def trained(path: Path, mnist: Path, steps: int = 600) -> Path:
     """The MNIST network after some steps on real digits: about 98 %."""
-    job = load("mnist").job()
+    job = load("mnist").training_job()
     images, labels = read_idx(mnist, "train", 60000)
     model = networks.build(job, "float32")
     logits_loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -12,7 +12,7 @@ from serving import warmup
 from serving.servability import NotServable, check
 from serving.server.models.bundle import Bundle
 from serving.signatures import SIGNATURES
-from tests.conftest import read_idx
+from tests.digits import read_idx
 from trainer import export, loop, networks
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ def images(mnist):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, images):
-    job = load("mnist").job()
+    job = load("mnist").training_job()
     folder = tmp_path_factory.mktemp("servable")
     network = export.save(networks.build(job, "float32"), job, folder / "model", folder)
     warmup.write(folder / "model", images, (1, 32))
@@ -61,7 +61,7 @@ def test_unloadable_model_is_refused(tmp_path, images):
 
 def test_keras_model_that_loads_in_python_only_is_refused(tmp_path, images):
     """The trap that the check is for: a plain save of a Keras 3 model."""
-    network = networks.build(load("mnist").job(), "float32")
+    network = networks.build(load("mnist").training_job(), "float32")
     tf.saved_model.save(network, str(tmp_path))
     tf.saved_model.load(str(tmp_path))
     with pytest.raises(NotServable):

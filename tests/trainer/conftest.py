@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 
 from pipeline.experiments import load
-from tests.conftest import read_idx
+from tests.digits import read_idx
 from trainer.examples import Split
 
 
 @pytest.fixture(scope="session")
 def mnist_job():
-    return load("mnist").job()
+    return load("mnist").training_job()
 
 
 @pytest.fixture(scope="session")
 def cifar10_job():
-    return load("cifar10").job()
+    return load("cifar10").training_job()
 
 
 @pytest.fixture(scope="session")
@@ -27,5 +27,7 @@ def digits(mnist) -> Split:
 @pytest.fixture
 def short_job(mnist_job):
     """Twelve steps of 16 images, a line and a checkpoint every four."""
-    training = dataclasses.replace(mnist_job.training, steps=12, batch_size=16, log_every=4, eval_every=8)
+    training = dataclasses.replace(
+        mnist_job.training, steps=12, batch_size=16, log_every=4, checkpoint_every=4, eval_every=8
+    )
     return dataclasses.replace(mnist_job, training=training)

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import subprocess
 import sys
 import textwrap
@@ -10,9 +9,10 @@ import pytest
 import tensorflow as tf
 
 from components.image_example_gen.readers import open_readers
+from conveyor.settings import to_json
 from trainer import loop
 from trainer.devices import Devices
-from trainer.loop import TrainingDiverged, score, train
+from trainer.loop import TrainingDiverged, accuracy_and_loss, train
 
 ROOT = Path(__file__).parents[2]
 CPU = Devices(tf.distribute.get_strategy(), "float32", False, "CPU, float32")
@@ -53,7 +53,7 @@ def test_checkpoint_state_file_and_a_bounded_number_of_checkpoints(short_job, di
 @pytest.mark.parametrize("name", ["mnist_job", "cifar10_job"])
 def test_stopped_and_continued_is_as_if_never_stopped(request, name, cifar10, cifar10_dataset, digits, tmp_path):
     job = request.getfixturevalue(name)
-    training = dataclasses.replace(job.training, steps=6, batch_size=8, log_every=2, eval_every=100)
+    training = dataclasses.replace(job.training, steps=6, batch_size=8, log_every=2, checkpoint_every=2, eval_every=100)
     job = dataclasses.replace(job, training=training)
     split = digits
     if name == "cifar10_job":  # its network has dropout, whose random state must be restored too
@@ -100,22 +100,23 @@ def test_two_devices_train_as_one(short_job, digits, tmp_path):
     """MirroredStrategy over two logical processors gives the weights of one, but for the order of additions."""
     alone = run(short_job, digits, tmp_path / "alone")
     np.savez(tmp_path / "digits.npz", images=digits.images, labels=digits.labels)
-    (tmp_path / "job.json").write_text(json.dumps(dataclasses.asdict(short_job)))
+    (tmp_path / "job.json").write_text(to_json(short_job))
     code = textwrap.dedent(f"""
-        import json, pathlib
+        import pathlib
         import numpy as np
         import tensorflow as tf
         from trainer.devices import Devices
         from trainer.examples import Split
         from trainer.loop import train
-        from trainer.settings import Job
+        from conveyor.settings import from_json
+        from trainer.settings import TrainingJob
 
         folder = pathlib.Path({str(tmp_path)!r})
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
         devices = Devices(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), "float32", False, "two")
         data = np.load(folder / "digits.npz")
-        job = Job.from_dict(json.loads((folder / "job.json").read_text()))
+        job = from_json(TrainingJob, (folder / "job.json").read_text())
         split = Split(data["images"], data["labels"])
         trained = train(job, devices, split, None, folder / "two" / "checkpoints", folder / "two" / "logs")
         np.savez(folder / "two.npz", *trained.model.get_weights())
@@ -127,8 +128,8 @@ def test_two_devices_train_as_one(short_job, digits, tmp_path):
         np.testing.assert_allclose(a, weights[name], atol=2e-4)
 
 
-def test_score_is_accuracy_and_cross_entropy():
+def test_accuracy_and_loss_are_accuracy_and_cross_entropy():
     scores = np.array([[0.9, 0.1], [0.4, 0.6], [0.8, 0.2]], np.float32)
-    accuracy, loss = score(scores, np.array([0, 1, 1]))
+    accuracy, loss = accuracy_and_loss(scores, np.array([0, 1, 1]))
     assert accuracy == pytest.approx(2 / 3)
     assert loss == pytest.approx(-np.mean(np.log([0.9, 0.6, 0.2])))

@@ -15,6 +15,8 @@ import pytest
 import tensorflow as tf
 
 from components.image_example_gen.executor import serialize
+from conveyor.settings import to_json
+from trainer.settings import TrainingSpec
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,10 +34,9 @@ def spec(short_job, digits, tmp_path):
         training = dataclasses.replace(short_job.training, steps=steps)
         network = dataclasses.replace(short_job.network, input_scale=input_scale)
         job = dataclasses.replace(short_job, training=training, network=network)
-        examples = str(tmp_path / "examples")
-        fields = {"job": dataclasses.asdict(job), "train": [examples], "spans": {}, "initial": initial}
         folders = {name: str(tmp_path / name) for name in ("examples", "checkpoints", "model", "run")}
-        (tmp_path / "spec.json").write_text(json.dumps(fields | folders))
+        written = TrainingSpec(job=job, train=(folders["examples"],), spans={}, initial=initial, **folders)
+        (tmp_path / "spec.json").write_text(to_json(written))
         return tmp_path / "spec.json"
 
     return write
@@ -98,7 +99,7 @@ def test_stopped_by_a_signal_it_writes_a_checkpoint(spec, tmp_path):
     process.terminate()
     _, err = process.stdout.read(), process.stderr.read()
     process.stdin.close()
-    assert process.wait(30) == 1
+    assert process.wait(30) == 130
     process.stdout.close()
     process.stderr.close()
     step = re.search(r"Stopped at step (\d+), with a checkpoint", err.strip().splitlines()[-1])[1]

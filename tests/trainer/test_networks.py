@@ -85,7 +85,6 @@ def test_optimisers_are_tensorflow_1s(mnist_job, cifar10_job):
     assert (float(rmsprop.learning_rate), rmsprop.rho, rmsprop.epsilon) == (pytest.approx(1e-3), 0.9, 1e-10)
     variable = keras.Variable(np.array([1.0], np.float32))
     rmsprop.build([variable])
-    networks.start_rmsprop(rmsprop)
     rmsprop.apply([np.array([2.0], np.float32)], [variable])
     mean_square = 0.9 * 1.0 + 0.1 * 2.0**2  # TensorFlow 1 starts from 1, not from 0
     assert float(variable.value[0]) == pytest.approx(1 - 1e-3 * 2 / np.sqrt(mean_square), abs=1e-7)

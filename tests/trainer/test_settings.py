@@ -1,8 +1,28 @@
 import dataclasses
-import json
 
-from trainer.settings import Job
+import pytest
+
+from conveyor.errors import ConfigError
+from conveyor.settings import from_json, to_json
+from trainer.settings import TrainingJob, TrainingSpec
 
 
-def test_job_survives_json(cifar10_job):
-    assert Job.from_dict(json.loads(json.dumps(dataclasses.asdict(cifar10_job)))) == cifar10_job
+def test_a_specification_survives_json(cifar10_job):
+    spec = TrainingSpec(cifar10_job, "e", ("t", "u"), {"span-1": "s"}, None, "c", "m", "r")
+    assert from_json(TrainingSpec, to_json(spec)) == spec
+
+
+def test_integers_stay_integers(cifar10_job):
+    read = from_json(TrainingJob, to_json(cifar10_job))
+    assert type(read.training.steps) is int
+    assert type(read.shape[0]) is int
+
+
+def test_a_specification_without_a_folder_is_refused(cifar10_job):
+    with pytest.raises(ConfigError, match=r"training specification.checkpoints is missing"):
+        from_json(TrainingSpec, '{"job": ' + to_json(cifar10_job) + "}")
+
+
+def test_a_job_of_another_kind_of_network_is_refused(cifar10_job):
+    with pytest.raises(ConfigError, match=r"network.name is 'lenet'; it should be 'mnist_tutorial' or"):
+        dataclasses.replace(cifar10_job.network, name="lenet")

@@ -5,7 +5,7 @@ import tensorflow as tf
 from components.drift_gate.executor import measure
 from components.image_example_gen.executor import serialize
 from components.schema_gen.executor import schema_of
-from tests.conftest import read_idx
+from tests.digits import read_idx
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,12 @@ from tfx.types import standard_artifacts
 from tfx.utils import proto_utils
 
 from components.image_example_gen.component import ImageExampleGen
+from components.image_example_gen.dataset import HashedSplits
 from components.image_example_gen.executor import Executor, serialize
 from components.image_example_gen.spans import BASE, Part, span
-from pipeline.run.error_text import explain
+from pipeline.run.error_text import error_text
 from pipeline.run.graph import BEAM_ARGS
-from tests.conftest import read_idx, write_idx
+from tests.digits import held_out, read_idx, write_idx
 
 
 def properties_of(component):
@@ -38,7 +39,7 @@ def run(component, target, workers=1):
 
 def ingest(folder, dataset, target, workers=1, name=BASE):
     """Runs the executor, and returns the SHA-256 of each file it wrote."""
-    run(ImageExampleGen(Part(name, folder, dataset), {}, "", ""), target, workers)
+    run(ImageExampleGen(Part(name, folder, dataset), {}, ""), target, workers)
     return {
         str(path.relative_to(target)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(target.rglob("*tfrecord*"))
@@ -51,7 +52,7 @@ def read(folder):
 
 
 def test_examples_are_the_images_in_order(small_mnist, mnist_dataset, tmp_path):
-    dataset = dataclasses.replace(mnist_dataset, eval_examples=300)
+    dataset = held_out(mnist_dataset, 300)
     ingest(small_mnist, dataset, tmp_path)
     images, labels = read_idx(small_mnist, "train", 2000)
     examples = read(tmp_path / "Split-eval") + read(tmp_path / "Split-train")
@@ -67,14 +68,14 @@ def test_examples_are_the_images_in_order(small_mnist, mnist_dataset, tmp_path):
 
 def test_two_runs_write_the_same_bytes(small_mnist, mnist_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("components.image_example_gen.shards.MAX_SHARD_BYTES", 784 * 256)
-    dataset = dataclasses.replace(mnist_dataset, eval_examples=300)
+    dataset = held_out(mnist_dataset, 300)
     first = ingest(small_mnist, dataset, tmp_path / "a")
     assert len(first) == 2 + 7 + 2
     assert first == ingest(small_mnist, dataset, tmp_path / "b", workers=2)
 
 
 def test_data_without_splits_is_divided(small_mnist, mnist_dataset, tmp_path):
-    dataset = dataclasses.replace(mnist_dataset, splits=(("all", "train-*"),), eval_examples=0)
+    dataset = dataclasses.replace(mnist_dataset, splits=HashedSplits("train-*"))
     ingest(small_mnist, dataset, tmp_path)
     counts = [len(read(tmp_path / f"Split-{split}")) for split in ("train", "eval", "test")]
     assert sum(counts) == 2000
@@ -84,8 +85,8 @@ def test_data_without_splits_is_divided(small_mnist, mnist_dataset, tmp_path):
 
 def test_a_span_is_ingested_for_training_but_for_what_it_holds_out(small_mnist, mnist_dataset, tmp_path):
     write_idx(tmp_path / "span-1", "new", *read_idx(small_mnist, "train", 400))
-    dataset = dataclasses.replace(mnist_dataset, holdout_share=0.25)
-    ingest(tmp_path / "span-1", span(tmp_path / "span-1", dataset).dataset, tmp_path / "a", name="span-1")
+    dataset = span(tmp_path / "span-1", mnist_dataset, holdout_share=0.25).dataset
+    ingest(tmp_path / "span-1", dataset, tmp_path / "a", name="span-1")
     assert sorted(path.name for path in (tmp_path / "a").glob("Split-*")) == ["Split-eval", "Split-train"]
     held_out = len(read(tmp_path / "a" / "Split-eval"))
     assert 60 < held_out < 140
@@ -94,13 +95,13 @@ def test_a_span_is_ingested_for_training_but_for_what_it_holds_out(small_mnist, 
 
 def test_the_artifact_says_what_it_was_made_of(small_mnist, mnist_dataset, tmp_path):
     files = {"a b": "1" * 64}
-    dataset = dataclasses.replace(mnist_dataset, eval_examples=0)
-    component = ImageExampleGen(Part(BASE, small_mnist, dataset), files, "2" * 64, "")
+    dataset = held_out(mnist_dataset, 0)
+    component = ImageExampleGen(Part(BASE, small_mnist, dataset), files, "2" * 64)
     examples = run(component, tmp_path)
     assert json.loads(examples.get_string_custom_property("input_files")) == files
     assert examples.get_string_custom_property("input_digest") == "2" * 64
     assert component.id == "ImageExampleGen"
-    assert ImageExampleGen(span(tmp_path / "span-12", mnist_dataset), {}, "", "").id == "ImageExampleGen-span-12"
+    assert ImageExampleGen(span(tmp_path / "span-12", mnist_dataset), {}, "").id == "ImageExampleGen-span-12"
 
 
 def test_error_in_a_worker_stays_a_sentence(small_mnist, mnist_dataset, tmp_path):
@@ -109,11 +110,13 @@ def test_error_in_a_worker_stays_a_sentence(small_mnist, mnist_dataset, tmp_path
     labels[60] = 11
     write_idx(tmp_path, "train", images, labels)
     write_idx(tmp_path, "t10k", images, labels[:1].repeat(100))
-    dataset = dataclasses.replace(mnist_dataset, eval_examples=10)
+    dataset = held_out(mnist_dataset, 10)
     with pytest.raises(Exception, match="found 11") as error:
         ingest(tmp_path, dataset, tmp_path / "out")
-    told = explain(error.value)
-    assert told == f"{tmp_path}/train-labels-idx1-ubyte at byte 68: expected a label from 0 to 9, found 11."
+    assert (
+        error_text(error.value)
+        == f"{tmp_path}/train-labels-idx1-ubyte at byte 68: expected a label from 0 to 9, found 11."
+    )
 
 
 def test_serializing_nothing_yields_nothing():

@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from components.image_example_gen.readers import DataError, open_readers
-from tests.conftest import write_idx
+from tests.digits import write_idx
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
-import dataclasses
-
 import numpy as np
 import pytest
 
 from components.image_example_gen import shards
+from components.image_example_gen.dataset import HashedSplits
 from components.image_example_gen.readers import DataError
 from components.image_example_gen.shards import content_splits, plan
 from components.image_example_gen.spans import BASE, Part
-from tests.conftest import read_idx
+from tests.digits import held_out, read_idx
 
 
 def counts(planned):
@@ -23,11 +22,11 @@ def test_splits_of_the_tutorials(mnist, mnist_dataset, cifar10, cifar10_dataset)
 
 
 def test_held_out_examples_are_the_first_across_files(cifar10, cifar10_dataset):
-    dataset = dataclasses.replace(cifar10_dataset, eval_examples=12_500)
+    dataset = held_out(cifar10_dataset, 12_500)
     planned = plan(Part(BASE, cifar10, dataset))
     assert counts(planned) == {"train": 37_500, "eval": 12_500, "test": 10_000}
-    held_out = [(s.reader.path.name, s.start, s.count) for s in planned if s.split == "eval"]
-    assert held_out[-1] == ("data_batch_2.bin", 0, 2500)
+    ranges = [(s.reader.path.name, s.start, s.count) for s in planned if s.split == "eval"]
+    assert ranges[-1] == ("data_batch_2.bin", 0, 2500)
 
 
 def test_every_image_is_in_one_shard(mnist, mnist_dataset, monkeypatch):
@@ -42,7 +41,7 @@ def test_every_image_is_in_one_shard(mnist, mnist_dataset, monkeypatch):
 
 
 def test_refuses_to_hold_out_everything(small_mnist, mnist_dataset):
-    dataset = dataclasses.replace(mnist_dataset, eval_examples=2000)
+    dataset = held_out(mnist_dataset, 2000)
     with pytest.raises(DataError, match="eval_examples is 2000, and there are only 2000"):
         plan(Part(BASE, small_mnist, dataset))
 
@@ -52,11 +51,11 @@ def test_refuses_missing_files(tmp_path, mnist_dataset):
         plan(Part(BASE, tmp_path, mnist_dataset))
 
 
-def test_content_alone_decides_the_split(mnist, mnist_dataset):
+def test_content_alone_decides_the_split(mnist):
     images, _ = read_idx(mnist, "train", 5000)
-    chosen = content_splits(images[..., np.newaxis], mnist_dataset)
+    chosen = content_splits(images[..., np.newaxis], HashedSplits())
     shares = {split: np.mean(chosen == split) for split in ("train", "eval", "test")}
     assert shares["train"] == pytest.approx(0.8, abs=0.02)
     assert shares["eval"] == pytest.approx(0.1, abs=0.02)
     order = np.random.default_rng(0).permutation(5000)
-    assert (content_splits(images[order, :, :, np.newaxis], mnist_dataset) == chosen[order]).all()
+    assert (content_splits(images[order, :, :, np.newaxis], HashedSplits()) == chosen[order]).all()

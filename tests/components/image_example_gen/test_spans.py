@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+from components.image_example_gen.dataset import HashedSplits, Spans
 from components.image_example_gen.readers import DataError
 from components.image_example_gen.spans import parts, span, span_names
 
@@ -11,9 +12,8 @@ def make(root, *names):
         (root / name).mkdir()
 
 
-def taken(root, dataset, window):
-    found = parts(root, dataclasses.replace(dataset, window=window))
-    return [part.name for part in found if part.trained_on]
+def trained_on(root, dataset, window):
+    return [part.name for part in parts(root, dataset, Spans(window=window)) if part.trained_on]
 
 
 def test_spans_are_in_the_order_of_their_numbers(tmp_path, mnist_dataset):
@@ -44,8 +44,12 @@ def test_spans_of_both_kinds_have_no_order(tmp_path):
 )
 def test_window(tmp_path, mnist_dataset, window, expected):
     make(tmp_path, "span-1", "span-2", "span-3")
-    assert taken(tmp_path, mnist_dataset, window) == expected
-    assert parts(tmp_path, dataclasses.replace(mnist_dataset, window=window))[0].name == "base"  # it has the test split
+    assert trained_on(tmp_path, mnist_dataset, window) == expected
+
+
+def test_base_files_are_always_there_for_they_hold_the_test_split(tmp_path, mnist_dataset):
+    make(tmp_path, "span-1")
+    assert parts(tmp_path, mnist_dataset, Spans(window=1))[0].name == "base"
 
 
 def test_files_of_a_span_are_not_the_bases(tmp_path, mnist_dataset):
@@ -53,8 +57,8 @@ def test_files_of_a_span_are_not_the_bases(tmp_path, mnist_dataset):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "a.png").touch()
     (tmp_path / "span-1" / "span.json").touch()
-    dataset = dataclasses.replace(mnist_dataset, format="folders", splits=(("all", "*/*"),))
-    base, first = parts(tmp_path, dataset)
+    dataset = dataclasses.replace(mnist_dataset, format="folders", splits=HashedSplits())
+    base, first = parts(tmp_path, dataset, Spans())
     assert base.files("*/*") == [tmp_path / "rose" / "a.png"]
     assert first.files("*/*") == [tmp_path / "span-1" / "rose" / "a.png"]
 
@@ -67,10 +71,10 @@ def test_a_spans_files_say_their_format(tmp_path, mnist_dataset, file, kind):
     (tmp_path / file).touch()
     part = span(tmp_path, mnist_dataset)
     assert part.dataset.format == kind
-    assert part.files(part.dataset.splits[0][1]) == [tmp_path / file]
+    assert part.files(part.dataset.splits.files) == [tmp_path / file]
 
 
 def test_what_says_nothing_of_the_files_is_no_reason_to_read_them_again(tmp_path, mnist_dataset):
     make(tmp_path, "span-1")
-    other = dataclasses.replace(mnist_dataset, window=5, holdout_share=0.5)
-    assert parts(tmp_path, other)[0] == parts(tmp_path, mnist_dataset)[0]
+    other = parts(tmp_path, mnist_dataset, Spans(window=5, holdout_share=0.5))
+    assert other[0] == parts(tmp_path, mnist_dataset, Spans())[0]

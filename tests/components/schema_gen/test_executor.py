@@ -7,7 +7,7 @@ import tensorflow_data_validation as tfdv
 from components.image_example_gen.executor import serialize
 from components.schema_gen.executor import schema_of
 from pipeline.run.graph import SCALARS
-from tests.conftest import read_idx
+from tests.digits import read_idx
 
 
 def statistics(images, labels, dataset):

@@ -6,10 +6,11 @@ import PIL.Image
 import pytest
 
 from components.image_example_gen.readers import DataError
+from conveyor.errors import ConfigError, StorageError
 from pipeline.data import add as adding
 from pipeline.data.add import add
-from pipeline.experiments.config import ConfigError
-from tests.conftest import read_idx, write_idx
+from pipeline.experiments import load
+from tests.digits import held_out, read_idx, write_idx
 
 
 @pytest.fixture
@@ -19,8 +20,9 @@ def root(small_mnist, tmp_path):
 
 
 @pytest.fixture
-def dataset(mnist_dataset):
-    return dataclasses.replace(mnist_dataset, eval_examples=0)
+def experiment():
+    mnist = load("mnist")
+    return dataclasses.replace(mnist, dataset=held_out(mnist.dataset, 0))
 
 
 @pytest.fixture
@@ -35,42 +37,42 @@ def batch(mnist, tmp_path):
     return make
 
 
-def test_spans_are_numbered_and_say_what_they_hold(root, dataset, batch):
-    first, second = add(dataset, root, batch(1)), add(dataset, root, batch(2))
+def test_spans_are_numbered_and_say_what_they_hold(root, experiment, batch):
+    first, second = add(experiment, root, batch(1)), add(experiment, root, batch(2))
     assert (first.span, second.span) == ("span-1", "span-2")
     about = json.loads((root / "span-2" / "span.json").read_text())
     assert about["images"] == sum(about["by_class"].values()) == second.images == 20
     assert sorted(about["files"]) == ["x-images-idx3-ubyte", "x-labels-idx1-ubyte"]
-    assert add(dataset, root, batch(1)) == dataclasses.replace(first, new=False)
+    assert add(experiment, root, batch(1)) == dataclasses.replace(first, new=False)
 
 
-def test_spans_may_have_dates(root, dataset, batch):
-    assert add(dataset, root, batch(1), "2026-11-20").span == "2026-11-20"
-    assert add(dataset, root, batch(2), "2026-11-22").span == "2026-11-22"
+def test_spans_may_have_dates(root, experiment, batch):
+    assert add(experiment, root, batch(1), "2026-11-20").span == "2026-11-20"
+    assert add(experiment, root, batch(2), "2026-11-22").span == "2026-11-22"
     for date, message in (("2026-11-21", "cannot follow 2026-11-22"), ("monday", "expected a date")):
         with pytest.raises(ConfigError, match=message):
-            add(dataset, root, batch(3), date)
+            add(experiment, root, batch(3), date)
     shutil.rmtree(root / "2026-11-22")
-    assert len(add(dataset, root, batch(3)).span) == len("2026-11-22")  # today's, as its neighbour has one
+    assert len(add(experiment, root, batch(3)).span) == len("2026-11-22")  # today's, as its neighbour has one
 
 
-def test_numbers_and_dates_are_not_mixed(root, dataset, batch):
-    add(dataset, root, batch(1))
+def test_numbers_and_dates_are_not_mixed(root, experiment, batch):
+    add(experiment, root, batch(1))
     with pytest.raises(ConfigError, match="cannot follow span-1"):
-        add(dataset, root, batch(2), "2026-11-22")
+        add(experiment, root, batch(2), "2026-11-22")
 
 
-def test_pictures_are_taken_whatever_the_format_of_the_base(root, dataset, batch, tmp_path):
+def test_pictures_are_taken_whatever_the_format_of_the_base(root, experiment, batch, tmp_path):
     images, labels = read_idx(batch(1), "x", 20)
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         (tmp_path / "pictures" / str(label)).mkdir(parents=True, exist_ok=True)
         PIL.Image.fromarray(image).save(tmp_path / "pictures" / str(label) / f"{number}.png")
-    added = add(dataset, root, tmp_path / "pictures")
+    added = add(experiment, root, tmp_path / "pictures")
     assert added.images == 20
     assert len(list((root / "span-1").glob("*/*.png"))) == 20
 
 
-def test_files_that_change_while_they_are_read_are_refused(root, dataset, batch, monkeypatch):
+def test_files_that_change_while_they_are_read_are_refused(root, experiment, batch, monkeypatch):
     source = batch(1)
     check = adding._check
 
@@ -81,16 +83,16 @@ def test_files_that_change_while_they_are_read_are_refused(root, dataset, batch,
 
     monkeypatch.setattr(adding, "_check", check_then_change)
     with pytest.raises(DataError, match="expected the file that was checked, found another: it changed"):
-        add(dataset, root, source)
+        add(experiment, root, source)
     assert not list(root.glob("span-*"))
     assert not list(root.glob(".span*partial"))
 
 
-def test_a_full_disk_leaves_nothing(root, dataset, batch, monkeypatch):
+def test_a_full_disk_leaves_nothing(root, experiment, batch, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(adding, "flush_tree", full)
-    with pytest.raises(OSError, match="No space left"):
-        add(dataset, root, batch(1))
+    with pytest.raises(StorageError, match=r"Nothing can be added to .*No space left"):
+        add(experiment, root, batch(1))
     assert not [path for pattern in ("span*", ".span.p*") for path in root.glob(pattern)]

@@ -2,8 +2,10 @@ import dataclasses
 
 import pytest
 
+from conveyor.errors import ConfigError
+from conveyor.settings import from_json, to_json
 from pipeline.experiments import load
-from pipeline.experiments.config import ConfigError, override
+from pipeline.experiments.config import Experiment, Gate, HashedSplits, override
 
 
 def test_settings_are_replaced_and_typed():
@@ -21,18 +23,21 @@ def test_settings_are_replaced_and_typed():
     ("setting", "message"),
     [
         ("training.steps", "expected a field and a value"),
-        ("training.stepz=3", r"Training has no field 'stepz'\. Did you mean steps\?"),
-        ("zzz=3", r"Experiment has no field 'zzz'\. There are: name, dataset"),
-        ("training.steps=many", "must be of type int"),
-        ("training.steps=2.5", "must be of type int"),
-        ("training.steps=true", "must be of type int"),
-        ("training.steps=0", "training.steps is 0; it must be at least 1"),
-        ("training.precision=float16", "must be one of auto, float32, mixed_bfloat16"),
-        ("training=3", "name one of its fields"),
+        ("training.stepz=3", r"training has no field 'stepz'\. Did you mean steps\?"),
+        ("zzz=3", r"experiment has no field 'zzz'\. There are: name, dataset"),
+        ("training.steps=many", "--set training.steps=many: it should be a valid integer"),
+        ("training.steps=2.5", "it should be a valid integer"),
+        ("training.steps=true", "it should be a valid integer"),
+        ("training.steps=0", "it should be greater than or equal to 1"),
+        ("training.precision=float16", "it should be 'auto', 'float32' or 'mixed_bfloat16'"),
+        ("training=3", "name one of the fields of training: optimizer, learning_rate"),
         ("training.steps.more=3", "steps has no fields of its own"),
-        ("gate.min_accuracy=98.3", "it must be from 0 to 1"),
-        ("dataset.shape=28", "must be a JSON list"),
-        ("network.dropout=1", "network.dropout is 1.0"),
+        ("gate.min_accuracy=98.3", "it should be less than or equal to 1"),
+        ("dataset.shape=28", "it should be a valid array"),
+        ("dataset.shape=[28, 28, 0]", "it must be three positive numbers"),
+        ("network.dropout=1", "it should be less than 1"),
+        ("spans.window=-1", "it should be greater than or equal to 0"),
+        ('dataset.splits={"files": "*/*", "test_share": 0.9}', "1 together; they must leave a share to train"),
     ],
 )
 def test_wrong_setting_is_explained(setting, message):
@@ -61,17 +66,54 @@ def test_recipes_are_the_tutorials():
     assert (mnist.gate.min_accuracy, cifar10.gate.min_accuracy) == (0.975, 0.60)
 
 
+@pytest.mark.parametrize("factory", [lambda m: dataclasses.replace(m.training, steps=0), lambda m: Gate(2.0)])
+def test_an_object_that_exists_is_valid(factory):
+    with pytest.raises(ConfigError, match="it should be"):
+        factory(load("mnist"))
+
+
+def test_a_whole_object_is_given_as_json():
+    changed = override(load("mnist"), ('dataset.splits={"files": "*/*", "test_share": 0.2}',))
+    assert changed.dataset.splits == HashedSplits("*/*", test_share=0.2)
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_settings_survive_json(name):
+    experiment = load(name)
+    assert from_json(Experiment, to_json(experiment)) == experiment
+
+
+FILE = "import dataclasses\nfrom conveyor import Gate, load_experiment\nMNIST = load_experiment('mnist')\n"
+
+
 def test_experiment_of_a_file(tmp_path):
     path = tmp_path / "mine.py"
-    path.write_text(
-        "import dataclasses\nfrom pipeline.experiments import load\n"
-        "EXPERIMENT = dataclasses.replace(load('mnist'), name='mine')\n"
-    )
+    path.write_text(FILE + "EXPERIMENT = dataclasses.replace(MNIST, name='mine')\n")
     assert load(str(path)).name == "mine"
-    path.write_text("EXPERIMENT = 3\n")
-    with pytest.raises(ConfigError, match="must set EXPERIMENT"):
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("EXPERIMENT = 3\n", "must set EXPERIMENT", id="no experiment"),
+        pytest.param(FILE + "EXPERIMENT = Gate(3.0)\n", r"mine.py: gate.min_accuracy is 3.0; it", id="a wrong value"),
+        pytest.param(FILE + "Gate(min=1)\n", r"gate.min is no setting; there are min_accuracy", id="a wrong name"),
+    ],
+)
+def test_a_wrong_file_is_explained(tmp_path, text, message):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
         load(str(path))
-    with pytest.raises(ConfigError, match="There is no file"):
-        load("nowhere.py")
-    with pytest.raises(ConfigError, match=r"There is no experiment 'imagenet'\. There are mnist, cifar10"):
-        load("imagenet")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere.py", "There is no file"),
+        ("imagenet", r"There is no experiment 'imagenet'\. There are mnist, cifar10"),
+    ],
+)
+def test_unknown_experiments_are_refused(name, message):
+    with pytest.raises(ConfigError, match=message):
+        load(name)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.experiments.config import ConfigError
+from conveyor.errors import ConfigError
 from pipeline.home.folders import Home
 
 

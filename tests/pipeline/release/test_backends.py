@@ -2,7 +2,7 @@ import stat
 
 import pytest
 
-from pipeline.experiments.config import ConfigError
+from conveyor.errors import ConfigError
 from pipeline.home.folders import Home
 from pipeline.release import backends
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.experiments.config import ConfigError
+from conveyor.errors import ConfigError
 from pipeline.release import predict as predicting
 from serving.client import Prediction, ServingError
 

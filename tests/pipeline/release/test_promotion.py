@@ -1,57 +1,52 @@
+import numpy as np
 import pytest
 
-from pipeline.experiments.config import ConfigError
-from pipeline.home.folders import Home
+from pipeline.experiments.config import Gate
 from pipeline.release import promotion
-from pipeline.release.promotion import Move
-from serving.model_store import labels
-from serving.model_store.labels import Labels
+from pipeline.release.promotion import Comparison, Side
+from serving.client import ServingError
 
 
-@pytest.fixture
-def home(tmp_path):
-    for version in (1, 2, 3):
-        (tmp_path / "serving" / "m" / str(version)).mkdir(parents=True)
-    return Home(tmp_path)
+@pytest.mark.parametrize(
+    ("canary", "good"),
+    [
+        pytest.param(Side(2, 0.90, 0, 1, 2), True, id="the same accuracy"),
+        pytest.param(Side(2, 0.88, 0, 1, 2), True, id="within the tolerance"),
+        pytest.param(Side(2, 0.86, 0, 1, 2), False, id="beyond the tolerance"),
+        pytest.param(Side(2, 0.95, 1, 1, 2), False, id="a failed request"),
+    ],
+)
+def test_a_good_canary_keeps_the_accuracy_and_fails_no_request(canary, good):
+    comparison = Comparison(stable=Side(1, 0.90, 0, 1, 2), canary=canary)
+    assert comparison.is_good(Gate(min_accuracy=0.5, tolerance=0.03)) == good
 
 
-def named(home, *values):
-    labels.write(home.serving / "m", Labels(*values))
+class Client:
+    """Stands for two versions: stable answers 7 to everything, the canary fails on dark images."""
+
+    def __init__(self, target, model, label):
+        self.label = label
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def status(self):
+        return [type("Status", (), {"version": {"stable": 1, "canary": 2}[self.label]})]
+
+    def predict(self, image):
+        if self.label == "canary" and not image.any():
+            raise ServingError("INTERNAL", "dark")
+        return type("Prediction", (), {"label": np.array([7])})
 
 
-def test_rollback_returns_to_what_served_before_and_again_to_what_served_after(home):
-    named(home, 3, None, 1)
-    assert promotion.rollback(home, "m", None) == Move("m", 3, 1)
-    assert labels.read(home.serving / "m") == Labels(1, None, 3)
-    assert promotion.rollback(home, "m", None) == Move("m", 1, 3)
-
-
-def test_rollback_without_a_memory_takes_the_next_lower_version(home):
-    assert promotion.rollback(home, "m", None) == Move("m", 3, 2)
-    named(home, 1)
-    with pytest.raises(ConfigError, match="There is no earlier version of m; there are 1, 2, 3"):
-        promotion.rollback(home, "m", None)
-
-
-def test_rollback_gives_the_canary_up(home):
-    named(home, 2, 3, 1)
-    promotion.rollback(home, "m", 1)
-    assert labels.read(home.serving / "m") == Labels(1, None, 2)
-
-
-def test_promote_makes_the_canary_stable(home):
-    named(home, 2, 3, 1)
-    assert promotion.promote(home, "m", checked=3) == Move("m", 2, 3)
-    assert labels.read(home.serving / "m") == Labels(3, None, 2)
-
-
-def test_promote_takes_no_other_canary_than_the_one_that_was_compared(home):
-    named(home, 1, 3)
-    with pytest.raises(ConfigError, match="version 3 by now; version 2 was compared"):
-        promotion.promote(home, "m", checked=2)
-    assert labels.read(home.serving / "m") == Labels(1, 3, None)
-
-
-def test_nothing_was_pushed(home):
-    with pytest.raises(ConfigError, match="No model n has been pushed"):
-        promotion.stable(home, "n")
+def test_both_versions_answer_every_image(monkeypatch):
+    monkeypatch.setattr(promotion, "Client", Client)
+    images = np.array([np.zeros((2, 2, 1)), np.ones((2, 2, 1)), np.ones((2, 2, 1)), np.ones((2, 2, 1))], np.uint8)
+    comparison = promotion.compare("localhost:1", "m", images, np.array([7, 7, 7, 3]))
+    stable, canary = comparison.stable, comparison.canary
+    assert (stable.version, stable.accuracy, stable.errors) == (1, 0.75, 0)
+    assert (canary.version, canary.accuracy, canary.errors) == (2, 0.5, 1)
+    assert 0 <= stable.p50 <= stable.p99

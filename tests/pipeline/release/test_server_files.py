@@ -1,3 +1,5 @@
+import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -5,11 +7,12 @@ from pathlib import Path
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 
-from pipeline.experiments.config import ConfigError
+from conveyor.errors import ConfigError
 from pipeline.home.folders import Home
 from pipeline.release import server_files
-from pipeline.release.server_files import Served, Versions
-from serving.model_store import labels
+from pipeline.release.server_files import Served, VersionChoice
+from serving.model_store import Labels
+from serving.model_store.store import LABELS
 from serving.server import flags
 from serving.server.models.batching import BatchingParameters
 from serving.server.protocol import config_files
@@ -34,22 +37,23 @@ def home(tmp_path):
     ],
 )
 def test_versions(home, text, policy):
-    served = Versions.of(text).of_model(home, "mnist", {})
+    served = VersionChoice.of(text).of_model(home, "mnist", {})
     numbers = " ".join(f"versions: {number}" for number in served.versions)
     assert (served.policy or f"specific {{ {numbers} }}") == policy
 
 
 def test_stable_versions_are_those_that_have_the_labels(home):
-    assert Versions.of("stable").of_model(home, "mnist", {}) == Served((12,), {"stable": 12})
-    labels.write(home.serving / "mnist", labels.Labels(stable=1, canary=12))
-    assert Versions.of("stable").of_model(home, "mnist", {}) == Served((1, 12), {"stable": 1, "canary": 12})
-    assert Versions.of("stable").of_model(home, "cifar10", {"x": 3}) == Served((3,), {"stable": 3, "x": 3})
+    assert VersionChoice.of("stable").of_model(home, "mnist", {}) == Served((12,), {"stable": 12})
+    labels = Labels(stable=1, canary=12)
+    (home.serving / "mnist" / LABELS).write_text(json.dumps(dataclasses.asdict(labels)))
+    assert VersionChoice.of("stable").of_model(home, "mnist", {}) == Served((1, 12), {"stable": 1, "canary": 12})
+    assert VersionChoice.of("stable").of_model(home, "cifar10", {"x": 3}) == Served((3,), {"stable": 3, "x": 3})
 
 
 @pytest.mark.parametrize("text", ["", "newest", "latest:0", "3,", "-1"])
 def test_other_versions_are_refused(text):
     with pytest.raises(ConfigError, match="must be stable, latest, latest:N, all"):
-        Versions.of(text)
+        VersionChoice.of(text)
 
 
 def test_models_with_versions_are_served(home):
@@ -73,7 +77,7 @@ def test_labels():
 
 
 def test_what_is_written_is_what_the_server_reads(home):
-    latest = Versions.of("latest:2").of_model(home, "mnist", {"stable": 1})
+    latest = VersionChoice.of("latest:2").of_model(home, "mnist", {"stable": 1})
     folder = server_files.write(home, {"mnist": latest, "cifar10": Served((3,), {})})
     config = config_files.read(folder / server_files.MODELS, "ModelServerConfig").model_config_list.config
     assert [(entry.name, entry.base_path) for entry in config] == [

@@ -5,7 +5,7 @@ import zoneinfo
 
 import pytest
 
-from pipeline.experiments.config import ConfigError
+from conveyor.errors import ConfigError
 from pipeline.schedule.cron import Cron, zone
 
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")

@@ -6,7 +6,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipeline.experiments.config import ConfigError
+from conveyor.errors import ConfigError
 from pipeline.home.folders import Home
 from pipeline.schedule import export
 from pipeline.schedule.cron import Cron

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from pipeline.experiments.config import ConfigError
+from conveyor.errors import ConfigError
 from pipeline.schedule.notify import EVENTS, Notifier
 
 OUTCOME = {

@@ -1,0 +1,32 @@
+from pathlib import Path
+
+from tfx.types import channel_utils, standard_artifacts
+
+from components.anomaly_gate.component import AnomalyGate
+from components.code_digest import code_digest
+from components.servability_check.component import ServabilityCheck
+
+
+def channel(kind):
+    return channel_utils.as_channel([kind()])
+
+
+def test_the_digest_of_the_code_is_among_the_parameters_of_the_cache_key():
+    gate = AnomalyGate(anomalies=channel(standard_artifacts.ExampleAnomalies))
+    assert gate.exec_properties == {"code_digest": code_digest("components.anomaly_gate.component")}
+
+
+def test_the_digest_is_of_the_processes_that_it_runs_too():
+    check = ServabilityCheck(
+        model=channel(standard_artifacts.Model),
+        model_run=channel(standard_artifacts.ModelRun),
+        examples=channel(standard_artifacts.Examples),
+        count=3,
+    )
+    expected = code_digest("components.servability_check.component", "serving.servability")
+    assert check.exec_properties == {"code_digest": expected, "count": 3}
+
+
+def test_no_component_asks_for_its_own_digest():
+    for path in Path(__file__).parents[2].joinpath("components").glob("*/component.py"):
+        assert "del code" not in path.read_text()

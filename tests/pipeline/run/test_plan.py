@@ -1,0 +1,105 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pipeline.experiments import load
+from pipeline.experiments.config import override
+from pipeline.home.folders import Home
+from pipeline.run.plan import make_plan
+from serving.model_store import VersionRecord
+from tests.digits import write_idx
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / "data"
+    write_idx(root, "train", np.zeros((2, 28, 28)), np.zeros(2))
+    write_idx(root, "t10k", np.zeros((2, 28, 28)), np.zeros(2))
+    write_idx(root / "span-1", "a", np.zeros((2, 28, 28)), np.zeros(2))
+    return root
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def pushed(home, tmp_path):
+    """A home in which version 1 is stable."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "saved_model.pb").write_text("a")
+    home.models.model("mnist").push(tmp_path / "model", VersionRecord(parts={"base": "d"}))
+    return home
+
+
+@pytest.fixture
+def plan(root, home):
+    return lambda *settings: make_plan(override(load("mnist"), settings), home, root)
+
+
+def test_without_a_version_training_is_from_scratch(plan):
+    made = plan("training.warm_steps=5")
+    assert (made.baseline, made.warm_start, made.job.training.steps) == (None, False, 3000)
+    assert made.provenance.warm_start is None
+
+
+def test_a_warm_start_is_from_the_stable_version(pushed, plan):
+    made = plan("training.warm_steps=5")
+    assert (made.baseline.version, made.warm_start, made.job.training.steps) == (1, True, 5)
+    assert made.provenance.warm_start == 1
+
+
+def test_without_warm_steps_the_stable_version_is_only_the_baseline(pushed, plan):
+    made = plan()
+    assert (made.baseline.version, made.baseline.parts) == (1, {"base": "d"})
+    assert (made.warm_start, made.provenance.warm_start) == (False, None)
+
+
+def test_a_damaged_version_is_no_baseline(pushed, plan):
+    (pushed.models.model("mnist").path(1) / "saved_model.pb").write_text("another")
+    assert plan().baseline is None
+
+
+def test_a_run_is_named_after_experiment_time_and_fingerprint(plan):
+    made = plan()
+    assert made.run_id.startswith("mnist-2")
+    assert made.run_id.endswith(f"-{made.provenance.fingerprint}")
+
+
+@pytest.mark.parametrize("setting", ["training.seed=1", "gate.min_accuracy=0.5", "serving.keep_versions=9"])
+def test_the_fingerprint_changes_with_any_setting(plan, setting):
+    assert plan(setting).provenance.fingerprint != plan().provenance.fingerprint
+
+
+def test_the_data_digest_changes_with_what_is_trained_on(plan):
+    whole = plan().provenance.data_digest
+    assert plan("spans.window=1").provenance.data_digest != whole
+    assert plan("spans.window=2").provenance.data_digest == whole
+
+
+def test_the_fingerprint_changes_with_the_code(plan):
+    provenance = plan().provenance
+    assert dataclasses.replace(provenance, pipeline_digest="x").fingerprint != provenance.fingerprint
+
+
+def test_checkpoints_of_what_determines_the_same_weights_lie_together(plan):
+    assert plan("gate.min_accuracy=0.5", "serving.canary=true").checkpoints == plan().checkpoints
+
+
+def test_checkpoints_of_other_weights_lie_elsewhere(pushed, plan, root):
+    settings = [(), ("training.seed=1",), ("dataset.splits.eval_examples=1",), ("training.warm_steps=3000",)]
+    folders = {plan(*assignments).checkpoints for assignments in settings}
+    (root / "span-1" / "a-labels-idx1-ubyte").unlink()
+    folders.add(plan().checkpoints)
+    assert len(folders) == len(settings) + 1
+
+
+def test_a_version_says_what_it_comes_from(pushed, plan):
+    made = plan("training.warm_steps=5", "spans.window=1")
+    record = made.provenance.version_record("r1")
+    assert (record.run, record.warm_start) == ("r1", 1)
+    assert list(record.parts) == ["span-1"]
+    assert record.experiment_name == "mnist"
+    assert record.trainer_digest == made.provenance.trainer_digest
