@@ -24,9 +24,9 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from serving.server import flags
 from serving.server.endpoints import grpc_api, rest_api
-from serving.server.endpoints.calls import Core
+from serving.server.endpoints.calls import Calls
 from serving.server.endpoints.metrics import Metrics
-from serving.server.models.batch_dispatcher import Runner
+from serving.server.models.batch_dispatcher import BatchDispatcher
 from serving.server.models.loader import Loader
 from serving.server.models.manager import Manager
 from serving.server.page import routes
@@ -67,15 +67,15 @@ async def serve(given: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        core, explainers = _core(given, stack)
-        await _loaded(core.manager, given, stop)
+        calls, cache = _calls(given, stack)
+        await _loaded(calls.manager, given, stop)
         if stop.is_set():
             return
-        health = await _listen_grpc(core, given, stack)
+        health = await _listen_grpc(calls, given, stack)
         if given.rest_api_port:
-            await _listen_http(core, explainers, given, stack)
+            await _listen_http(calls, cache, given, stack)
         if given.model_config_file and given.model_config_file_poll_wait_seconds > 0:
-            watcher = asyncio.create_task(_watch(core.manager, given))
+            watcher = asyncio.create_task(_watch(calls.manager, given))
             stack.callback(watcher.cancel)
         await stop.wait()
         log.info("Stopping: running requests have %d s.", GRACE)
@@ -97,10 +97,10 @@ def model_config(given: argparse.Namespace) -> Any:
     return config
 
 
-def _core(given: argparse.Namespace, stack: contextlib.AsyncExitStack) -> tuple[Core, routes.Explainers]:
+def _calls(given: argparse.Namespace, stack: contextlib.AsyncExitStack) -> tuple[Calls, routes.ActivationCache]:
     limits = Limits(given.max_message_bytes, given.enable_serialization_as_tensor_content)
     metrics = Metrics()
-    explainers = routes.Explainers()
+    cache = routes.ActivationCache()
     manager = Manager(
         Loader.of(given, limits),
         poll_seconds=given.file_system_poll_wait_seconds,
@@ -108,17 +108,17 @@ def _core(given: argparse.Namespace, stack: contextlib.AsyncExitStack) -> tuple[
         retry_seconds=given.load_retry_interval_micros / 1e6,
         early_labels=given.allow_version_labels_for_unavailable_models,
         any_labels=given.force_allow_any_version_labels_for_unavailable_models,
-        unloaded=explainers.forget,
+        unloaded=cache.forget,
     )
     stack.push_async_callback(asyncio.to_thread, manager.close)
-    runner = Runner(
+    dispatcher = BatchDispatcher(
         manager,
         threads=max(1, given.rest_api_num_threads),
         limit=given.max_concurrent_requests,
         observe=metrics.runtime,
     )
-    stack.push_async_callback(asyncio.to_thread, runner.close)
-    return Core(manager, runner, metrics, limits), explainers
+    stack.push_async_callback(asyncio.to_thread, dispatcher.close)
+    return Calls(manager, dispatcher, metrics, limits), cache
 
 
 async def _loaded(manager: Manager, given: argparse.Namespace, stop: asyncio.Event) -> None:
@@ -135,9 +135,9 @@ async def _loaded(manager: Manager, given: argparse.Namespace, stop: asyncio.Eve
         await loading
 
 
-async def _listen_grpc(core: Core, given: argparse.Namespace, stack: contextlib.AsyncExitStack) -> Any:
+async def _listen_grpc(calls: Calls, given: argparse.Namespace, stack: contextlib.AsyncExitStack) -> Any:
     server, health = grpc_api.make(
-        core,
+        calls,
         options=_channel_arguments(given.grpc_channel_arguments),
         max_message_bytes=given.max_message_bytes,
         with_health=given.enable_grpc_healthcheck_service,
@@ -169,15 +169,15 @@ async def _listen_grpc(core: Core, given: argparse.Namespace, stack: contextlib.
 
 
 async def _listen_http(
-    core: Core, explainers: routes.Explainers, given: argparse.Namespace, stack: contextlib.AsyncExitStack
+    calls: Calls, cache: routes.ActivationCache, given: argparse.Namespace, stack: contextlib.AsyncExitStack
 ) -> None:
     metrics_path = None
     if given.monitoring_config_file:
         prometheus = config_files.read(Path(given.monitoring_config_file), "MonitoringConfig").prometheus_config
         metrics_path = (prometheus.path or rest_api.METRICS_PATH) if prometheus.enable else None
-    app = rest_api.Api(core, given.rest_api_timeout_in_ms / 1000, metrics_path).app(given.max_message_bytes)
+    app = rest_api.Api(calls, given.rest_api_timeout_in_ms / 1000, metrics_path).app(given.max_message_bytes)
     if given.enable_page:
-        routes.add(app, routes.Local(core, explainers))
+        routes.add(app, routes.Local(calls, cache))
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=GRACE)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)

@@ -10,21 +10,21 @@ from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving.server.endpoints.metrics import Metrics
-from serving.server.models.batch_dispatcher import Runner
-from serving.server.models.manager import Manager, State, Version
+from serving.server.models.batch_dispatcher import BatchDispatcher
+from serving.server.models.manager import Manager, State
 from serving.server.protocol import requests
 from serving.server.protocol.errors import StatusError, invalid_argument
-from serving.server.protocol.requests import Job, Limits
+from serving.server.protocol.requests import Limits, PreparedRequest, Servable
 
 Reply = TypeVar("Reply")
 
 
 @dataclasses.dataclass
-class Core:
+class Calls:
     """What a server answers with."""
 
     manager: Manager
-    runner: Runner
+    dispatcher: BatchDispatcher
     metrics: Metrics
     limits: Limits
 
@@ -36,19 +36,19 @@ class Core:
         """
         limits = dataclasses.replace(self.limits, as_content=True) if entrypoint == "REST" else self.limits
         return await self._run(
-            "Predict", entrypoint, request, lambda version: requests.prepare_predict(request, version, limits)
+            "Predict", entrypoint, request, lambda servable: requests.prepare_predict(request, servable, limits)
         )
 
     async def classify(self, request: Any, entrypoint: str = "GRPC") -> Any:
         """Answers a ClassificationRequest; see `predict`."""
         return await self._run(
-            "Classify", entrypoint, request, lambda version: requests.prepare_classify(request, version)
+            "Classify", entrypoint, request, lambda servable: requests.prepare_classify(request, servable)
         )
 
     async def regress(self, request: Any, entrypoint: str = "GRPC") -> Any:
         """Answers a RegressionRequest; see `predict`."""
         return await self._run(
-            "Regress", entrypoint, request, lambda version: requests.prepare_regress(request, version)
+            "Regress", entrypoint, request, lambda servable: requests.prepare_regress(request, servable)
         )
 
     async def multi_inference(self, request: Any) -> Any:
@@ -65,7 +65,7 @@ class Core:
         """
         _require_spec(request)
         with self.manager.use(request.model_spec) as version:
-            return requests.metadata(request, version)
+            return requests.metadata(request, version.servable)
 
     async def status(self, request: Any) -> Any:
         """Answers a GetModelStatusRequest; see `metadata`."""
@@ -91,14 +91,16 @@ class Core:
         await asyncio.to_thread(self.manager.configure, config)
         return response
 
-    async def _run(self, api: str, entrypoint: str, request: Any, prepare: Callable[[Version], Job]) -> Any:
+    async def _run(
+        self, api: str, entrypoint: str, request: Any, prepare: Callable[[Servable], PreparedRequest]
+    ) -> Any:
         async def answer() -> Any:
             _require_spec(request)
             with self.manager.use(request.model_spec) as version:
-                job = prepare(version)
-                reply = await self.runner.run(version, job)
-            if job.examples:
-                self.metrics.examples(version.model, job.examples)
+                prepared = prepare(version.servable)
+                reply = await self.dispatcher.run(version, prepared)
+            if prepared.examples:
+                self.metrics.examples(version.model, prepared.examples)
             return reply
 
         return await self._counted(api, entrypoint, request.model_spec.name, answer())

@@ -17,13 +17,13 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving.server.endpoints.calls import Core
+from serving.server.endpoints.calls import Calls
 from serving.server.protocol.errors import StatusError
 
 log = logging.getLogger(__name__)
 
 
-# Service -> method -> its request, and the method of `Core` that answers it.
+# Service -> method -> its request, and the method of `Calls` that answers it.
 _METHODS: dict[str, dict[str, tuple[Any, str]]] = {
     "tensorflow.serving.PredictionService": {
         "Predict": (predict_pb2.PredictRequest, "predict"),
@@ -39,12 +39,12 @@ _METHODS: dict[str, dict[str, tuple[Any, str]]] = {
 }
 
 
-def _handler(core: Core, request_type: Any, name: str) -> grpc.RpcMethodHandler:
+def _handler(calls: Calls, request_type: Any, name: str) -> grpc.RpcMethodHandler:
     """Returns a method's handler; it parses by itself, since gRPC would log each message that is none as a bug."""
-    answer = getattr(core, name)
+    answer = getattr(calls, name)
 
     async def handle(data: bytes, context: Any) -> bytes:
-        return await _told(context, _parsed(request_type, data), answer)
+        return await _answered(context, _parsed(request_type, data), answer)
 
     return grpc.unary_unary_rpc_method_handler(handle)
 
@@ -56,7 +56,7 @@ def _parsed(request_type: Any, data: bytes) -> Any:
         return None
 
 
-async def _told(context: Any, request: Any, answer: Callable[[Any], Awaitable[Any]]) -> bytes:
+async def _answered(context: Any, request: Any, answer: Callable[[Any], Awaitable[Any]]) -> bytes:
     """Returns an answer, or ends the call with its failure's status."""
     try:
         if request is None:
@@ -71,12 +71,12 @@ async def _told(context: Any, request: Any, answer: Callable[[Any], Awaitable[An
 
 
 def make(
-    core: Core, *, options: list[tuple[str, Any]], max_message_bytes: int, with_health: bool
+    calls: Calls, *, options: list[tuple[str, Any]], max_message_bytes: int, with_health: bool
 ) -> tuple[grpc.aio.Server, Any]:
     """Returns a server without ports, and the health servicer, if there is one.
 
     Args:
-      core: what it answers with.
+      calls: what it answers with.
       options: gRPC channel arguments.
       max_message_bytes: longer messages are answered with RESOURCE_EXHAUSTED.
       with_health: whether to serve `grpc.health.v1.Health`.
@@ -84,7 +84,7 @@ def make(
     limits = [("grpc.max_receive_message_length", max_message_bytes), ("grpc.max_send_message_length", -1)]
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *limits, *options])
     for service, methods in _METHODS.items():
-        handlers = {method: _handler(core, request_type, name) for method, (request_type, name) in methods.items()}
+        handlers = {method: _handler(calls, request_type, name) for method, (request_type, name) in methods.items()}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     if not with_health:
         return server, None

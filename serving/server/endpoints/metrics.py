@@ -3,7 +3,7 @@
 Written here because Prometheus' Python library appends `_total` to counters, which would break dashboards made for the
 real server.
 
-Source: https://github.com/tensorflow/serving/blob/master/tensorflow_serving/servabilitys/tensorflow/util.cc
+Source: https://github.com/tensorflow/serving/blob/master/tensorflow_serving/servables/tensorflow/util.cc
 """
 
 import bisect

@@ -16,9 +16,10 @@ from aiohttp import web
 from google.protobuf import json_format
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
-from serving.server.endpoints.calls import Core
+from serving.server.endpoints.calls import Calls
 from serving.server.protocol import json_tensors, requests
 from serving.server.protocol.errors import StatusError, invalid_argument
+from serving.server.protocol.requests import Servable
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +31,9 @@ HTTP_CODES = {
     "UNAUTHENTICATED": 401,
 }  # fmt: skip
 
-_MODEL = r"(?i:/v1/models)/([^/:]+)(?:/(?i:versions)/(\d+)|/(?i:labels)/([^/:]+))?"
-_ASK = re.compile(_MODEL + r":((?i:classify|regress|predict))")
-_LOOK = re.compile(_MODEL + r"(/(?i:metadata))?")
+_MODEL = r"(?i:/v1/models)/(?P<model>[^/:]+)(?:/(?i:versions)/(?P<version>\d+)|/(?i:labels)/(?P<label>[^/:]+))?"
+_ASK = re.compile(_MODEL + r":(?P<method>(?i:classify|regress|predict))")
+_LOOK = re.compile(_MODEL + r"(?P<metadata>/(?i:metadata))?")
 _LARGE = 2**16  # bytes of a body that is parsed beside the event loop
 _DEFAULTS = (
     {"always_print_fields_with_no_presence": True}
@@ -43,27 +44,27 @@ _DEFAULTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Api:
-    """The REST API of a core.
+    """The REST API in front of the calls.
 
     Attributes:
       timeout: seconds until a request is answered with DEADLINE_EXCEEDED.
       metrics_path: where metrics are; None for nowhere.
     """
 
-    core: Core
+    calls: Calls
     timeout: float
     metrics_path: str | None = METRICS_PATH
 
     def app(self, max_body_bytes: int) -> web.Application:
         """Returns the application; a longer body is answered with 413."""
-        app = web.Application(client_max_size=max_body_bytes, middlewares=[told])
+        app = web.Application(client_max_size=max_body_bytes, middlewares=[failures_as_json])
         if self.metrics_path:
             app.router.add_get(self.metrics_path, self._metrics)
         app.router.add_route("*", "/{path:(?i:v1)/.*}", self._v1)
         return app
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        return web.Response(text=self.core.metrics.text(), headers={"Content-Type": "text/plain"})
+        return web.Response(text=self.calls.metrics.text(), headers={"Content-Type": "text/plain"})
 
     async def _v1(self, request: web.Request) -> web.Response:
         path = request.rel_url.raw_path
@@ -82,49 +83,42 @@ class Api:
         return web.Response(body=body, content_type="application/json")
 
     async def _ask(self, match: re.Match, body: bytes) -> bytes:
-        document = await _off_loop(len(body), json_tensors.parse, body)
-        method = match[4].lower()
+        document = await _beside_the_loop(len(body), json_tensors.parse, body)
+        method = match["method"].lower()
         signature = json_tensors.signature_name(document)
         if method == "predict":
-            with self.core.manager.use(_filled(requests.new_spec(), match)) as version:
-                inputs = self._inputs(version, signature)
-            request, rows = await _off_loop(len(body), json_tensors.predict_request, document, inputs)
+            with self.calls.manager.use(_filled(requests.new_spec(), match)) as version:
+                inputs = _inputs(version.servable, signature)
+            request, rows = await _beside_the_loop(len(body), json_tensors.predict_request, document, inputs)
             _filled(request.model_spec, match).signature_name = signature
-            response = await self.core.predict(request, "REST")
+            response = await self.calls.predict(request, "REST")
             return json_tensors.predict_reply(response, rows)
         if method == "classify":
             request = json_tensors.classification_request(document)
             _filled(request.model_spec, match).signature_name = signature
-            return json_tensors.classification_reply(await self.core.classify(request, "REST"))
+            return json_tensors.classification_reply(await self.calls.classify(request, "REST"))
         request = json_tensors.regression_request(document)
         _filled(request.model_spec, match).signature_name = signature
-        return json_tensors.regression_reply(await self.core.regress(request, "REST"))
+        return json_tensors.regression_reply(await self.calls.regress(request, "REST"))
 
     async def _look(self, match: re.Match) -> bytes:
-        if not match[4]:
+        if not match["metadata"]:
             asked = get_model_status_pb2.GetModelStatusRequest()
             _filled(asked.model_spec, match)
-            return _json(await self.core.status(asked)).encode()
+            return _json(await self.calls.status(asked)).encode()
         request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=[requests.SIGNATURE_DEF])
         _filled(request.model_spec, match)
-        response = await self.core.metadata(request)
+        response = await self.calls.metadata(request)
         signatures = get_model_metadata_pb2.SignatureDefMap()
         response.metadata[requests.SIGNATURE_DEF].Unpack(signatures)
         spec = _json(response.model_spec)
         return f'{{\n"model_spec":{spec},\n"metadata": {{"signature_def": {_json(signatures)}}}\n}}\n'.encode()
 
-    def _inputs(self, version: Any, name: str) -> dict[str, Any]:
-        name = name or requests.DEFAULT_SIGNATURE
-        signature = version.bundle.signatures.get(name)
-        if signature is None:
-            raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
-        if not signature.inputs:
-            raise invalid_argument(f"Failed to get input map for signature: {name}")
-        return dict(signature.inputs)
-
 
 @web.middleware
-async def told(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
+async def failures_as_json(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> Any:
     """Turns failures into JSON."""
     try:
         return await handler(request)
@@ -141,19 +135,30 @@ async def told(request: web.Request, handler: Callable[[web.Request], Awaitable[
         return web.json_response({"error": f"{type(error).__name__}: {error}"}, status=500)
 
 
-async def _off_loop(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
+def _inputs(servable: Servable, name: str) -> dict[str, Any]:
+    """Returns the TensorInfo of each input of a signature."""
+    name = name or requests.DEFAULT_SIGNATURE
+    signature = servable.signatures.get(name)
+    if signature is None:
+        raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
+    if not signature.inputs:
+        raise invalid_argument(f"Failed to get input map for signature: {name}")
+    return dict(signature.inputs)
+
+
+async def _beside_the_loop(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
     return await asyncio.to_thread(function, *arguments) if size > _LARGE else function(*arguments)
 
 
 def _filled(spec: Any, match: re.Match) -> Any:
     """Returns a ModelSpec with the path's name, version and label."""
-    spec.name = urllib.parse.unquote(match[1])
-    if match[2] is not None:
-        if int(match[2]) >= 2**63:
-            raise invalid_argument(f"Failed to convert version: {match[2]} to numeric.")
-        spec.version.value = int(match[2])
-    if match[3] is not None:
-        spec.version_label = urllib.parse.unquote(match[3])
+    spec.name = urllib.parse.unquote(match["model"])
+    if match["version"] is not None:
+        if int(match["version"]) >= 2**63:
+            raise invalid_argument(f"Failed to convert version: {match['version']} to numeric.")
+        spec.version.value = int(match["version"])
+    if match["label"] is not None:
+        spec.version_label = urllib.parse.unquote(match["label"])
     return spec
 
 

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from serving.server.models.bundle import Bundle
 from serving.server.models.manager import Manager, Version
 from serving.server.protocol.errors import StatusError
-from serving.server.protocol.requests import Job
+from serving.server.protocol.requests import PreparedRequest
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +28,12 @@ Group = tuple[Version, str, tuple[tuple[Any, ...], ...]]
 
 @dataclasses.dataclass
 class _Waiting:
-    job: Job
+    request: PreparedRequest
     answer: asyncio.Future
 
 
-class Runner:
-    """Runs jobs; belongs to one event loop."""
+class BatchDispatcher:
+    """Runs checked requests; belongs to one event loop."""
 
     def __init__(
         self,
@@ -42,7 +43,7 @@ class Runner:
         limit: int,
         observe: Callable[[str, str, float], None] = lambda _model, _api, _seconds: None,
     ) -> None:
-        """Makes a runner.
+        """Makes a dispatcher.
 
         Args:
           manager: keeps versions loaded while they run.
@@ -56,12 +57,12 @@ class Runner:
         self._calls: collections.Counter[Group] = collections.Counter()
         self._busy = 0
 
-    async def run(self, version: Version, job: Job) -> Any:
-        """Runs a job and returns its reply.
+    async def run(self, version: Version, request: PreparedRequest) -> Any:
+        """Runs a request and returns its reply.
 
         Args:
           version: a version in use; it is kept loaded until TensorFlow is done, also where the request is cancelled.
-          job: what to run.
+          request: what to run.
 
         Raises:
           StatusError: RESOURCE_EXHAUSTED, or what the model says.
@@ -69,22 +70,21 @@ class Runner:
         if self._busy >= self._limit:
             raise StatusError("RESOURCE_EXHAUSTED", f"{self._busy} requests are running or waiting; try again later.")
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(job, loop.create_future())
-        bundle = version.bundle
-        assert bundle is not None
+        waiting = _Waiting(request, loop.create_future())
+        bundle = version.loaded
         # Only what has one number of rows can be joined: what has not is refused by itself.
-        joinable = all(value.ndim for value in job.inputs) and len({len(value) for value in job.inputs}) == 1
-        if joinable and bundle.max_batch_size(job.signature):
-            group = (version, job.signature, tuple((v.dtype, *v.shape[1:]) for v in job.inputs))
+        joinable = all(value.ndim for value in request.inputs) and len({len(value) for value in request.inputs}) == 1
+        if joinable and bundle.max_batch_size(request.signature):
+            group = (version, request.signature, tuple((v.dtype, *v.shape[1:]) for v in request.inputs))
             if group not in self._groups:
                 self._groups[group] = []
                 loop.call_soon(self._hand_over, group)
             self._groups[group].append(waiting)
         else:
-            self._submit((version, job.signature, ()), [waiting])
+            self._submit((version, request.signature, ()), [waiting])
         self._busy += 1
-        self._manager.keep(version)
-        return job.reply(await waiting.answer)
+        self._manager.acquire(version)
+        return request.reply(await waiting.answer)
 
     def close(self) -> None:
         """Waits for what runs."""
@@ -93,18 +93,18 @@ class Runner:
     def _hand_over(self, group: Group) -> None:
         """Submits a group in parts of at most the largest batch; the last part waits while the threads are busy."""
         version, signature, _ = group
-        assert version.bundle is not None
-        most = version.bundle.max_batch_size(signature)
+        bundle = version.loaded
+        most = bundle.max_batch_size(signature)
         part: list[_Waiting] = []
         rows = 0
         for waiting in self._groups.pop(group, ()):
-            size = len(waiting.job.inputs[0])
+            size = len(waiting.request.inputs[0])
             if part and rows + size > most:
                 self._submit(group, part)
                 part, rows = [], 0
             part.append(waiting)
             rows += size
-        if part and self._calls[group] < version.bundle.batch_threads:
+        if part and self._calls[group] < bundle.batch_threads:
             self._submit(group, part)
         elif part:
             self._groups[group] = part
@@ -115,7 +115,7 @@ class Runner:
 
         def work() -> None:
             started = time.perf_counter()
-            answers = _answers(version.bundle, [waiting.job for waiting in part])
+            answers = _answers(version.loaded, [waiting.request for waiting in part])
             seconds = time.perf_counter() - started
             loop.call_soon_threadsafe(self._deliver, group, part, answers, seconds)
 
@@ -132,7 +132,7 @@ class Runner:
         for waiting, answer in zip(part, answers, strict=True):
             self._busy -= 1
             self._manager.release(version)
-            self._observe(version.model, waiting.job.api, seconds)
+            self._observe(version.model, waiting.request.api, seconds)
             if waiting.answer.done():  # the client has gone
                 continue
             if isinstance(answer, Exception):
@@ -141,31 +141,33 @@ class Runner:
                 waiting.answer.set_result(answer)
 
 
-def _answers(bundle: Any, jobs: Sequence[Job]) -> list[Any]:
-    """Returns each job's outputs, or its exception; the jobs have the same signature and shapes."""
-    if len(jobs) > 1:
-        signature = jobs[0].signature
-        sizes = [len(job.inputs[0]) for job in jobs]
+def _answers(bundle: Bundle, requests: Sequence[PreparedRequest]) -> list[Any]:
+    """Returns each request's outputs, or its exception; the requests have the same signature and shapes."""
+    if len(requests) > 1:
+        signature = requests[0].signature
+        sizes = [len(request.inputs[0]) for request in requests]
         try:
-            joined = [np.concatenate(values) for values in zip(*(job.inputs for job in jobs), strict=True)]
+            joined = [np.concatenate(values) for values in zip(*(request.inputs for request in requests), strict=True)]
             outputs = bundle.run(signature, joined)
             if all(len(value) == sum(sizes) for value in outputs):
-                return _split(outputs, sizes, jobs, bundle.plans[signature].outputs)
+                return _split(outputs, sizes, requests, bundle.plans[signature].outputs)
         except Exception:  # a batch fails as a whole: each is tried by itself, and says why
-            log.debug("a batch of %d requests failed", len(jobs), exc_info=True)
-    return [_answer(bundle, job, alone=len(jobs) > 1) for job in jobs]
+            log.debug("a batch of %d requests failed", len(requests), exc_info=True)
+    return [_answer(bundle, request, alone=len(requests) > 1) for request in requests]
 
 
-def _answer(bundle: Any, job: Job, alone: bool) -> Any:
+def _answer(bundle: Bundle, request: PreparedRequest, alone: bool) -> Any:
     try:
-        return bundle.run(job.signature, job.inputs, job.outputs, alone=alone)
+        return bundle.run(request.signature, request.inputs, request.outputs, alone=alone)
     except Exception as error:
         return error if isinstance(error, StatusError) else StatusError("INTERNAL", f"{type(error).__name__}: {error}")
 
 
-def _split(outputs: list[np.ndarray], sizes: list[int], jobs: Sequence[Job], names: Sequence[str]) -> list[Any]:
+def _split(
+    outputs: list[np.ndarray], sizes: list[int], requests: Sequence[PreparedRequest], names: Sequence[str]
+) -> list[Any]:
     ends = np.cumsum(sizes)
     return [
-        [value[end - size : end] for name, value in zip(names, outputs, strict=True) if name in job.outputs]
-        for job, size, end in zip(jobs, sizes, ends.tolist(), strict=True)
+        [value[end - size : end] for name, value in zip(names, outputs, strict=True) if name in request.outputs]
+        for request, size, end in zip(requests, sizes, ends.tolist(), strict=True)
     ]

@@ -1,40 +1,19 @@
 """A SavedModel in a Session, loaded by the loader that TensorFlow Serving uses."""
 
-import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from serving.server.models.batching import BatchingParameters, batched
 from serving.server.protocol.errors import StatusError, invalid_argument, of_tensorflow
+from serving.server.protocol.requests import SignaturePlan
 
-Call = Any  # of the inputs, in the order of their sorted names, to the list of outputs
+Call = Callable[..., list[np.ndarray]]  # of the inputs, in the order of their sorted names
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a request to a signature is checked against, in the order that it is run in.
-
-    Attributes:
-      inputs: the inputs' names, sorted, and the number of each one's type.
-      outputs: the outputs' names, sorted.
-    """
-
-    inputs: dict[str, int]
-    outputs: tuple[str, ...]
-
-    @classmethod
-    def of(cls, signature: Any) -> "Plan":
-        """Returns a SignatureDef's plan."""
-        return cls(
-            {name: signature.inputs[name].dtype for name in sorted(signature.inputs)}, tuple(sorted(signature.outputs))
-        )
 
 
 class Bundle:
@@ -50,7 +29,7 @@ class Bundle:
         self,
         path: Path,
         tags: Sequence[str] = (tf.saved_model.SERVING,),
-        session_config: Any = None,
+        session_config: tf.compat.v1.ConfigProto | None = None,
         batching: BatchingParameters | None = None,
     ) -> None:
         """Loads a SavedModel.
@@ -76,7 +55,7 @@ class Bundle:
             self.close()
             raise StatusError("NOT_FOUND" if isinstance(error, OSError) else "INTERNAL", str(error)) from error
         self.signatures = dict(loaded.signature_def)
-        self.plans = {name: Plan.of(signature) for name, signature in self.signatures.items()}
+        self.plans = {name: SignaturePlan.of(signature) for name, signature in self.signatures.items()}
         self._call: Callable[[str, tuple[str, ...]], Call] = functools.lru_cache(maxsize=64)(self._new_call)
         self._batching = batching
         self._batched = self._batched_calls(batching) if batching else {}

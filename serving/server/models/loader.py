@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import logging
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ class Loader:
     """
 
     tags: tuple[str, ...]
-    session_config: Any
+    session_config: tf.compat.v1.ConfigProto
     batching: BatchingParameters | None
     warmup_iterations: int
     limits: requests.Limits
@@ -72,24 +71,24 @@ class Loader:
         return bundle
 
     def _warm_up(self, model: str, bundle: Bundle) -> None:
-        version = types.SimpleNamespace(model=model, number=0, bundle=bundle)
-        prepare: dict[str, Callable[[Any], list[requests.Job]]] = {
-            "predict_log": lambda one: [requests.prepare_predict(one.request, version, self.limits)],
-            "classify_log": lambda one: [requests.prepare_classify(one.request, version)],
-            "regress_log": lambda one: [requests.prepare_regress(one.request, version)],
-            "multi_inference_log": lambda one: [
-                (requests.prepare_classify if kind == "classify" else requests.prepare_regress)(part, version)
-                for kind, part in requests.split_multi(one.request)
+        servable = requests.Servable(model, 0, bundle.signatures, bundle.plans)
+        prepare: dict[str, Callable[[Any], list[requests.PreparedRequest]]] = {
+            "predict_log": lambda entry: [requests.prepare_predict(entry.request, servable, self.limits)],
+            "classify_log": lambda entry: [requests.prepare_classify(entry.request, servable)],
+            "regress_log": lambda entry: [requests.prepare_regress(entry.request, servable)],
+            "multi_inference_log": lambda entry: [
+                (requests.prepare_classify if kind == "classify" else requests.prepare_regress)(part, servable)
+                for kind, part in requests.split_multi(entry.request)
             ],
         }
         try:
-            logs = warmup.logs(bundle.path)
+            records = warmup.logs(bundle.path)
         except tf.errors.OpError as error:
             raise StatusError("DATA_LOSS", f"{bundle.path / warmup.WARMUP_FILE}: {error.message}") from error
-        for entry in logs:
-            kind = entry.WhichOneof("log_type")
+        for record in records:
+            kind = record.WhichOneof("log_type")
             if kind not in prepare:
                 raise StatusError("UNIMPLEMENTED", f"Unsupported log_type for warmup: {kind}")
-            for job in prepare[kind](getattr(entry, kind)):
+            for prepared in prepare[kind](getattr(record, kind)):
                 for _ in range(self.warmup_iterations):
-                    job.reply(bundle.run(job.signature, job.inputs, job.outputs))
+                    prepared.reply(bundle.run(prepared.signature, prepared.inputs, prepared.outputs))

@@ -3,6 +3,8 @@
 A new version is loaded and warmed up before the one that it replaces is unloaded; an old one is unloaded when its last
 request has been answered. A version that cannot be loaded is retried, reported, and takes nothing away.
 
+States, threads and locks are explained in docs/architecture.md, "The version manager".
+
 Source: https://www.tensorflow.org/tfx/serving/architecture (the availability-preserving policy)
 """
 
@@ -16,11 +18,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+
+from tensorflow_serving.apis import model_pb2
+from tensorflow_serving.config import model_server_config_pb2
 
 from serving.server.models import version_policy
 from serving.server.models.bundle import Bundle
 from serving.server.protocol.errors import StatusError, invalid_argument
+from serving.server.protocol.requests import Servable
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +42,15 @@ class State(enum.IntEnum):
 
 @dataclasses.dataclass(eq=False)
 class Version:
-    """A version of a model, and who uses it.
+    """A version of a model, and who uses it. All but its name is changed under the manager's lock alone.
 
     Attributes:
+      model: the model's name.
+      number: the version's number.
+      path: its folder.
+      state: how far it is.
       error: why it could not be loaded; None where nothing is wrong.
+      bundle: what is loaded; None before and after.
       users: requests that run on it now.
     """
 
@@ -52,12 +62,30 @@ class Version:
     bundle: Bundle | None = None
     users: int = 0
 
+    @property
+    def loaded(self) -> Bundle:
+        """The bundle of a version in use."""
+        assert self.bundle is not None  # who uses a version keeps it loaded
+        return self.bundle
+
+    @property
+    def servable(self) -> Servable:
+        """What a request to a version in use is checked against."""
+        return Servable(self.model, self.number, self.loaded.signatures, self.loaded.plans)
+
 
 @dataclasses.dataclass
 class Model:
-    """A configured model."""
+    """A configured model.
 
-    config: Any
+    Attributes:
+      config: its ModelConfig; None once it is to be unloaded.
+      versions: by number, those that were unloaded too.
+      labels: versions by label.
+      missing: why nothing was found to load; empty where something was.
+    """
+
+    config: model_server_config_pb2.ModelConfig | None
     versions: dict[int, Version] = dataclasses.field(default_factory=dict)
     labels: dict[str, int] = dataclasses.field(default_factory=dict)
     missing: str = ""
@@ -65,6 +93,16 @@ class Model:
     def available(self) -> list[int]:
         """Returns the numbers of the versions that answer, rising."""
         return sorted(number for number, version in self.versions.items() if version.state == State.AVAILABLE)
+
+    def failures(self) -> list[str]:
+        """Returns why versions could not be loaded, or why none was found."""
+        errors = [str(version.error) for version in self.versions.values() if version.error]
+        return [*errors, self.missing] if self.missing else errors
+
+    def is_settled(self) -> bool:
+        """Whether it has a version that answers, or has failed to get one."""
+        ended = any(version.state == State.END and version.error for version in self.versions.values())
+        return bool(self.available() or self.missing or ended)
 
 
 class Manager:
@@ -96,9 +134,9 @@ class Manager:
         self._poll_seconds, self._max_retries, self._retry_seconds = poll_seconds, max_retries, retry_seconds
         self._early_labels, self._any_labels = early_labels, any_labels
         self._models: dict[str, Model] = {}
-        self._changed = threading.Condition()
-        self._reload = threading.Lock()
-        self._reconciling = threading.Lock()
+        self._changed = threading.Condition()  # the lock of all state above; notified when a version changes
+        self._configuring = threading.Lock()  # one configuration at a time
+        self._reconciling = threading.Lock()  # a folder that was read earlier must not be acted on later
         self._stopped = threading.Event()
         self._workers = ThreadPoolExecutor(thread_name_prefix="load")
         self._poller = threading.Thread(target=self._poll, name="poll", daemon=True)
@@ -112,10 +150,11 @@ class Manager:
 
     def serves(self, name: str) -> bool:
         """Whether a model of this name is configured."""
-        return name in self._models
+        with self._changed:
+            return name in self._models
 
     @contextlib.contextmanager
-    def use(self, spec: Any) -> Iterator[Version]:
+    def use(self, spec: model_pb2.ModelSpec) -> Iterator[Version]:
         """Yields the version that a ModelSpec asks for; it stays loaded until the block is left.
 
         Raises:
@@ -129,7 +168,7 @@ class Manager:
         finally:
             self.release(version)
 
-    def keep(self, version: Version) -> None:
+    def acquire(self, version: Version) -> None:
         """Counts one more user of a version in use: one that outlives the request."""
         with self._changed:
             version.users += 1
@@ -141,7 +180,7 @@ class Manager:
             if not version.users:
                 self._changed.notify_all()
 
-    def status(self, spec: Any) -> list[Version]:
+    def status(self, spec: model_pb2.ModelSpec) -> list[Version]:
         """Returns what is known of a model's versions, the newest first, or of the one that is asked for.
 
         Raises:
@@ -160,7 +199,7 @@ class Manager:
                 raise StatusError("NOT_FOUND", f"Could not find version {number} of model {spec.name}")
             return [known[number]]
 
-    def _find(self, spec: Any) -> Version:
+    def _find(self, spec: model_pb2.ModelSpec) -> Version:
         if not spec.name:
             raise invalid_argument("ModelSpec has no name specified.")
         choice = spec.WhichOneof("version_choice")
@@ -175,7 +214,7 @@ class Manager:
             raise StatusError("NOT_FOUND", f"Servable not found for request: {asked}")
         return model.versions[numbers[-1]]
 
-    def _labelled(self, spec: Any) -> int:
+    def _labelled(self, spec: model_pb2.ModelSpec) -> int:
         model = self._models.get(spec.name)
         if model is None or spec.version_label not in model.labels:
             raise invalid_argument(f"Unrecognized servable version label: {spec.version_label}")
@@ -183,7 +222,7 @@ class Manager:
 
     # What is configured.
 
-    def configure(self, config: Any, timeout: float | None = None) -> None:
+    def configure(self, config: model_server_config_pb2.ModelServerConfig, timeout: float | None = None) -> None:
         """Takes a ModelServerConfig, and waits until each new model of it has a version that answers, or has failed.
 
         Args:
@@ -194,7 +233,7 @@ class Manager:
           StatusError: INVALID_ARGUMENT, FAILED_PRECONDITION for a label of a version that is not loaded, UNKNOWN
             where a new model did not become available. What was served before is served on.
         """
-        with self._reload:
+        with self._configuring:
             self._validate(config)
             with self._changed:
                 labels = {entry.name: self._checked_labels(entry) for entry in config.model_config_list.config}
@@ -214,13 +253,14 @@ class Manager:
         self._stopped.set()
         with self._changed:
             self._changed.notify_all()
-            loaded = [v for model in self._models.values() for v in model.versions.values() if v.bundle]
         self._workers.shutdown(wait=True)
+        with self._changed:
+            versions = [version for model in self._models.values() for version in model.versions.values()]
+            loaded = [version for version in versions if version.state == State.AVAILABLE]
         for version in loaded:
-            if version.state == State.AVAILABLE:
-                self._unload(version)
+            self._unload(version)
 
-    def _validate(self, config: Any) -> None:
+    def _validate(self, config: model_server_config_pb2.ModelServerConfig) -> None:
         if config.WhichOneof("config") != "model_config_list":
             raise invalid_argument("Only a model_config_list can be served; custom_model_config is not supported.")
         seen = set()
@@ -241,7 +281,7 @@ class Manager:
                     f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}"
                 )
 
-    def _checked_labels(self, entry: Any) -> dict[str, int]:
+    def _checked_labels(self, entry: model_server_config_pb2.ModelConfig) -> dict[str, int]:
         model = self._models.get(entry.name)
         numbers = model.available() if model else []
         for label, number in entry.version_labels.items():
@@ -255,26 +295,18 @@ class Manager:
         return dict(entry.version_labels)
 
     def _wait_for(self, names: list[str], timeout: float | None) -> None:
-        def settled() -> bool:
-            return self._stopped.is_set() or all(
-                self._models[name].available()
-                or self._models[name].missing
-                or any(v.state == State.END and v.error for v in self._models[name].versions.values())
-                for name in names
-            )
-
         with self._changed:
-            self._changed.wait_for(settled, timeout)
+            self._changed.wait_for(
+                lambda: self._stopped.is_set() or all(self._models[name].is_settled() for name in names), timeout
+            )
             failed = [name for name in names if not self._models[name].available()]
-            if failed:
-                reasons = [str(v.error) for name in failed for v in self._models[name].versions.values() if v.error] + [
-                    self._models[name].missing for name in failed if self._models[name].missing
-                ]
-                raise StatusError(
-                    "UNKNOWN",
-                    f"{len(failed)} servable(s) did not become available: {{{', '.join(failed)}}}; "
-                    f"{'; '.join(reasons) or 'nothing was found to load'}",
-                )
+            reasons = [reason for name in failed for reason in self._models[name].failures()]
+        if failed:
+            raise StatusError(
+                "UNKNOWN",
+                f"{len(failed)} servable(s) did not become available: {{{', '.join(failed)}}}; "
+                f"{'; '.join(reasons) or 'nothing was found to load'}",
+            )
 
     # What happens in the background.
 
@@ -286,100 +318,95 @@ class Manager:
                 log.exception("reading the model folders failed; it is tried again")
 
     def _reconcile(self) -> None:
-        """Starts to load what is wanted and not there, and to unload what is not wanted and can be spared."""
-        with self._reconciling:  # a folder read earlier must not be acted on later
-            self._reconcile_once()
-
-    def _reconcile_once(self) -> None:
-        with self._changed:
-            entries = [(name, model.config) for name, model in self._models.items()]
-        for name, config in entries:
-            paths = self._wanted(name, config)
+        """Starts to load what is wanted and not there, and to unload what is not wanted and not needed."""
+        with self._reconciling:
             with self._changed:
-                model = self._models.get(name)
-                if model is None or paths is None:
-                    continue
-                for number, path in paths.items():
-                    version = model.versions.get(number)
-                    if version is None or (version.state == State.END and (not version.error or path != version.path)):
-                        version = model.versions[number] = Version(name, number, path)
-                        self._workers.submit(self._bring, version)
-                self._spare(model, paths)
-                if model.config is None and all(v.state == State.END for v in model.versions.values()):
-                    del self._models[name]
+                entries = [(name, model.config) for name, model in self._models.items()]
+            for name, config in entries:
+                found, complaint = _found(name, config)
+                with self._changed:
+                    if (model := self._models.get(name)) is not None:
+                        self._reconcile_model(name, model, config, found, complaint)
 
-    def _wanted(self, name: str, config: Any) -> dict[int, Path] | None:
-        """Returns the versions to serve; None where the folder does not say, and all stays as it is."""
-        if config is None:
-            return {}
-        complaint = ""
-        found: dict[int, Path] = {}
-        paths: dict[int, Path] | None = None
-        try:
-            found = version_policy.available(Path(config.base_path))
-            paths = version_policy.wanted(found, config.model_version_policy)
-        except OSError as error:
-            complaint = f"Could not find base path {config.base_path} for servable {name}: {error.strerror}"
-        if not paths and not complaint:
-            complaint = f"No versions of servable {name} found under base path {config.base_path}"
-        with self._changed:
-            model = self._models[name]
-            if complaint and complaint != model.missing:
-                log.warning("%s. What is loaded is served on.", complaint)
-            model.missing = complaint
-            return (paths | self._substitute(model, paths, found)) if paths else None
+    def _reconcile_model(
+        self,
+        name: str,
+        model: Model,
+        config: model_server_config_pb2.ModelConfig | None,
+        found: dict[int, Path],
+        complaint: str,
+    ) -> None:
+        """Brings one model to what its folder and its configuration say. Called under the lock.
 
-    def _substitute(self, model: Model, paths: dict[int, Path], found: dict[int, Path]) -> dict[int, Path]:
+        Args:
+          name: the model's name.
+          model: the model.
+          config: the configuration that the folder was read for; None to unload all versions.
+          found: the folder's versions, number to path.
+          complaint: why the folder could not be read; empty where it could.
+        """
+        paths = {} if config is None else version_policy.wanted(found, config.model_version_policy)
+        if config is not None and not paths:
+            complaint = complaint or f"No versions of servable {name} found under base path {config.base_path}"
+        if complaint and complaint != model.missing:
+            log.warning("%s. What is loaded is served on.", complaint)
+        model.missing = complaint
+        if complaint:
+            return  # the folder does not say, so all stays as it is
+        if config is not None:
+            paths |= self._fallback(model, paths, found)
+        for number, path in paths.items():
+            version = model.versions.get(number)
+            if version is None or (version.state == State.END and (not version.error or path != version.path)):
+                version = model.versions[number] = Version(name, number, path)
+                self._workers.submit(self._load_with_retries, version)
+        self._unload_unwanted(model, paths)
+        if model.config is None and all(version.state == State.END for version in model.versions.values()):
+            del self._models[name]
+
+    def _fallback(self, model: Model, paths: dict[int, Path], found: dict[int, Path]) -> dict[int, Path]:
         """Returns the newest older version, where nothing answers and all that is wanted has failed at least once."""
         failed = {number for number, version in model.versions.items() if version.error}
-        if model.config is None or not set(paths) <= failed or set(model.available()) & set(paths):
+        if not set(paths) <= failed or set(model.available()) & set(paths):
             return {}
         older = [number for number in found if number < min(paths) and number not in failed]
         return {max(older): found[max(older)]} if older else {}
 
-    def _spare(self, model: Model, paths: dict[int, Path]) -> None:
+    def _unload_unwanted(self, model: Model, paths: dict[int, Path]) -> None:
         """Unloads versions that are not wanted, if a wanted one answers; forgets failed ones that are gone."""
         answering = [number for number in model.available() if number in paths]
-        for number in sorted(model.versions):
+        for number in sorted(set(model.versions) - set(paths)):
             version = model.versions[number]
-            if number in paths:
-                continue
             if version.state == State.AVAILABLE and (answering or model.config is None):
                 version.state = State.UNLOADING
                 self._workers.submit(self._unload, version)
             elif version.state == State.END and version.error and not version.path.exists():
                 del model.versions[number]
 
-    def _bring(self, version: Version) -> None:
-        """Loads a version, with retries."""
-        version.state = State.LOADING
+    def _load_with_retries(self, version: Version) -> None:
+        """Loads a version, with retries; runs in a worker."""
+        self._change(version, State.LOADING)
         for attempt in range(self._max_retries + 1):
             started = time.monotonic()
             try:
                 bundle = self._load(version.model, version.path)
-            except Exception as error:  # whatever a model does, the others are served on
-                if not isinstance(error, StatusError):
-                    error = StatusError("UNKNOWN", f"{type(error).__name__}: {error}")
-                version.error = error
+            except Exception as problem:  # whatever a model does, the others are served on
+                error = problem if isinstance(problem, StatusError) else StatusError("UNKNOWN", _described(problem))
+                self._change(version, State.LOADING, error)
                 log.error("%s/%d, attempt %d: %s", version.model, version.number, attempt + 1, error)
-                if not self._stopped.is_set():
-                    self._reconcile()  # an older one may have to take its place
+                self._reconcile_unless_stopped()  # an older one may have to take its place
                 gone = not version.path.exists()
                 if gone or attempt == self._max_retries or self._stopped.wait(self._retry_seconds):
-                    break
+                    self._change(version, State.END, error)
+                    return
             else:
-                with self._changed:
-                    version.bundle, version.error, version.state = bundle, None, State.AVAILABLE
-                    self._changed.notify_all()
+                self._change(version, State.AVAILABLE, bundle=bundle)
                 log.info("%s/%d is loaded, %.1f s", version.model, version.number, time.monotonic() - started)
-                if not self._stopped.is_set():
-                    self._reconcile()
+                self._reconcile_unless_stopped()
                 return
-        with self._changed:
-            version.state = State.END
-            self._changed.notify_all()
 
     def _unload(self, version: Version) -> None:
+        """Frees a version once its last request has been answered."""
         with self._changed:
             version.state = State.UNLOADING
             self._changed.wait_for(lambda: not version.users)
@@ -387,9 +414,33 @@ class Manager:
         if bundle:
             self._unloaded(version)
             bundle.close()
-        with self._changed:
-            version.state = State.END
-            self._changed.notify_all()
+        self._change(version, State.END)
         del bundle
         gc.collect()  # graphs are full of cycles, and each holds what the session loaded
         log.info("%s/%d is unloaded", version.model, version.number)
+
+    def _change(
+        self, version: Version, state: State, error: StatusError | None = None, bundle: Bundle | None = None
+    ) -> None:
+        """Sets a version's state, error and bundle together, and wakes who waits for a change."""
+        with self._changed:
+            version.state, version.error, version.bundle = state, error, bundle
+            self._changed.notify_all()
+
+    def _reconcile_unless_stopped(self) -> None:
+        if not self._stopped.is_set():
+            self._reconcile()
+
+
+def _found(name: str, config: model_server_config_pb2.ModelConfig | None) -> tuple[dict[int, Path], str]:
+    """Returns the versions in a model's folder, or why it cannot be read. Reads the disk: called without the lock."""
+    if config is None:
+        return {}, ""
+    try:
+        return version_policy.available(Path(config.base_path)), ""
+    except OSError as error:
+        return {}, f"Could not find base path {config.base_path} for servable {name}: {error.strerror}"
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

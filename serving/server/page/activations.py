@@ -29,8 +29,8 @@ class Layer:
     tensor: str
 
 
-class Explainer:
-    """A version's inside."""
+class Activations:
+    """The kernels and activation maps of a version."""
 
     def __init__(self, path: Path) -> None:
         """Loads a SavedModel.

@@ -17,7 +17,7 @@ from aiohttp import web
 from serving.client import Client, ServingError
 from serving.server.endpoints import rest_api
 from serving.server.page import routes
-from serving.server.page.activations import Explainer
+from serving.server.page.activations import Activations
 from serving.server.protocol.errors import StatusError
 
 
@@ -27,7 +27,7 @@ class Remote:
     def __init__(self, target: str, serving: Path) -> None:
         self._target, self._serving = target, serving
         self._clients: dict[str, Client] = {}
-        self._explainers = routes.Explainers()
+        self._cache = routes.ActivationCache()
 
     def list(self) -> list[dict[str, Any]]:
         found = []
@@ -48,8 +48,8 @@ class Remote:
         version = answer.version or 0
         return version, self._serving / name / str(version), {"scores": answer.scores}
 
-    def explainer(self, path: Path) -> Explainer | None:
-        return self._explainers.of(path)
+    def activations(self, path: Path) -> Activations | None:
+        return self._cache.of(path)
 
     def _client(self, name: str) -> Client:
         return self._clients.setdefault(name, Client(self._target, name, retries=0))
@@ -57,7 +57,7 @@ class Remote:
 
 def main(target: str, serving: str, host: str, port: str) -> None:
     """Serves the page until it is told to stop."""
-    app = web.Application(middlewares=[rest_api.told])
+    app = web.Application(middlewares=[rest_api.failures_as_json])
     routes.add(app, Remote(target, Path(serving)))
     web.run_app(app, host=host, port=int(port), print=None, access_log=None)
 

@@ -7,7 +7,6 @@ is asked over gRPC (`Remote`).
 
 import asyncio
 import base64
-import json
 import math
 import threading
 import time
@@ -19,9 +18,10 @@ import numpy as np
 from aiohttp import web
 from tensorflow_serving.apis import predict_pb2
 
-from serving.server.endpoints.calls import Core
+from serving.model_store import read_dataset
+from serving.server.endpoints.calls import Calls
 from serving.server.models.manager import Version
-from serving.server.page.activations import SIGNATURE, Explainer
+from serving.server.page.activations import SIGNATURE, Activations
 from serving.server.protocol import requests, tensors
 from serving.server.protocol.errors import StatusError, invalid_argument
 
@@ -36,34 +36,34 @@ HEADERS = {
 }
 
 
-class Explainers:
-    """The explainers of models that somebody has looked at: one version of each, made when first asked for."""
+class ActivationCache:
+    """The activations of models that somebody has looked at: one version of each, loaded when first asked for."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._made: dict[Path, Explainer | None] = {}
+        self._made: dict[Path, Activations | None] = {}
 
-    def of(self, path: Path) -> Explainer | None:
-        """Returns a version's explainer; None where it has no pixels or no convolutions to show."""
+    def of(self, path: Path) -> Activations | None:
+        """Returns a version's activations; None where it has no pixels or no convolutions to show."""
         with self._lock:
             if path not in self._made:
                 for other in [other for other in self._made if other.parent == path.parent]:
                     self._free(other)
                 try:
-                    self._made[path] = Explainer(path)
+                    self._made[path] = Activations(path)
                 except Exception:  # a picture less, and nothing else, is lost
                     self._made[path] = None
             return self._made[path]
 
     def forget(self, version: Version) -> None:
-        """Frees a version's explainer."""
+        """Frees a version's activations."""
         with self._lock:
             self._free(version.path)
 
     def _free(self, path: Path) -> None:
-        explainer = self._made.pop(path, None)
-        if explainer:
-            explainer.close()
+        activations = self._made.pop(path, None)
+        if activations:
+            activations.close()
 
 
 class Models(Protocol):
@@ -75,23 +75,23 @@ class Models(Protocol):
     async def predict(self, name: str, image: np.ndarray) -> tuple[int, Path, dict[str, np.ndarray]]:
         """Returns the version that answered, its folder, and its outputs for uint8 [height, width, channels]."""
 
-    def explainer(self, path: Path) -> Explainer | None:
-        """Returns a version's explainer; blocks while it is made."""
+    def activations(self, path: Path) -> Activations | None:
+        """Returns a version's activations; blocks while they are loaded."""
 
 
 class Local:
     """Answers of the embedded server itself."""
 
-    def __init__(self, core: Core, explainers: Explainers) -> None:
-        self._core, self._explainers = core, explainers
+    def __init__(self, calls: Calls, cache: ActivationCache) -> None:
+        self._calls, self._cache = calls, cache
 
     def list(self) -> list[dict[str, Any]]:
         found = []
-        for name in self._core.manager.names():
+        for name in self._calls.manager.names():
             spec = requests.new_spec()
             spec.name = name
             try:
-                with self._core.manager.use(spec) as version:
+                with self._calls.manager.use(spec) as version:
                     found += describe(name, version.number, version.path)
             except StatusError:
                 continue
@@ -101,22 +101,21 @@ class Local:
         request = predict_pb2.PredictRequest()
         request.model_spec.name, request.model_spec.signature_name = name, SIGNATURE
         request.inputs["images"].CopyFrom(tensors.to_proto(image[None], as_content=True))
-        response = await self._core.predict(request, "REST")
+        response = await self._calls.predict(request, "REST")
         number = response.model_spec.version.value
-        path = next(v.path for v in self._core.manager.status(request.model_spec) if v.number == number)
+        path = next(v.path for v in self._calls.manager.status(request.model_spec) if v.number == number)
         return number, path, {key: tensors.to_array(value, 2**30) for key, value in response.outputs.items()}
 
-    def explainer(self, path: Path) -> Explainer | None:
-        return self._explainers.of(path)
+    def activations(self, path: Path) -> Activations | None:
+        return self._cache.of(path)
 
 
 def describe(name: str, number: int, path: Path) -> list[dict[str, Any]]:
     """Returns a version's description for the page; nothing where it does not say its shape and classes."""
-    try:
-        dataset = json.loads((path / "assets" / "dataset.json").read_text())
-        return [{"name": name, "version": number, "shape": dataset["shape"], "classes": dataset["classes"]}]
-    except (OSError, ValueError, KeyError, TypeError):
+    dataset = read_dataset(path)
+    if dataset is None:
         return []
+    return [{"name": name, "version": number, "shape": dataset.shape, "classes": dataset.classes}]
 
 
 def add(app: web.Application, models: Models) -> None:
@@ -151,17 +150,18 @@ def add(app: web.Application, models: Models) -> None:
 
 
 def _explained(models: Models, path: Path, image: np.ndarray) -> dict[str, Any]:
-    explainer = models.explainer(path)
-    if explainer is None:
+    activations = models.activations(path)
+    if activations is None:
         return {"kernels": None, "layers": []}
     try:
-        maps = explainer.maps(image)
+        maps = activations.maps(image)
     except RuntimeError:  # the version was unloaded meanwhile
         return {"kernels": None, "layers": []}
     layers = [
-        {"name": layer.name} | _bytes(one.transpose(2, 0, 1)) for layer, one in zip(explainer.layers, maps, strict=True)
+        {"name": layer.name} | _bytes(one.transpose(2, 0, 1))
+        for layer, one in zip(activations.layers, maps, strict=True)
     ]
-    kernels = None if explainer.kernels is None else _bytes(explainer.kernels.transpose(3, 0, 1, 2))
+    kernels = None if activations.kernels is None else _bytes(activations.kernels.transpose(3, 0, 1, 2))
     return {"kernels": kernels, "layers": layers}
 
 

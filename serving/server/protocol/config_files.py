@@ -4,7 +4,7 @@ The messages of model configurations come with tensorflow-serving-api. Those of 
 they are declared here, in a descriptor pool of their own.
 
 Source: https://github.com/tensorflow/serving/tree/master/tensorflow_serving/config and
-https://github.com/tensorflow/serving/blob/master/tensorflow_serving/servabilitys/tensorflow/session_bundle_config.proto
+https://github.com/tensorflow/serving/blob/master/tensorflow_serving/servables/tensorflow/session_bundle_config.proto
 """
 
 from pathlib import Path

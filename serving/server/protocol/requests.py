@@ -1,9 +1,9 @@
 """What each call of the protocol does: checks a request against a signature, and makes the reply of the outputs.
 
 Codes and messages are the real server's. Each call has three steps, so that warm-up can run the same code as a request:
-`prepare_*` returns a `Job`, whoever has it runs it, and its `reply` is given the outputs.
+`prepare_*` returns a `PreparedRequest`, whoever has it runs it, and its `reply` is given the outputs.
 
-Source: https://github.com/tensorflow/serving/tree/master/tensorflow_serving/servabilitys/tensorflow
+Source: https://github.com/tensorflow/serving/tree/master/tensorflow_serving/servables/tensorflow
 """
 
 import dataclasses
@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from google.protobuf import any_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
     inference_pb2,
+    input_pb2,
     model_pb2,
     predict_pb2,
     regression_pb2,
 )
 
-from serving.server.models.bundle import Plan
 from serving.server.protocol import tensors
 from serving.server.protocol.errors import StatusError, invalid_argument
 
@@ -32,7 +33,44 @@ SIGNATURE_DEF = "signature_def"
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class SignaturePlan:
+    """What a request to a signature is checked against, in the order that it is run in.
+
+    Attributes:
+      inputs: the inputs' names, sorted, and the number of each one's type.
+      outputs: the outputs' names, sorted.
+    """
+
+    inputs: dict[str, int]
+    outputs: tuple[str, ...]
+
+    @classmethod
+    def of(cls, signature: meta_graph_pb2.SignatureDef) -> "SignaturePlan":
+        """Returns a SignatureDef's plan."""
+        return cls(
+            {name: signature.inputs[name].dtype for name in sorted(signature.inputs)}, tuple(sorted(signature.outputs))
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Servable:
+    """A loaded version, as far as a request is checked against it.
+
+    Attributes:
+      model: the model's name.
+      number: the version's number.
+      signatures: SignatureDef by name.
+      plans: the same for the checks of every request.
+    """
+
+    model: str
+    number: int
+    signatures: Mapping[str, meta_graph_pb2.SignatureDef]
+    plans: Mapping[str, SignaturePlan]
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedRequest:
     """A checked request.
 
     Attributes:
@@ -65,24 +103,24 @@ class Limits:
     as_content: bool = False
 
 
-def new_spec() -> Any:
+def new_spec() -> model_pb2.ModelSpec:
     """Returns an empty ModelSpec."""
     return model_pb2.ModelSpec()
 
 
-def effective_spec(version: Any, signature: str) -> Any:
+def effective_spec(servable: Servable, signature: str) -> model_pb2.ModelSpec:
     """Returns the ModelSpec of a reply: what was really asked."""
     spec = new_spec()
-    _fill_spec(spec, version, signature)
+    _fill_spec(spec, servable, signature)
     return spec
 
 
-def _fill_spec(spec: Any, version: Any, signature: str) -> None:
-    spec.name, spec.signature_name = version.model, signature
-    spec.version.value = version.number
+def _fill_spec(spec: model_pb2.ModelSpec, servable: Servable, signature: str) -> None:
+    spec.name, spec.signature_name = servable.model, signature
+    spec.version.value = servable.number
 
 
-def prepare_predict(request: predict_pb2.PredictRequest, version: Any, limits: Limits) -> Job:
+def prepare_predict(request: predict_pb2.PredictRequest, servable: Servable, limits: Limits) -> PreparedRequest:
     """Checks a PredictRequest.
 
     Raises:
@@ -90,7 +128,7 @@ def prepare_predict(request: predict_pb2.PredictRequest, version: Any, limits: L
         of another type, and for outputs that are unknown or asked for twice.
     """
     name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-    plan = version.bundle.plans.get(name)
+    plan = servable.plans.get(name)
     if plan is None:
         raise StatusError("FAILED_PRECONDITION", f'Serving signature key "{name}" not found.')
     given_inputs = dict(request.inputs)
@@ -108,21 +146,21 @@ def prepare_predict(request: predict_pb2.PredictRequest, version: Any, limits: L
 
     def reply(values: Sequence[np.ndarray]) -> predict_pb2.PredictResponse:
         response = predict_pb2.PredictResponse()
-        _fill_spec(response.model_spec, version, name)
+        _fill_spec(response.model_spec, servable, name)
         for key, value in zip(outputs, values, strict=True):
             tensors.fill(response.outputs[key], value, limits.as_content)
         return response
 
-    return Job(name, inputs, outputs, reply)
+    return PreparedRequest(name, inputs, outputs, reply)
 
 
-def prepare_classify(request: classification_pb2.ClassificationRequest, version: Any) -> Job:
+def prepare_classify(request: classification_pb2.ClassificationRequest, servable: Servable) -> PreparedRequest:
     """Checks a ClassificationRequest.
 
     Raises:
       StatusError: INVALID_ARGUMENT or FAILED_PRECONDITION, where the signature is not one of classification.
     """
-    name, signature = _example_signature(request.model_spec, version, CLASSIFY, "classification")
+    name, signature = _example_signature(request.model_spec, servable, CLASSIFY, "classification")
     if not 1 <= len(signature.outputs) <= 2:
         raise invalid_argument(f"Expected one or two output Tensors, found {len(signature.outputs)}")
     outputs = sorted({"classes", "scores"} & set(signature.outputs))
@@ -135,7 +173,7 @@ def prepare_classify(request: classification_pb2.ClassificationRequest, version:
     rows = _examples(request.input)
 
     def reply(values: Sequence[np.ndarray]) -> classification_pb2.ClassificationResponse:
-        response = classification_pb2.ClassificationResponse(model_spec=effective_spec(version, name))
+        response = classification_pb2.ClassificationResponse(model_spec=effective_spec(servable, name))
         by_name = dict(zip(outputs, values, strict=True))
         for key, kind, label in (("classes", "OSU", "DT_STRING"), ("scores", "f", "DT_FLOAT")):
             if key in by_name:
@@ -153,16 +191,16 @@ def prepare_classify(request: classification_pb2.ClassificationRequest, version:
                     entry.score = by_name["scores"][row, column]
         return response
 
-    return Job(name, [rows], outputs, reply, "Classify", len(rows))
+    return PreparedRequest(name, [rows], outputs, reply, "Classify", len(rows))
 
 
-def prepare_regress(request: regression_pb2.RegressionRequest, version: Any) -> Job:
+def prepare_regress(request: regression_pb2.RegressionRequest, servable: Servable) -> PreparedRequest:
     """Checks a RegressionRequest.
 
     Raises:
       StatusError: INVALID_ARGUMENT or FAILED_PRECONDITION, where the signature is not one of regression.
     """
-    name, signature = _example_signature(request.model_spec, version, REGRESS, "regression")
+    name, signature = _example_signature(request.model_spec, servable, REGRESS, "regression")
     if len(signature.outputs) != 1:
         raise invalid_argument("Expected one output Tensor.")
     if "outputs" not in signature.outputs:
@@ -170,7 +208,7 @@ def prepare_regress(request: regression_pb2.RegressionRequest, version: Any) -> 
     rows = _examples(request.input)
 
     def reply(values: Sequence[np.ndarray]) -> regression_pb2.RegressionResponse:
-        response = regression_pb2.RegressionResponse(model_spec=effective_spec(version, name))
+        response = regression_pb2.RegressionResponse(model_spec=effective_spec(servable, name))
         value = values[0]
         if value.shape not in ((len(rows),), (len(rows), 1)):
             raise invalid_argument(
@@ -182,7 +220,7 @@ def prepare_regress(request: regression_pb2.RegressionRequest, version: Any) -> 
             response.result.regressions.add().value = one
         return response
 
-    return Job(name, [rows], ["outputs"], reply, "Regress", len(rows))
+    return PreparedRequest(name, [rows], ["outputs"], reply, "Regress", len(rows))
 
 
 def split_multi(request: inference_pb2.MultiInferenceRequest) -> list[tuple[str, Any]]:
@@ -226,7 +264,9 @@ def join_multi(responses: Sequence[Any]) -> inference_pb2.MultiInferenceResponse
     return joined
 
 
-def metadata(request: get_model_metadata_pb2.GetModelMetadataRequest, version: Any) -> Any:
+def metadata(
+    request: get_model_metadata_pb2.GetModelMetadataRequest, servable: Servable
+) -> get_model_metadata_pb2.GetModelMetadataResponse:
     """Returns the signatures of a version.
 
     Raises:
@@ -237,9 +277,9 @@ def metadata(request: get_model_metadata_pb2.GetModelMetadataRequest, version: A
     for field in request.metadata_field:
         if field != SIGNATURE_DEF:
             raise invalid_argument(f"Metadata field {field} is not supported")
-    response = get_model_metadata_pb2.GetModelMetadataResponse(model_spec=effective_spec(version, ""))
+    response = get_model_metadata_pb2.GetModelMetadataResponse(model_spec=effective_spec(servable, ""))
     map_of = get_model_metadata_pb2.SignatureDefMap()
-    for name, signature in version.bundle.signatures.items():
+    for name, signature in servable.signatures.items():
         map_of.signature_def[name].CopyFrom(signature)
     packed = any_pb2.Any()
     packed.Pack(map_of)
@@ -247,7 +287,7 @@ def metadata(request: get_model_metadata_pb2.GetModelMetadataRequest, version: A
     return response
 
 
-def _check_names(plan: Plan, given: Mapping[str, Any]) -> None:
+def _check_names(plan: SignaturePlan, given: Mapping[str, Any]) -> None:
     if given.keys() == plan.inputs.keys():
         return
     sent, required = set(given), set(plan.inputs)
@@ -265,7 +305,7 @@ def _check_names(plan: Plan, given: Mapping[str, Any]) -> None:
     )
 
 
-def _filtered(plan: Plan, wanted: Sequence[str]) -> Sequence[str]:
+def _filtered(plan: SignaturePlan, wanted: Sequence[str]) -> Sequence[str]:
     if not wanted:
         return plan.outputs
     for alias in wanted:
@@ -280,9 +320,11 @@ def _filtered(plan: Plan, wanted: Sequence[str]) -> Sequence[str]:
     return sorted(wanted)
 
 
-def _example_signature(spec: Any, version: Any, method: str, kind: str) -> tuple[str, Any]:
+def _example_signature(
+    spec: model_pb2.ModelSpec, servable: Servable, method: str, kind: str
+) -> tuple[str, meta_graph_pb2.SignatureDef]:
     name = spec.signature_name or DEFAULT_SIGNATURE
-    signature = version.bundle.signatures.get(name)
+    signature = servable.signatures.get(name)
     if signature is None:
         raise invalid_argument(f"No signature was found with the name: {name}")
     if signature.method_name != method:
@@ -294,7 +336,7 @@ def _example_signature(spec: Any, version: Any, method: str, kind: str) -> tuple
     return name, signature
 
 
-def _examples(given: Any) -> np.ndarray:
+def _examples(given: input_pb2.Input) -> np.ndarray:
     """Returns serialized tf.Examples, each with the context's features: bytes [N]."""
     kind = given.WhichOneof("kind")
     if kind == "example_list":

@@ -3,12 +3,12 @@ import asyncio
 import numpy as np
 import pytest
 
-from serving.server.models.batch_dispatcher import Runner
+from serving.server.models.batch_dispatcher import BatchDispatcher
 from serving.server.models.batching import BatchingParameters
 from serving.server.models.bundle import Bundle
 from serving.server.models.manager import Version
 from serving.server.protocol.errors import StatusError
-from serving.server.protocol.requests import Job
+from serving.server.protocol.requests import PreparedRequest
 
 
 class Users:
@@ -17,7 +17,7 @@ class Users:
     def __init__(self) -> None:
         self.now = 0
 
-    def keep(self, version) -> None:
+    def acquire(self, version) -> None:
         self.now += 1
 
     def release(self, version) -> None:
@@ -43,7 +43,7 @@ def bundle(shapes):
 
 
 def job(signature, outputs, *inputs):
-    return Job(signature, inputs, outputs, list)
+    return PreparedRequest(signature, inputs, outputs, list)
 
 
 def ask(bundle, jobs, limit=100):
@@ -52,7 +52,7 @@ def ask(bundle, jobs, limit=100):
     version = Version("m", 1, bundle.path, bundle=bundle)
 
     async def all_at_once():
-        runner = Runner(users, threads=4, limit=limit)
+        runner = BatchDispatcher(users, threads=4, limit=limit)
         answers = await asyncio.gather(*(runner.run(version, one) for one in jobs), return_exceptions=True)
         runner.close()
         assert (runner._busy, runner._groups, runner._calls) == (0, {}, {})

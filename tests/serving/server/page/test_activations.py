@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving.server.page.activations import Explainer
+from serving.server.page.activations import Activations
 from tests.serving import models
 
 
@@ -31,7 +31,7 @@ from tests.serving import models
     ],
 )
 def test_layers_and_their_maps_are_those_of_the_network(tmp_path, name, expected):
-    explainer = Explainer(models.network(tmp_path / "m" / "1", name))
+    explainer = Activations(models.network(tmp_path / "m" / "1", name))
     size = 28 if name == "mnist" else 32
     image = np.random.default_rng(0).integers(0, 256, (size, size, 1 if name == "mnist" else 3), np.uint8)
     maps = explainer.maps(image)
@@ -48,4 +48,4 @@ def test_layers_and_their_maps_are_those_of_the_network(tmp_path, name, expected
 def test_a_model_without_pixels_has_nothing_to_show(half_plus_two, shapes):
     for base in (half_plus_two, shapes):
         with pytest.raises(ValueError, match="has no signature predict_pixels"):
-            Explainer(base / "1")
+            Activations(base / "1")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from serving.server.models.manager import Version
-from serving.server.page.routes import Explainers
+from serving.server.page.routes import ActivationCache
 from tests.serving import models
 from tests.serving.server_process import Server, free_port
 
@@ -103,7 +103,7 @@ def test_the_page_fetches_nothing_from_elsewhere_and_cannot_be_framed(url):
 
 
 def test_one_version_of_a_model_is_explained_at_a_time(tmp_path, half_plus_two):
-    explainers = Explainers()
+    explainers = ActivationCache()
     first, second = (explainers.of(models.network(tmp_path / "m" / number)) for number in ("1", "2"))
     assert explainers.of(half_plus_two / "1") is None
     assert second.maps(IMAGE)

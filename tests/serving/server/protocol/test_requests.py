@@ -1,5 +1,3 @@
-import types
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,6 +10,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving.server.models.bundle import Bundle
+from serving.server.models.manager import Version
 from serving.server.protocol import requests
 from serving.server.protocol.errors import StatusError
 
@@ -19,7 +18,7 @@ LIMITS = requests.Limits()
 
 
 def version_of(base):
-    return types.SimpleNamespace(model="m", number=7, bundle=Bundle(base / "1"))
+    return Version("m", 7, base / "1", bundle=Bundle(base / "1"))
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +31,8 @@ def shape(shapes):
     return version_of(shapes)
 
 
-def run(version, job):
-    return job.reply(version.bundle.run(job.signature, job.inputs, job.outputs))
+def run(version, prepared):
+    return prepared.reply(version.loaded.run(prepared.signature, prepared.inputs, prepared.outputs))
 
 
 def predict(version, signature="", filter_=(), **inputs):
@@ -41,7 +40,7 @@ def predict(version, signature="", filter_=(), **inputs):
     request.model_spec.name, request.model_spec.signature_name = "m", signature
     for name, value in inputs.items():
         request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
-    response = run(version, requests.prepare_predict(request, version, LIMITS))
+    response = run(version, requests.prepare_predict(request, version.servable, LIMITS))
     assert response.model_spec.version.value == 7
     assert response.model_spec.signature_name == (signature or "serving_default")
     return {name: tf.make_ndarray(value).tolist() for name, value in response.outputs.items()}
@@ -98,11 +97,11 @@ def test_classify_with_and_without_context(half):
     request = classification_pb2.ClassificationRequest()
     request.model_spec.name, request.model_spec.signature_name = "m", "classify"
     request.input.example_list.examples.extend([example(x=2), example(x=10)])
-    result = run(half, requests.prepare_classify(request, half)).result
+    result = run(half, requests.prepare_classify(request, half.servable)).result
     assert [(c.classes[0].label, c.classes[0].score) for c in result.classifications] == [("low", 3), ("high", 7)]
     request.input.example_list_with_context.context.CopyFrom(example(c=100))
     request.input.example_list_with_context.examples.extend([example(x=2), example(x=2, c=1)])
-    result = run(half, requests.prepare_classify(request, half)).result
+    result = run(half, requests.prepare_classify(request, half.servable)).result
     assert [c.classes[0].score for c in result.classifications] == [103, 4]
 
 
@@ -110,7 +109,7 @@ def test_classify_of_scores_alone(half):
     request = classification_pb2.ClassificationRequest()
     request.model_spec.name, request.model_spec.signature_name = "m", "scores_only"
     request.input.example_list.examples.append(example(x=2))
-    entry = run(half, requests.prepare_classify(request, half)).result.classifications[0].classes[0]
+    entry = run(half, requests.prepare_classify(request, half.servable)).result.classifications[0].classes[0]
     assert (entry.label, entry.score) == ("", 3)
 
 
@@ -118,7 +117,7 @@ def test_regress(half):
     request = regression_pb2.RegressionRequest()
     request.model_spec.name, request.model_spec.signature_name = "m", "regress"
     request.input.example_list.examples.extend([example(x=2), example(x=4)])
-    response = run(half, requests.prepare_regress(request, half))
+    response = run(half, requests.prepare_regress(request, half.servable))
     assert [one.value for one in response.result.regressions] == [3, 4]
 
 
@@ -136,7 +135,7 @@ def test_refusals_of_classify(half, signature, rows, code, message):
     request.model_spec.name, request.model_spec.signature_name = "m", signature
     request.input.example_list.examples.extend([example(x=2)] * rows)
     with pytest.raises(StatusError) as error:
-        requests.prepare_classify(request, half)
+        requests.prepare_classify(request, half.servable)
     assert error.value.code == code
     assert message in error.value.message
 
@@ -153,7 +152,9 @@ def multi(*tasks):
 def test_multi_inference_joins_its_tasks(half):
     request = multi(("m", "classify", requests.CLASSIFY), ("m", "regress", requests.REGRESS))
     prepare = {"classify": requests.prepare_classify, "regress": requests.prepare_regress}
-    joined = requests.join_multi([run(half, prepare[kind](part, half)) for kind, part in requests.split_multi(request)])
+    joined = requests.join_multi(
+        [run(half, prepare[kind](part, half.servable)) for kind, part in requests.split_multi(request)]
+    )
     assert joined.results[0].classification_result.classifications[0].classes[0].label == "low"
     assert joined.results[1].regression_result.regressions[0].value == 3
     assert [result.model_spec.signature_name for result in joined.results] == ["classify", "regress"]
@@ -179,11 +180,11 @@ def test_refusals_of_multi_inference(tasks, message):
 
 def test_metadata(half):
     request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
-    response = requests.metadata(request, half)
+    response = requests.metadata(request, half.servable)
     signatures = get_model_metadata_pb2.SignatureDefMap()
     assert response.metadata["signature_def"].Unpack(signatures)
     assert signatures.signature_def["regress"].method_name == "tensorflow/serving/regress"
     assert response.model_spec.version.value == 7
     for fields, message in (([], "at least one metadata_field"), (["x"], "Metadata field x is not supported")):
         with pytest.raises(StatusError, match=message):
-            requests.metadata(get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=fields), half)
+            requests.metadata(get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=fields), half.servable)
