@@ -15,6 +15,7 @@ lint: setup
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+	.venv/bin/lint-imports
 
 # The quick tests: a minute instead of ten.
 unit: setup

@@ -50,7 +50,7 @@ def _read_records(pipeline: beam.Pipeline, exec_properties: dict[str, Any], patt
 
 
 def run_executor(executor: type, data: Path, folder: Path) -> None:
-    component = ImageExampleGen(Part(BASE, data, DATASET), {}, "", "")
+    component = ImageExampleGen(Part(BASE, data, DATASET), {}, "")
     properties = {
         name: proto_utils.proto_to_json(value) if hasattr(value, "DESCRIPTOR") else value
         for name, value in component.exec_properties.items()

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.home import provenance
+from components.code_digest import PACKAGES, ROOT, stack_versions
+from conveyor.files import tree_digest
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", Path(__file__).parent / "results"))
 
 
 def machine() -> dict[str, Any]:
@@ -27,7 +28,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "bfloat16": sorted({"amx_bf16", "avx512_bf16"} & set(flags)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "versions": provenance.versions(),
+        "versions": stack_versions(),
     }
 
 
@@ -48,9 +49,9 @@ def store(name: str, source: str, figures: dict[str, Any]) -> None:
     record = {
         "measured": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "source_sha256": hashlib.sha256(Path(source).read_bytes()).hexdigest(),
-        "code_sha256": provenance.code_digest("pipeline", "components", "trainer", "serving"),
+        "code_sha256": {package: tree_digest(ROOT / package, suffix=".py") for package in PACKAGES},
         "machine": machine(),
         **figures,
     }
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-    print(f"stored in benchmarks/results/{name}.json")
+    print(f"stored in {RESULTS / name}.json")

@@ -77,7 +77,7 @@ def main() -> None:
             if name == "conveyor":
                 home.data.mkdir(parents=True)
                 (home.data / "mnist").symlink_to(data)
-                command = [sys.executable, "-c", "from pipeline.cli import main; main()", "run", "mnist", *settings]
+                command = [sys.executable, "-m", "pipeline.cli", "run", "mnist", *settings]
             else:
                 plain = [str(scratch / "examples"), str(home.root), str(options.steps)]
                 command = [sys.executable, "-m", "benchmarks.plain_tfx", *plain]

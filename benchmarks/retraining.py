@@ -1,6 +1,6 @@
 """What a retraining on one new span costs, beside a run from nothing on the same data.
 
-    python -m benchmarks.retraining [--runs 3] [--images 1000] [--warm-steps 300] [--home DIR]
+    python -m benchmarks.retraining [--runs 3] [--images 1000] [--steps 3000] [--warm-steps 300] [--home DIR]
 
 The data are MNIST, of which the last images of the training files arrive as a span. A home folder in which the rest was
 run is put back before each retraining. In turn, each a process of its own: everything from nothing, in an empty home;
@@ -28,10 +28,9 @@ from pipeline.home.folders import Home
 ROOT = Path(__file__).parent.parent
 EXPERIMENT = """
 import dataclasses
-from pipeline.config import Serving
-from pipeline.experiments import load
+from conveyor import Serving, load_experiment
 
-MNIST = load("mnist")
+MNIST = load_experiment("mnist")
 DATASET = dataclasses.replace(MNIST.dataset, name="digits", canonical=False)
 EXPERIMENT = dataclasses.replace(MNIST, name="digits", dataset=DATASET, serving=Serving(model_name="digits"))
 """
@@ -80,10 +79,15 @@ def parts(home: Path, whole: float) -> dict[str, float]:
     }
 
 
-def measure(way: str, folder: Path, warm_steps: int) -> dict[str, float]:
+def run_arguments(folder: Path, steps: int) -> list[str]:
+    gates = ["--set", "gate.min_accuracy=0", "--set", "gate.tolerance=1"] if steps < 3000 else []
+    return [str(folder / "digits.py"), "--data", str(folder / "data"), "--set", f"training.steps={steps}", *gates]
+
+
+def measure(way: str, folder: Path, steps: int, warm_steps: int) -> dict[str, float]:
     home = folder / "home"
     shutil.rmtree(home, ignore_errors=True)
-    arguments = [str(folder / "digits.py"), "--data", str(folder / "data")]
+    arguments = run_arguments(folder, steps)
     if way == "from nothing":
         return parts(home, conveyor(home, "run", *arguments))
     shutil.copytree(folder / "template", home, symlinks=True)
@@ -95,20 +99,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--warm-steps", type=int, default=300)
     parser.add_argument("--home")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     divide(fetch("mnist", Home.at(options.home).data), folder, options.images)
     (folder / "digits.py").write_text(EXPERIMENT)
-    arguments = [str(folder / "digits.py"), "--data", str(folder / "data")]
-    conveyor(folder / "home", "run", *arguments)
+    conveyor(folder / "home", "run", *run_arguments(folder, options.steps))
     (folder / "home").rename(folder / "template")
-    conveyor(folder / "home", "add", arguments[0], str(folder / "new"), *arguments[1:])
+    conveyor(folder / "home", "add", str(folder / "digits.py"), str(folder / "new"), "--data", str(folder / "data"))
     rows: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(options.runs):
         for way in WAYS:
-            rows[way].append(measure(way, folder, options.warm_steps))
+            rows[way].append(measure(way, folder, options.steps, options.warm_steps))
     shutil.rmtree(folder)
     report(rows, options)
 
@@ -126,7 +130,7 @@ def report(rows: dict[str, list[dict[str, float]]], options: argparse.Namespace)
     for way, values in ratios.items():
         show(f"ratio, {way}", values, "x")
     figures = {way: {part: spread([times[part] for times in ms]) for part in ms[0]} for way, ms in rows.items()}
-    settings = {"n": options.runs, "images": options.images, "warm_steps": options.warm_steps}
+    settings = {"n": options.runs, "images": options.images, "steps": options.steps, "warm_steps": options.warm_steps}
     store(
         "retraining",
         __file__,

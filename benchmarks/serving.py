@@ -19,6 +19,7 @@ import os
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -35,8 +36,8 @@ from benchmarks.measure import spread, store
 from pipeline.experiments import load
 from pipeline.home.folders import Home
 from pipeline.release import server_files
-from serving.client import Client, Spec, spec_message, wire
-from serving.load_generator import METHOD
+from serving.client import Client, ModelSpec
+from serving.client.grpc import PREDICT, predict_request
 
 CLIENTS = (1, 8, 32)
 ROOT = Path(__file__).parents[1]
@@ -111,7 +112,7 @@ class Contender:
         return sum(sum(process.cpu_times()[:2]) for process in self._all)
 
 
-def raw(version: Path, shape: tuple[int, ...], clients: int, seconds: float) -> Seen:
+def bare_session(version: Path, shape: tuple[int, ...], clients: int, seconds: float) -> Seen:
     """Measures a bare Session in a process of its own."""
     command = [sys.executable, "-m", "serving.bare_session", str(version), json.dumps([clients, *shape]), str(seconds)]
     done = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
@@ -122,13 +123,13 @@ def raw(version: Path, shape: tuple[int, ...], clients: int, seconds: float) -> 
 
 def embedded(home: Home, model: str, image: np.ndarray, log: Path) -> Contender:
     """Starts the embedded server as `conveyor serve` does."""
-    folder = server_files.write(home, {model: 1}, server_files.Versions(), {model: {}})
+    folder = server_files.write(home, {model: server_files.VersionChoice(latest=1).of_model(home, model, {})})
     port = free_port()
-    inputs = [wire.message({1: "images", 2: wire.tensor(image)})]
-    request = wire.message({1: spec_message(Spec(model), "predict_images"), 2: inputs})
+    request = predict_request(ModelSpec(model), "predict_images", {"images": image}).SerializeToString()
+    framed = struct.pack(">BI", 0, len(request)) + request  # gRPC: not compressed, its length
     headers = {"content-type": "application/grpc", "te": "trailers"}
     command = [sys.executable, "-m", "serving.server", *server_files.flags(folder, port, free_port())]
-    contender = Contender(command, log, f"http://localhost:{port}{METHOD}", wire.frame(request), headers)
+    contender = Contender(command, log, f"http://localhost:{port}{PREDICT}", framed, headers)
     with Client(f"localhost:{port}", model, timeout=60, retries=100) as client:
         client.predict(image)
     contender.ready()
@@ -186,7 +187,7 @@ def measure(name: str, runs: int, seconds: float) -> dict[str, Any]:
         for clients in CLIENTS:
             seen: dict[str, list[Seen]] = {who: [] for who in ("bare Session", *started)}
             for _ in range(runs):
-                seen["bare Session"].append(raw(version, shape, clients, seconds))
+                seen["bare Session"].append(bare_session(version, shape, clients, seconds))
                 for who, contender in started.items():
                     seen[who].append(contender.measure(clients, seconds))
             results[str(clients)] = figures = {

@@ -16,10 +16,16 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def tree_digest(folder: Path, without: Path | None = None) -> str:
-    """Returns the SHA-256 over names and content of all files below a folder, but for one of them."""
+def tree_digest(folder: Path, without: Path | None = None, suffix: str = "") -> str:
+    """Returns the SHA-256 over names and content of all files below a folder.
+
+    Args:
+      folder: the folder.
+      without: a file, by its path in the folder, that is left out.
+      suffix: how the names of the files end that count; empty for all.
+    """
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(path for path in folder.rglob(f"*{suffix}") if path.is_file()):
         name = path.relative_to(folder)
         if name != without:
             digest.update(f"{name}\n{file_digest(path)}\n".encode())

@@ -74,7 +74,7 @@ def class_accuracies(classes: Sequence[str], accuracies: Sequence[float], baseli
     rows = np.arange(len(classes))
     axes.barh(rows, accuracies, color=ACCENT, height=0.65, label="this model")
     if len(baseline):
-        axes.plot(baseline, rows, "|", color=WARN, markersize=12, markeredgewidth=2, label="serving before")
+        axes.plot(baseline, rows, "|", color=WARN, markersize=12, markeredgewidth=2, label="baseline")
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     for row, accuracy in enumerate(accuracies):
         axes.text(accuracy, row, f" {100 * accuracy:.1f}", va="center", fontsize=9)

@@ -1,5 +1,6 @@
 """What goes wrong on machines: killed processes, full disks, read-only folders. None of it changes what serves."""
 
+import contextlib
 import os
 import re
 import signal
@@ -35,7 +36,8 @@ def begun(database, component):
         WHERE (Type.name = ? OR Type.name LIKE '%.' || ?) AND Execution.last_known_state IN (1, 2, 3)
     """
     try:
-        with sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=0.01) as connection:
+        connecting = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=0.01)
+        with contextlib.closing(connecting) as connection:  # a `with` on the connection itself does not close it
             return connection.execute(query, (component, component)).fetchone()[0] > 0
     except sqlite3.OperationalError:  # not there yet, or being written
         return False

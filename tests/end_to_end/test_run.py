@@ -67,7 +67,7 @@ def test_first_run_second_run_better_run_and_rejected_run(conveyor):
 
     code, out = conveyor.run("training.steps=10")
     assert code == 3
-    assert re.search(r"below the serving model's 0\.\d+ by more than the tolerance of 0\.05", out)
+    assert re.search(r"below the 0\.\d+ of the version that serves by more than the tolerance of 0\.05", out)
     assert conveyor.versions() == ["1", "2"]
 
     code, out = conveyor("runs", "--json")
@@ -76,7 +76,7 @@ def test_first_run_second_run_better_run_and_rejected_run(conveyor):
     assert [row["version"] for row in rows] == [1, 2, None, None]
     code, out = conveyor("models", "--json")
     listed = [(row["model"], row["version"], row["state"]) for row in json.loads(out)]
-    assert listed[:2] == [("digits", 1, "previous"), ("digits", 2, "serving")]
+    assert listed[:2] == [("digits", 1, "previous"), ("digits", 2, "stable")]
     assert listed[2:] == [("digits", None, "rejected")] * 2
 
     code, out = conveyor("evaluate", conveyor.experiment, "--data", conveyor.data, "--set", "training.steps=60")

@@ -51,7 +51,7 @@ def test_killed_in_the_middle_of_a_run_and_started_again(conveyor):
     assert len(list(checkpoints.glob("*/*"))) == before  # nobody trains on
 
     with scheduled(conveyor, *settings) as scheduler:
-        wait_for(scheduler, "The last run was cut off; it goes on now.")
+        wait_for(scheduler, "The last run was cut off; it continues now.")
         out = wait_for(scheduler, "exit code 0")
         assert "An earlier run was stopped in Trainer" in out
         assert "Continuing from the checkpoint at step" in out

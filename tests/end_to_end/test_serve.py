@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from components.atomic_pusher.executor import push
 
 from serving.client import Client
+from serving.model_store import ModelStore, VersionRecord
 from tests.digits import read_idx
 from tests.end_to_end.conftest import COMMAND
 from tests.serving import models
@@ -34,11 +34,15 @@ cd {ROOT} && exec {sys.executable} -m serving.server --enable_page=false "$@"
 """
 
 
+def push(model: Path, home: Path) -> None:
+    ModelStore(home / "serving").model("mnist").push(model, VersionRecord(run="test"))
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, mnist) -> Path:
     folder = tmp_path_factory.mktemp("serve")
     models.trained(folder / "model", mnist)
-    push(folder / "model", folder / "home" / "serving" / "mnist", {"run": "test"})
+    push(folder / "model", folder / "home")
     images, _ = read_idx(mnist, "t10k", 40)
     for number, image in enumerate(images):
         PIL.Image.fromarray(image).save(folder / f"{number:02}.png")
@@ -147,16 +151,16 @@ def test_loadtest_holds_the_server_against_a_bare_session(serving, home):
     assert seen["requests"] > 50
     assert 0 < seen["p50"] <= seen["p90"] <= seen["p99"]
     assert seen["errors"] == {}
-    assert seen["raw"] > 0
-    assert seen["ratio"] == pytest.approx(seen["images"] / seen["raw"])
+    assert seen["session"] > 0
+    assert seen["ratio"] == pytest.approx(seen["images"] / seen["session"])
 
 
 def test_a_push_is_served_without_a_restart_and_a_stop_signal_ends_it(home, tmp_path):
     own = tmp_path / "home"
-    push(home / "serving" / "mnist" / "1", own / "serving" / "mnist", {})
+    push(home / "serving" / "mnist" / "1", own)
     models.network(tmp_path / "next")
     with Serving(own, "--backend=embedded", "--versions=latest:2", "--label=first=1") as running:
-        push(tmp_path / "next", own / "serving" / "mnist", {})
+        push(tmp_path / "next", own)
         with Client(running.target, "mnist") as client:
             image = np.zeros((1, 28, 28, 1), np.uint8)
             deadline = time.monotonic() + 30

@@ -17,7 +17,6 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
-from components.atomic_pusher.executor import push
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -32,6 +31,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving.client import Client, ServingError, Tls
+from serving.model_store import StoredModel, VersionRecord
 from tests.serving import models
 from tests.serving.server_process import ROOT, Server, eventually
 
@@ -372,7 +372,7 @@ class Traffic:
 def pushed(tmp_path: Path, number: int) -> Path:
     """Pushes a model that adds its version's number, as the pipeline pushes."""
     made = models.half_plus_two(tmp_path / f"model-{number}", offset=number)
-    done = push(made, tmp_path / "half", {"run": str(number)})
+    done = StoredModel(tmp_path / "half").push(made, VersionRecord(run=str(number)))
     assert done.version == number
     return done.path
 

@@ -96,3 +96,47 @@ def test_a_full_disk_leaves_nothing(root, experiment, batch, monkeypatch):
     with pytest.raises(StorageError, match=r"Nothing can be added to .*No space left"):
         add(experiment, root, batch(1))
     assert not [path for pattern in ("span*", ".span.p*") for path in root.glob(pattern)]
+
+
+def write_digits(folder, images, labels):
+    write_idx(folder, "x", images, labels)
+
+
+def label_out_of_range(folder, mnist):
+    images, labels = read_idx(mnist, "train", 30)
+    labels = labels.copy()
+    labels[-1] = 12
+    write_digits(folder, images, labels)
+
+
+def image_of_the_test_split(folder, mnist):
+    write_digits(folder, *read_idx(mnist, "t10k", 30))
+
+
+def unknown_class(folder, _):
+    (folder / "11").mkdir(parents=True)
+    (folder / "11" / "a.png").write_bytes(b"no picture")
+
+
+def no_picture(folder, _):
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "a.png").write_bytes(b"no picture")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(label_out_of_range, "at byte 37: expected a label from 0 to 9, found 12", id="label"),
+        pytest.param(image_of_the_test_split, "not in the test split.*found one: number 0", id="test image"),
+        pytest.param(unknown_class, "expected a folder named after a class.*found '11'", id="class"),
+        pytest.param(no_picture, "a.png: expected a whole PNG or JPEG image", id="picture"),
+        pytest.param(lambda folder, _: folder.mkdir(), "expected files that match", id="empty"),
+        pytest.param(lambda *_: None, "expected a folder of labelled images, found none", id="no folder"),
+    ],
+)
+def test_what_is_wrong_is_refused_and_nothing_is_added(root, experiment, mnist, tmp_path, make, message):
+    make(tmp_path / "batch", mnist)
+    before = sorted(root.iterdir())
+    with pytest.raises(DataError, match=message):
+        add(experiment, root, tmp_path / "batch")
+    assert sorted(root.iterdir()) == before
