@@ -11,8 +11,9 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from serving.server.endpoints.metrics import Metrics
 from serving.server.models.batch_dispatcher import BatchDispatcher
-from serving.server.models.manager import Manager, State
-from serving.server.protocol import requests
+from serving.server.models.manager import Manager
+from serving.server.models.versions import State
+from serving.server.protocol import example_requests, requests
 from serving.server.protocol.errors import StatusError, invalid_argument
 from serving.server.protocol.requests import Limits, PreparedRequest, Servable
 
@@ -42,20 +43,20 @@ class Calls:
     async def classify(self, request: Any, entrypoint: str = "GRPC") -> Any:
         """Answers a ClassificationRequest; see `predict`."""
         return await self._run(
-            "Classify", entrypoint, request, lambda servable: requests.prepare_classify(request, servable)
+            "Classify", entrypoint, request, lambda servable: example_requests.prepare_classify(request, servable)
         )
 
     async def regress(self, request: Any, entrypoint: str = "GRPC") -> Any:
         """Answers a RegressionRequest; see `predict`."""
         return await self._run(
-            "Regress", entrypoint, request, lambda servable: requests.prepare_regress(request, servable)
+            "Regress", entrypoint, request, lambda servable: example_requests.prepare_regress(request, servable)
         )
 
     async def multi_inference(self, request: Any) -> Any:
         """Answers a MultiInferenceRequest; see `predict`."""
         calls = {"classify": self.classify, "regress": self.regress}
-        parts = [calls[kind](part) for kind, part in requests.split_multi(request)]
-        return requests.join_multi(await asyncio.gather(*parts))
+        parts = [calls[kind](part) for kind, part in example_requests.split_multi(request)]
+        return example_requests.join_multi(await asyncio.gather(*parts))
 
     async def metadata(self, request: Any) -> Any:
         """Answers a GetModelMetadataRequest.

@@ -17,7 +17,7 @@ from google.protobuf import json_format
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from serving.server.endpoints.calls import Calls
-from serving.server.protocol import json_tensors, requests
+from serving.server.protocol import json_replies, json_requests, requests
 from serving.server.protocol.errors import StatusError, invalid_argument
 from serving.server.protocol.requests import Servable
 
@@ -83,23 +83,23 @@ class Api:
         return web.Response(body=body, content_type="application/json")
 
     async def _ask(self, match: re.Match, body: bytes) -> bytes:
-        document = await _beside_the_loop(len(body), json_tensors.parse, body)
+        document = await _beside_the_loop(len(body), json_requests.parse, body)
         method = match["method"].lower()
-        signature = json_tensors.signature_name(document)
+        signature = json_requests.signature_name(document)
         if method == "predict":
             with self.calls.manager.use(_filled(requests.new_spec(), match)) as version:
                 inputs = _inputs(version.servable, signature)
-            request, rows = await _beside_the_loop(len(body), json_tensors.predict_request, document, inputs)
+            request, rows = await _beside_the_loop(len(body), json_requests.predict_request, document, inputs)
             _filled(request.model_spec, match).signature_name = signature
             response = await self.calls.predict(request, "REST")
-            return json_tensors.predict_reply(response, rows)
+            return json_replies.predict_reply(response, rows)
         if method == "classify":
-            request = json_tensors.classification_request(document)
+            request = json_requests.classification_request(document)
             _filled(request.model_spec, match).signature_name = signature
-            return json_tensors.classification_reply(await self.calls.classify(request, "REST"))
-        request = json_tensors.regression_request(document)
+            return json_replies.classification_reply(await self.calls.classify(request, "REST"))
+        request = json_requests.regression_request(document)
         _filled(request.model_spec, match).signature_name = signature
-        return json_tensors.regression_reply(await self.calls.regress(request, "REST"))
+        return json_replies.regression_reply(await self.calls.regress(request, "REST"))
 
     async def _look(self, match: re.Match) -> bytes:
         if not match["metadata"]:

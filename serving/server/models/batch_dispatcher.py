@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from serving.server.models.bundle import Bundle
-from serving.server.models.manager import Manager, Version
+from serving.server.models.manager import Manager
+from serving.server.models.versions import Version
 from serving.server.protocol.errors import StatusError
 from serving.server.protocol.requests import PreparedRequest
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from serving import warmup
 from serving.server.models.batching import BatchingParameters
 from serving.server.models.bundle import Bundle
-from serving.server.protocol import requests
+from serving.server.protocol import example_requests, requests
 from serving.server.protocol.errors import StatusError
 
 log = logging.getLogger(__name__)
@@ -74,11 +74,13 @@ class Loader:
         servable = requests.Servable(model, 0, bundle.signatures, bundle.plans)
         prepare: dict[str, Callable[[Any], list[requests.PreparedRequest]]] = {
             "predict_log": lambda entry: [requests.prepare_predict(entry.request, servable, self.limits)],
-            "classify_log": lambda entry: [requests.prepare_classify(entry.request, servable)],
-            "regress_log": lambda entry: [requests.prepare_regress(entry.request, servable)],
+            "classify_log": lambda entry: [example_requests.prepare_classify(entry.request, servable)],
+            "regress_log": lambda entry: [example_requests.prepare_regress(entry.request, servable)],
             "multi_inference_log": lambda entry: [
-                (requests.prepare_classify if kind == "classify" else requests.prepare_regress)(part, servable)
-                for kind, part in requests.split_multi(entry.request)
+                (example_requests.prepare_classify if kind == "classify" else example_requests.prepare_regress)(
+                    part, servable
+                )
+                for kind, part in example_requests.split_multi(entry.request)
             ],
         }
         try:

@@ -9,8 +9,6 @@ Source: https://www.tensorflow.org/tfx/serving/architecture (the availability-pr
 """
 
 import contextlib
-import dataclasses
-import enum
 import gc
 import logging
 import threading
@@ -22,87 +20,12 @@ from pathlib import Path
 from tensorflow_serving.apis import model_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving.server.models import version_policy
+from serving.server.models import model_config, version_policy
 from serving.server.models.bundle import Bundle
+from serving.server.models.versions import Model, State, Version
 from serving.server.protocol.errors import StatusError, invalid_argument
-from serving.server.protocol.requests import Servable
 
 log = logging.getLogger(__name__)
-
-
-class State(enum.IntEnum):
-    """A version's state, numbered as in get_model_status.proto."""
-
-    START = 10
-    LOADING = 20
-    AVAILABLE = 30
-    UNLOADING = 40
-    END = 50
-
-
-@dataclasses.dataclass(eq=False)
-class Version:
-    """A version of a model, and who uses it. All but its name is changed under the manager's lock alone.
-
-    Attributes:
-      model: the model's name.
-      number: the version's number.
-      path: its folder.
-      state: how far it is.
-      error: why it could not be loaded; None where nothing is wrong.
-      bundle: what is loaded; None before and after.
-      users: requests that run on it now.
-    """
-
-    model: str
-    number: int
-    path: Path
-    state: State = State.START
-    error: StatusError | None = None
-    bundle: Bundle | None = None
-    users: int = 0
-
-    @property
-    def loaded(self) -> Bundle:
-        """The bundle of a version in use."""
-        assert self.bundle is not None  # who uses a version keeps it loaded
-        return self.bundle
-
-    @property
-    def servable(self) -> Servable:
-        """What a request to a version in use is checked against."""
-        return Servable(self.model, self.number, self.loaded.signatures, self.loaded.plans)
-
-
-@dataclasses.dataclass
-class Model:
-    """A configured model.
-
-    Attributes:
-      config: its ModelConfig; None once it is to be unloaded.
-      versions: by number, those that were unloaded too.
-      labels: versions by label.
-      missing: why nothing was found to load; empty where something was.
-    """
-
-    config: model_server_config_pb2.ModelConfig | None
-    versions: dict[int, Version] = dataclasses.field(default_factory=dict)
-    labels: dict[str, int] = dataclasses.field(default_factory=dict)
-    missing: str = ""
-
-    def available(self) -> list[int]:
-        """Returns the numbers of the versions that answer, rising."""
-        return sorted(number for number, version in self.versions.items() if version.state == State.AVAILABLE)
-
-    def failures(self) -> list[str]:
-        """Returns why versions could not be loaded, or why none was found."""
-        errors = [str(version.error) for version in self.versions.values() if version.error]
-        return [*errors, self.missing] if self.missing else errors
-
-    def is_settled(self) -> bool:
-        """Whether it has a version that answers, or has failed to get one."""
-        ended = any(version.state == State.END and version.error for version in self.versions.values())
-        return bool(self.available() or self.missing or ended)
 
 
 class Manager:
@@ -234,7 +157,7 @@ class Manager:
             where a new model did not become available. What was served before is served on.
         """
         with self._configuring:
-            self._validate(config)
+            model_config.validate(config)
             with self._changed:
                 labels = {entry.name: self._checked_labels(entry) for entry in config.model_config_list.config}
                 new = [name for name in labels if name not in self._models]
@@ -259,27 +182,6 @@ class Manager:
             loaded = [version for version in versions if version.state == State.AVAILABLE]
         for version in loaded:
             self._unload(version)
-
-    def _validate(self, config: model_server_config_pb2.ModelServerConfig) -> None:
-        if config.WhichOneof("config") != "model_config_list":
-            raise invalid_argument("Only a model_config_list can be served; custom_model_config is not supported.")
-        seen = set()
-        for entry in config.model_config_list.config:
-            if not entry.name or not entry.base_path:
-                raise invalid_argument("Each model in model_config_list needs a name and a base_path.")
-            if entry.name in seen:
-                raise invalid_argument(f"Illegal to list model {entry.name} multiple times in config list")
-            seen.add(entry.name)
-            if entry.model_platform != "tensorflow" and entry.model_type != 1:  # 1: the deprecated TENSORFLOW
-                raise invalid_argument(
-                    f"Model {entry.name} requests unsupported platform {entry.model_platform!r}; only 'tensorflow' is."
-                )
-            if "://" in entry.base_path:
-                raise invalid_argument(f"Model {entry.name}: only local folders are served, not {entry.base_path}.")
-            if not Path(entry.base_path).is_absolute():
-                raise invalid_argument(
-                    f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}"
-                )
 
     def _checked_labels(self, entry: model_server_config_pb2.ModelConfig) -> dict[str, int]:
         model = self._models.get(entry.name)

@@ -20,7 +20,7 @@ from tensorflow_serving.apis import predict_pb2
 
 from serving.model_store import read_dataset
 from serving.server.endpoints.calls import Calls
-from serving.server.models.manager import Version
+from serving.server.models.versions import Version
 from serving.server.page.activations import SIGNATURE, Activations
 from serving.server.protocol import requests, tensors
 from serving.server.protocol.errors import StatusError, invalid_argument

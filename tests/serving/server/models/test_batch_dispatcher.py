@@ -6,7 +6,7 @@ import pytest
 from serving.server.models.batch_dispatcher import BatchDispatcher
 from serving.server.models.batching import BatchingParameters
 from serving.server.models.bundle import Bundle
-from serving.server.models.manager import Version
+from serving.server.models.versions import Version
 from serving.server.protocol.errors import StatusError
 from serving.server.protocol.requests import PreparedRequest
 

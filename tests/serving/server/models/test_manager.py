@@ -6,7 +6,8 @@ from google.protobuf import text_format
 from tensorflow_serving.apis import model_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving.server.models.manager import Manager, State
+from serving.server.models.manager import Manager
+from serving.server.models.versions import State
 from serving.server.protocol.errors import StatusError
 from tests.serving.server_process import eventually
 

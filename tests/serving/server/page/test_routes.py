@@ -9,7 +9,7 @@ import urllib.request
 import numpy as np
 import pytest
 
-from serving.server.models.manager import Version
+from serving.server.models.versions import Version
 from serving.server.page.routes import ActivationCache
 from tests.serving import models
 from tests.serving.server_process import Server, free_port

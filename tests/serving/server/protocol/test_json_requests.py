@@ -7,7 +7,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import classification_pb2, predict_pb2, regression_pb2
 
-from serving.server.protocol import json_tensors, tensors
+from serving.server.protocol import json_replies, json_requests, tensors
 from serving.server.protocol.errors import StatusError
 
 
@@ -19,7 +19,7 @@ X = infos(x=tf.float32)
 
 
 def arrays(body, inputs=X):
-    request, rows = json_tensors.predict_request(json_tensors.parse(json.dumps(body).encode()), inputs)
+    request, rows = json_requests.predict_request(json_requests.parse(json.dumps(body).encode()), inputs)
     return {name: tensors.to_array(value, 2**20) for name, value in request.inputs.items()}, rows
 
 
@@ -49,7 +49,7 @@ def test_bytes_in_base64_with_and_without_padding():
 
 
 def test_nan_and_infinities_are_numbers():
-    request, _ = json_tensors.predict_request(json_tensors.parse(b'{"inputs": [NaN, Infinity, -Infinity]}'), X)
+    request, _ = json_requests.predict_request(json_requests.parse(b'{"inputs": [NaN, Infinity, -Infinity]}'), X)
     values = tensors.to_array(request.inputs["x"], 100).tolist()
     assert math.isnan(values[0])
     assert values[1:] == [math.inf, -math.inf]
@@ -103,14 +103,14 @@ def test_what_is_wrong_is_said(body, inputs, message):
 )
 def test_what_is_no_json_is_refused(body, message):
     with pytest.raises(StatusError, match=message):
-        json_tensors.parse(body)
+        json_requests.parse(body)
 
 
 def reply(rows, **outputs):
     response = predict_pb2.PredictResponse()
     for name, value in outputs.items():
         response.outputs[name].CopyFrom(tensors.to_proto(value, as_content=True))
-    return json.loads(json_tensors.predict_reply(response, rows))
+    return json.loads(json_replies.predict_reply(response, rows))
 
 
 def test_replies_in_rows_and_columns():
@@ -133,7 +133,7 @@ def test_floats_have_the_digits_of_their_type_and_nan_its_name():
     response = predict_pb2.PredictResponse()
     values = np.array([np.nan, np.inf, -np.inf, 0.1], np.float32)
     response.outputs["x"].CopyFrom(tensors.to_proto(values, as_content=True))
-    assert json_tensors.predict_reply(response, False) == b'{"outputs": [NaN, Infinity, -Infinity, 0.1]}'
+    assert json_replies.predict_reply(response, False) == b'{"outputs": [NaN, Infinity, -Infinity, 0.1]}'
 
 
 def test_rows_need_one_length():
@@ -149,7 +149,7 @@ def test_examples_of_classify_and_regress():
         "context": {"lang": "en"},
         "examples": [{"age": 50, "height": [1.5, 2.5], "photo": {"b64": "aGk="}, "ok": True}],
     }
-    request = json_tensors.classification_request(body)
+    request = json_requests.classification_request(body)
     features = request.input.example_list_with_context.examples[0].features.feature
     assert features["age"].int64_list.value == [50]
     assert features["height"].float_list.value == [1.5, 2.5]
@@ -157,7 +157,7 @@ def test_examples_of_classify_and_regress():
     assert features["ok"].int64_list.value == [1]
     context = request.input.example_list_with_context.context.features.feature
     assert context["lang"].bytes_list.value == [b"en"]
-    assert json_tensors.signature_name(body) == "s"
+    assert json_requests.signature_name(body) == "s"
 
 
 @pytest.mark.parametrize(
@@ -176,18 +176,18 @@ def test_examples_of_classify_and_regress():
 )
 def test_wrong_examples_are_told(body, message):
     with pytest.raises(StatusError, match=message):
-        json_tensors.regression_request(body)
+        json_requests.regression_request(body)
 
 
 def test_results_of_classify_and_regress():
     classified = classification_pb2.ClassificationResponse()
     classified.result.classifications.add().classes.add(label="cat", score=0.1)
-    assert json.loads(json_tensors.classification_reply(classified)) == {"results": [[["cat", 0.1]]]}
+    assert json.loads(json_replies.classification_reply(classified)) == {"results": [[["cat", 0.1]]]}
     regressed = regression_pb2.RegressionResponse()
     regressed.result.regressions.add(value=0.3)
-    assert json.loads(json_tensors.regression_reply(regressed)) == {"results": [0.3]}
+    assert json.loads(json_replies.regression_reply(regressed)) == {"results": [0.3]}
 
 
 def test_signature_name_must_be_text():
     with pytest.raises(StatusError, match="'signature_name' key must be a string value"):
-        json_tensors.signature_name({"signature_name": 1})
+        json_requests.signature_name({"signature_name": 1})

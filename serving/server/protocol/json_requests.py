@@ -1,4 +1,4 @@
-"""JSON requests to protocol buffers, and replies to JSON, as the REST API of TensorFlow Serving has them.
+"""JSON requests of the REST API as protocol buffers.
 
 Source: https://www.tensorflow.org/tfx/serving/api_rest, and tensorflow_serving/util/json_tensor.cc for the messages.
 """
@@ -84,29 +84,6 @@ def predict_request(document: dict[str, Any], inputs: Mapping[str, Any]) -> tupl
     return request, rows
 
 
-def predict_reply(response: predict_pb2.PredictResponse, rows: bool) -> bytes:
-    """Returns the body of a reply: `predictions` in rows, or `outputs` in columns.
-
-    Raises:
-      StatusError: INVALID_ARGUMENT, where outputs without a common first dimension are to be rows.
-    """
-    outputs = {name: tensors.to_array(tensor, 2**40) for name, tensor in sorted(response.outputs.items())}
-    if rows:
-        for name, array in outputs.items():
-            if not array.ndim:
-                raise invalid_argument(f"Tensor name: {name} has no shape information ")
-        sizes = {name: len(array) for name, array in outputs.items()}
-        if len(set(sizes.values())) > 1:
-            raise invalid_argument(f"Tensors have inconsistent batch sizes: {sizes}")
-    plain = {name: _plain(name, array) for name, array in outputs.items()}
-    if not rows:
-        return _dumps({"outputs": plain if len(plain) > 1 else next(iter(plain.values()))})
-    if len(plain) == 1:
-        return _dumps({"predictions": next(iter(plain.values()))})
-    names = list(plain)
-    return _dumps({"predictions": [dict(zip(names, row, strict=True)) for row in zip(*plain.values(), strict=True)]})
-
-
 def classification_request(document: dict[str, Any]) -> classification_pb2.ClassificationRequest:
     """Returns the request of a `:classify` body."""
     return classification_pb2.ClassificationRequest(input=_examples(document, "classify"))
@@ -115,19 +92,6 @@ def classification_request(document: dict[str, Any]) -> classification_pb2.Class
 def regression_request(document: dict[str, Any]) -> regression_pb2.RegressionRequest:
     """Returns the request of a `:regress` body."""
     return regression_pb2.RegressionRequest(input=_examples(document, "regress"))
-
-
-def classification_reply(response: classification_pb2.ClassificationResponse) -> bytes:
-    """Returns `results`: for each example, pairs of label and score."""
-    results = [
-        [[entry.label, np.float32(entry.score)] for entry in one.classes] for one in response.result.classifications
-    ]
-    return _dumps({"results": results})
-
-
-def regression_reply(response: regression_pb2.RegressionResponse) -> bytes:
-    """Returns `results`: for each example, its value."""
-    return _dumps({"results": [np.float32(one.value) for one in response.result.regressions]})
 
 
 def _of_rows(instances: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -310,50 +274,6 @@ def _feature_kind(name: str, value: Any) -> str:
 def _is_object(value: Any) -> bool:
     """Whether a value is an object other than base64 data."""
     return isinstance(value, dict) and not (set(value) == {"b64"} and isinstance(value["b64"], str))
-
-
-def _plain(name: str, array: np.ndarray) -> Any:
-    """Returns an array as what `_dumps` writes: itself, or for strings nested lists."""
-    if array.dtype != object:
-        known = array.dtype.kind in "fiub" and array.dtype != np.float16  # orjson knows neither half nor bfloat16
-        return (array if known else array.astype(np.float32))[()]  # and no array without dimensions
-    as_bytes = name.endswith("_bytes")
-
-    def of(value: Any) -> Any:
-        if isinstance(value, list):
-            return [of(one) for one in value]
-        if as_bytes:
-            return {"b64": base64.b64encode(value).decode()}
-        return value.decode("utf-8", "replace")
-
-    return of(array.tolist())
-
-
-def _dumps(value: dict[str, Any]) -> bytes:
-    """Returns JSON; floats in as few digits as their own type needs; NaN and infinities by name."""
-    if all(np.isfinite(array).all() for array in _floats(value)):
-        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_INDENT_2)
-    return json.dumps(_listed(value)).encode()
-
-
-def _floats(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return [one for item in value.values() for one in _floats(item)]
-    if isinstance(value, list):
-        return [one for item in value for one in _floats(item)]
-    return [value] if getattr(getattr(value, "dtype", None), "kind", "") == "f" else []
-
-
-def _listed(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _listed(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_listed(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return [_listed(item) for item in value] if value.ndim else _listed(value[()])
-    if isinstance(value, np.floating):
-        return float(str(value))
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _shown(value: Any) -> str:
