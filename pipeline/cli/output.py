@@ -1,6 +1,7 @@
 """What every verb prints: one JSON object, tables, and errors as sentences with an exit code."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import sys
@@ -41,7 +42,14 @@ def wants_json() -> bool:
 
 def reply(value: Any) -> None:
     """Prints a value as JSON when the verb ends, if `--json` is given."""
-    click.get_current_context().meta[_REPLIES].append(value)
+    click.get_current_context().meta[_REPLIES].at_the_end.append(value)
+
+
+def reply_now(value: Any) -> None:
+    """Prints a value as JSON on one line at once, if `--json` is given: for a verb that goes on."""
+    descriptor = click.get_current_context().meta[_REPLIES].standard_output
+    if descriptor is not None:
+        os.write(descriptor, f"{json.dumps(value)}\n".encode())
 
 
 def warn(problem: object) -> None:
@@ -78,10 +86,23 @@ def table(title: str, rows: list[dict[str, Any]], nothing: str) -> None:
     console.print(shown)
 
 
+@dataclasses.dataclass
+class _Replies:
+    """What is printed as JSON.
+
+    Attributes:
+      standard_output: the descriptor to write to; None without `--json`.
+      at_the_end: values that are printed when the verb ends.
+    """
+
+    standard_output: int | None = None
+    at_the_end: list[Any] = dataclasses.field(default_factory=list)
+
+
 @contextlib.contextmanager
-def _reported(as_json: bool) -> Iterator[list[Any]]:
-    """Yields a list of replies, printed as JSON at the end; ends the process with a sentence where an error comes."""
-    replies: list[Any] = []
+def _reported(as_json: bool) -> Iterator[_Replies]:
+    """Yields the replies, printed as JSON at the end; ends the process with a sentence where an error comes."""
+    replies = _Replies()
     try:
         with _standard_output_for_json(as_json, replies):
             yield replies
@@ -94,22 +115,23 @@ def _reported(as_json: bool) -> Iterator[list[Any]]:
 
 
 @contextlib.contextmanager
-def _standard_output_for_json(as_json: bool, replies: list[Any]) -> Iterator[None]:
+def _standard_output_for_json(as_json: bool, replies: _Replies) -> Iterator[None]:
     """Keeps standard output for the replies, where JSON is wanted; all else then goes to standard error."""
     if not as_json:
         yield
         return
     sys.stdout.flush()
-    saved = os.dup(1)
+    saved = replies.standard_output = os.dup(1)
     os.dup2(2, 1)
     try:
         yield
     except ConveyorError as problem:
-        replies.append({"verdict": Verdict.FAILED.value, "error": str(problem)})
+        replies.at_the_end.append({"verdict": Verdict.FAILED.value, "error": str(problem)})
         raise
     finally:
         sys.stdout.flush()
         os.dup2(saved, 1)
         os.close(saved)
-        for value in replies:
+        replies.standard_output = None
+        for value in replies.at_the_end:
             click.echo(json.dumps(value, indent=1))

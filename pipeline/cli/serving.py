@@ -1,8 +1,6 @@
 """The verbs that serve and ask: serve, predict, loadtest."""
 
 import dataclasses
-import json
-import sys
 from pathlib import Path
 
 import click
@@ -10,7 +8,7 @@ import tqdm
 
 from conveyor.errors import ExitCode
 from pipeline.cli.options import HOME, JSON, bundle
-from pipeline.cli.output import Verb, error, reply, table, wants_json
+from pipeline.cli.output import Verb, error, reply, reply_now, table, wants_json
 from pipeline.home.folders import Home
 from pipeline.release import backends
 from pipeline.release import predict as predicting
@@ -106,8 +104,7 @@ def serve(server: serving.Settings, dry_run: bool, home: Home) -> None:
 def _ready(home: Home, endpoint: serving.Endpoint) -> None:
     snippets = serving.snippets(home, endpoint)
     if wants_json():
-        click.echo(json.dumps(dataclasses.asdict(endpoint) | {"ask": snippets}))
-        sys.stdout.flush()
+        reply_now(dataclasses.asdict(endpoint) | {"ask": snippets})
         return
     served = ", ".join(f"{name} (version {version})" for name, version in endpoint.models.items())
     click.echo(f"Serving {served} with {endpoint.backend}: {endpoint.why}.\n")
