@@ -8,7 +8,7 @@ import click
 
 from conveyor.errors import ConfigError, ExitCode
 from pipeline.cli.options import DATA, EXPERIMENT, HOME, JSON, METADATA, OPTIONAL_EXPERIMENT, SET
-from pipeline.cli.output import Verb, reply, table
+from pipeline.cli.output import Verb, reply, table, wants_json
 from pipeline.experiments.config import Experiment, Serving
 from pipeline.home import listing
 from pipeline.home.folders import Home
@@ -160,9 +160,10 @@ def lineage(experiment: Experiment, version: int | None, home: Home) -> None:
     model = home.models.pushed(experiment.serving.model_name)
     number = version or model.stable() or 0
     origin = of_version(metadata_store.connect(home), model.name, number)
-    tree = rich.tree.Tree(f"{model.name} version {number}")
-    _grow(tree, origin)
-    rich.console.Console().print(tree, soft_wrap=True, highlight=False, markup=False)
+    if not wants_json():
+        tree = rich.tree.Tree(f"{model.name} version {number}")
+        _grow(tree, origin)
+        rich.console.Console().print(tree, soft_wrap=True, highlight=False, markup=False)
     reply(dataclasses.asdict(origin))
 
 
