@@ -191,7 +191,7 @@ def measure(name: str, runs: int, seconds: float) -> dict[str, Any]:
                 for who, contender in started.items():
                     seen[who].append(contender.measure(clients, seconds))
             results[str(clients)] = figures = {
-                who: {field: spread([getattr(one, field) for one in many]) for field in ("images", "p50", "p99", "cpu")}
+                who: {field: spread([getattr(i, field) for i in many]) for field in ("images", "p50", "p99", "cpu")}
                 for who, many in seen.items()
             }
             for who in started:

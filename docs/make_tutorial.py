@@ -343,7 +343,7 @@ def gradient_by_layer(digits: Digits, change: Callable[[keras.Model], keras.Mode
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(digits.train.labels[:500], logits)
         loss = tf.reduce_mean(losses)
     kernels = [variable for variable in network.trainable_variables if "kernel" in variable.path]
-    return [float(np.sqrt(np.mean(np.square(one)))) for one in tape.gradient(loss, kernels)]
+    return [float(np.sqrt(np.mean(np.square(item)))) for item in tape.gradient(loss, kernels)]
 
 
 def short_training(digits: Digits, change: Callable[[keras.Model], keras.Model]) -> float:
@@ -413,7 +413,7 @@ def map_numbers(network: keras.Model, digits: Digits) -> Numbers:
     """Returns how large the maps are, how often windows tie, and how many values ReLU sets to zero."""
     first, pooled, second, last = convolutional_maps(network)(pixels_of(digits.test.images[:MEASURED]))
     # [windows' rows and columns of all images, channels, values of a window]
-    values = np.concatenate([windows(one, 2) for one in first.numpy()])
+    values = np.concatenate([windows(item, 2) for item in first.numpy()])
     largest = values.max(axis=3, keepdims=True)
     ties = ((values == largest).sum(axis=3) > 1) & (largest[..., 0] > 0)
     flat = values.min(axis=3) == largest[..., 0]
@@ -570,7 +570,7 @@ def draw_kernels(kernels: np.ndarray) -> None:
 def draw_maps(network: keras.Model, image: np.ndarray, shown: int = 12) -> None:
     """Draws the liveliest activation maps of an image, uint8 [28, 28, 1], after each layer."""
     names = ("convolution 1", "pooling 1", "convolution 2", "pooling 2")
-    maps = [one[0].numpy() for one in convolutional_maps(network)(pixels_of(image[np.newaxis]))]
+    maps = [item[0].numpy() for item in convolutional_maps(network)(pixels_of(image[np.newaxis]))]
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     rows = figure.subplots(4, shown + 1)
     for number, (axes, name, one) in enumerate(zip(rows, names, maps, strict=True)):

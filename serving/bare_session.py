@@ -27,8 +27,8 @@ def main(model: Path, shape: list[int], seconds: float) -> None:
     while time.perf_counter() - started < seconds:
         bundle.run("predict_images", [images])
         runs += 1
-    taken = {"seconds": time.perf_counter() - started, "cpu": time.process_time() - used}
-    print(json.dumps({"runs": runs} | taken))
+    times = {"seconds": time.perf_counter() - started, "cpu": time.process_time() - used}
+    print(json.dumps({"runs": runs} | times))
 
 
 if __name__ == "__main__":

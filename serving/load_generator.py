@@ -76,9 +76,9 @@ def _share(target: str, request: bytes, clients: int, seconds: float) -> tuple[f
     started = time.perf_counter()
     for thread in threads:
         thread.join()
-    taken = time.perf_counter() - started
-    latencies = np.array([one for result in results for one in result[0]])
-    return taken, latencies, dict(sum((result[1] for result in results), Counter()))
+    elapsed = time.perf_counter() - started
+    latencies = np.array([item for result in results for item in result[0]])
+    return elapsed, latencies, dict(sum((result[1] for result in results), Counter()))
 
 
 def _client(target: str, request: bytes, seconds: float, ready: threading.Barrier, results: list[Any]) -> None:

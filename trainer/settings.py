@@ -81,7 +81,7 @@ SPEC = "spec.json"  # the specification's file, in its folder `run`
 
 @settings("training specification")
 class TrainingSpec:
-    """What the trainer's process is told: a job, and the folders that it reads and writes.
+    """The input of the trainer's process: a job, and the folders that it reads and writes.
 
     Attributes:
       job: what is trained.

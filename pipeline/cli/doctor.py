@@ -50,7 +50,7 @@ def examine(home: Home) -> Iterator[Finding]:
             yield Finding(check.__name__.strip("_"), False, f"{type(error).__name__}: {error}", "run make setup again")
     for name in CANONICAL:
         there = is_complete(name, home.data)
-        detail = "there, and its checksums are right" if there else f"not there; conveyor fetch {name} brings it"
+        detail = "there, and its checksums are right" if there else f"not there; conveyor fetch {name} downloads it"
         yield Finding(f"data {name}", True, detail)
 
 

@@ -110,7 +110,7 @@ def schedule(
     if experiment is None or when.cron is None:
         raise click.UsageError('Give an EXPERIMENT and --cron, such as mnist --cron "0 3 * * *"; or --list.')
     folders = ("--home", str(home.root), *(("--data", str(data.resolve())) if data else ()))
-    plan = daemon.Plan(
+    plan = daemon.SchedulePlan(
         experiment.name,
         (*experiment_arguments(), *folders),
         Cron.of(when.cron),

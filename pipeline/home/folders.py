@@ -47,7 +47,7 @@ class Home:
 
     @property
     def has_metadata(self) -> bool:
-        """Whether there may be metadata: a server is told of, or the SQLite file is there."""
+        """Whether there may be metadata: a server is named, or the SQLite file exists."""
         return bool(self.metadata) or self.database.exists()
 
     @property

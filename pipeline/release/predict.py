@@ -67,10 +67,10 @@ def predict(
     """Yields an answer for each file, in order.
 
     Args:
-      client: whom to ask.
+      client: the client of the model.
       files: paths; `-` for standard input.
       top: how many classes.
-      progress: told how many more files have been answered.
+      progress: called with how many more files have been answered.
 
     Raises:
       ServingError: the server does not answer, or has no such model.

@@ -143,7 +143,7 @@ def serve(home: Home, settings: Settings, say: Callable[[Endpoint], None]) -> No
     Args:
       home: whose models are served.
       settings: what the command line says.
-      say: told once, when the newest version of every model has answered.
+      say: called once, when the newest version of every model has answered.
 
     Raises:
       ConfigError: see `prepare`.

@@ -42,7 +42,7 @@ class AlreadyScheduled(ConveyorError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class SchedulePlan:
     """What is run, and when.
 
     Attributes:
@@ -91,15 +91,15 @@ class State:
 
 
 class Scheduler:
-    """Runs a plan until it is told to stop."""
+    """Runs a plan until it is stopped."""
 
-    def __init__(self, home: Home, plan: Plan, notifier: Notifier, say: Callable[[str], Any]) -> None:
+    def __init__(self, home: Home, plan: SchedulePlan, notifier: Notifier, say: Callable[[str], Any]) -> None:
         """Makes a scheduler.
 
         Args:
           home: where everything goes.
           plan: what is run, and when.
-          notifier: whom to tell how a run ended.
+          notifier: sends how a run ended.
           say: prints a line.
         """
         self._home, self._plan, self._notifier, self._say = home, plan, notifier, say
@@ -222,7 +222,7 @@ class Scheduler:
         return {**outcome, "verdict": verdict.value, "exit_code": code}
 
     def _stop(self) -> None:
-        """Lets the run in progress end well; told twice, ends it at once."""
+        """Lets the run in progress stop well; a second signal ends it at once."""
         if self._child is not None:
             self._child.kill() if self._stopped.is_set() else self._child.terminate()
         self._stopped.set()

@@ -11,14 +11,16 @@ import jinja2
 
 from conveyor.errors import ConfigError
 from pipeline.home.folders import Home
-from pipeline.schedule.daemon import Plan
+from pipeline.schedule.daemon import SchedulePlan
 
 KINDS = ("crontab", "systemd", "kubernetes")
 CONTAINER_HOME = "/conveyor"
 IMAGE = "conveyor:latest"
 
 
-def files(kind: str, plan: Plan, home: Home, writes: tuple[Path, ...] = (), image: str = IMAGE) -> dict[str, str]:
+def files(
+    kind: str, plan: SchedulePlan, home: Home, writes: tuple[Path, ...] = (), image: str = IMAGE
+) -> dict[str, str]:
     """Returns the files for a scheduler, by name.
 
     Args:

@@ -12,14 +12,14 @@ from typing import Any
 import apprise
 
 from conveyor.errors import ConfigError
-from pipeline.home.outcome import EVENTS
+from pipeline.home.outcome import EVENTS, Verdict
 
 HOOK_SECONDS = 60
 _KINDS = {
-    "pushed": apprise.NotifyType.SUCCESS,
-    "rejected": apprise.NotifyType.WARNING,
-    "failed": apprise.NotifyType.FAILURE,
-    "nothing new": apprise.NotifyType.INFO,
+    Verdict.PUSHED: apprise.NotifyType.SUCCESS,
+    Verdict.REJECTED: apprise.NotifyType.WARNING,
+    Verdict.FAILED: apprise.NotifyType.FAILURE,
+    Verdict.NOTHING_NEW: apprise.NotifyType.INFO,
 }
 logging.getLogger("apprise").setLevel(logging.CRITICAL)  # its messages hold parts of the addresses, which are secrets
 
@@ -32,7 +32,7 @@ class Notifier:
       urls: apprise addresses, such as `mailto://...`, `slack://...`, `json://host/path`. They hold passwords, and are
         neither printed nor written anywhere.
       hook: a command that is given the outcome as JSON on its standard input, and the verdict as $CONVEYOR_VERDICT.
-      events: the verdicts that are told of.
+      events: the verdicts that are sent.
     """
 
     urls: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ class Notifier:
         for number, url in enumerate(self.urls, start=1):
             service = apprise.Apprise()
             service.add(url)
-            if not service.notify(title=title, body=body, notify_type=_KINDS[outcome["verdict"]]):
+            if not service.notify(title=title, body=body, notify_type=_KINDS[Verdict(outcome["verdict"])]):
                 problems.append(
                     f"Notification address {number} ({url.partition('://')[0]}://...) did not take the message."
                 )
@@ -88,7 +88,9 @@ class Notifier:
 def message(outcome: dict[str, Any]) -> tuple[str, str]:
     """Returns the title and the text of a message about a run."""
     version = f", version {outcome['version']} ({outcome['label']})" if outcome.get("version") else ""
-    title = f"Conveyor: {outcome['experiment']} {outcome['verdict']}{version if outcome['verdict'] == 'pushed' else ''}"
+    title = f"Conveyor: {outcome['experiment']} {outcome['verdict']}"
+    if outcome["verdict"] == Verdict.PUSHED:
+        title += version
     lines = []
     if outcome.get("accuracy") is not None:
         before = outcome.get("baseline")
@@ -99,7 +101,7 @@ def message(outcome: dict[str, Any]) -> tuple[str, str]:
     lines += [f"drift: {sentence}" for sentence in outcome.get("drift", ())]
     if outcome.get("error"):
         lines.append(str(outcome["error"]))
-    if outcome["verdict"] in ("rejected", "failed"):
+    if outcome["verdict"] in (Verdict.REJECTED, Verdict.FAILED):
         lines.append("What was served before stays.")
     if outcome.get("report"):
         lines.append(f"report {outcome['report']}")

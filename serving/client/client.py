@@ -43,7 +43,7 @@ class Client:
         Args:
           target: `host:port` or `unix:/path` for gRPC, `http://host:port` or `https://host:port` for REST. A model's
             name may follow, as in `localhost:8500/mnist`.
-          model: the model's name; `default`, as TensorFlow Serving has it, where nobody says.
+          model: the model's name; `default`, as in TensorFlow Serving, if none is given.
           version: the version to ask for.
           label: or the label.
           timeout: of a call with all its tries, seconds.
@@ -82,7 +82,7 @@ class Client:
             lambda transport, spec, left: transport.predict(spec, signature, inputs, (), left), version, label, timeout
         )
         try:
-            names = np.array([[_text(one) for one in row] for row in reply["classes"]], dtype=str)
+            names = np.array([[_text(item) for item in row] for row in reply["classes"]], dtype=str)
             return Prediction(reply["scores"], names, reply["label"], answered)
         except KeyError as error:
             raise ServingError("FAILED_PRECONDITION", f"{self.spec.model} does not return {error}") from error
@@ -171,7 +171,7 @@ def _signature_of(images: np.ndarray | Sequence[bytes]) -> tuple[str, dict[str, 
     if isinstance(images, np.ndarray) and images.dtype.kind == "f":
         return "predict_images", {"images": images.astype(np.float32)}
     files = list(images)
-    if not all(isinstance(one, bytes) for one in files):
+    if not all(isinstance(item, bytes) for item in files):
         raise TypeError("images are uint8, floats in [0, 1], or the bytes of PNG or JPEG files")
     return "predict_encoded", {"image_bytes": np.array([*files, None], dtype=object)[:-1]}
 

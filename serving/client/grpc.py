@@ -65,8 +65,8 @@ class GrpcTransport:
         except DecodeError as error:
             raise _unreadable(error) from error
         return {
-            name: Signature(_infos(one.inputs), _infos(one.outputs), one.method_name)
-            for name, one in signatures.signature_def.items()
+            name: Signature(_infos(signature.inputs), _infos(signature.outputs), signature.method_name)
+            for name, signature in signatures.signature_def.items()
         }
 
     def close(self) -> None:

@@ -61,8 +61,8 @@ class RestTransport:
         reply = self._call(f"{_path(spec)}/metadata", None, timeout)
         signatures = reply["metadata"]["signature_def"]["signature_def"]
         return {
-            name: Signature(_tensor_infos(one["inputs"]), _tensor_infos(one["outputs"]), one["method_name"])
-            for name, one in signatures.items()
+            name: Signature(_tensor_infos(found["inputs"]), _tensor_infos(found["outputs"]), found["method_name"])
+            for name, found in signatures.items()
         }
 
     def close(self) -> None:
@@ -106,7 +106,7 @@ def _listed(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return _listed(value.tolist())
     if isinstance(value, list):
-        return [_listed(one) for one in value] if value and isinstance(value[0], (list, bytes)) else value
+        return [_listed(item) for item in value] if value and isinstance(value[0], (list, bytes)) else value
     return {"b64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
 
 

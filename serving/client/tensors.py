@@ -27,8 +27,8 @@ def to_message(value: Any) -> Any:
     array = np.asarray(value)
     shape = messages.new("TensorShapeProto", dim=[messages.new("Dim", size=size) for size in array.shape])
     if array.dtype.kind in "SUO":
-        flat = [one.encode() if isinstance(one, str) else one for one in array.ravel().tolist()]
-        if not all(isinstance(one, bytes) for one in flat):
+        flat = [item.encode() if isinstance(item, str) else item for item in array.ravel().tolist()]
+        if not all(isinstance(item, bytes) for item in flat):
             raise TypeError("an object array to send holds bytes or text")
         return messages.new("TensorProto", dtype=_STRING, tensor_shape=shape, string_val=flat)
     number = _NUMBERS.get(array.dtype.newbyteorder("="))

@@ -35,11 +35,11 @@ from serving.server.protocol.errors import StatusError, invalid_argument
 from serving.server.protocol.requests import Limits
 
 log = logging.getLogger("conveyor_model_server")
-GRACE = 10  # seconds that running requests are given when the server is told to stop
+GRACE = 10  # seconds that running requests are given when the server is stopped
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serves until it is told to stop by SIGTERM or SIGINT; ends with 1 where it cannot start."""
+    """Serves until SIGTERM or SIGINT; ends with 1 if it cannot start."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if any(argument in ("--version", "--version=true") for argument in arguments):
         print(f"TensorFlow ModelServer: conveyor {_release()} (compatible, tested subset)")

@@ -1,5 +1,6 @@
 """`conveyor schedule` as a process: one run at a time, a memory, and nothing that a kill leaves behind."""
 
+import contextlib
 import json
 import os
 import signal
@@ -27,7 +28,8 @@ def listed(conveyor):
 
 def running(conveyor):
     """Returns the components that ML Metadata take for running."""
-    with sqlite3.connect(f"file:{conveyor.home}/metadata.db?mode=ro", uri=True) as database:
+    connecting = sqlite3.connect(f"file:{conveyor.home}/metadata.db?mode=ro", uri=True)
+    with contextlib.closing(connecting) as database:
         return database.execute("SELECT COUNT(*) FROM Execution WHERE last_known_state = 2").fetchone()[0]
 
 

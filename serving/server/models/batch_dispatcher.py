@@ -50,7 +50,7 @@ class BatchDispatcher:
           manager: keeps versions loaded while they run.
           threads: how many calls may be in TensorFlow at once.
           limit: how many requests may run and wait; the next is answered with RESOURCE_EXHAUSTED.
-          observe: told the model, the API and the seconds of each run.
+          observe: called with the model, the API and the seconds of each run.
         """
         self._manager, self._limit, self._observe = manager, limit, observe
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="session")

@@ -51,7 +51,7 @@ class Manager:
           retry_seconds: how long between.
           early_labels: whether a new label may name a version that is not loaded yet.
           any_labels: whether any label may.
-          unloaded: told of each version before it is freed.
+          unloaded: called with each version before it is freed.
         """
         self._load, self._unloaded = load, unloaded
         self._poll_seconds, self._max_retries, self._retry_seconds = poll_seconds, max_retries, retry_seconds

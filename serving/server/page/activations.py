@@ -61,7 +61,7 @@ class Activations:
           float32 [height, width, channels] for each of `layers`.
         """
         return [
-            one[0] for one in self._session.run([layer.tensor for layer in self.layers], {self._input: image[None]})
+            item[0] for item in self._session.run([layer.tensor for layer in self.layers], {self._input: image[None]})
         ]
 
     def close(self) -> None:

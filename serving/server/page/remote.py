@@ -56,7 +56,7 @@ class Remote:
 
 
 def main(target: str, serving: str, host: str, port: str) -> None:
-    """Serves the page until it is told to stop."""
+    """Serves the page until it is stopped."""
     app = web.Application(middlewares=[rest_api.failures_as_json])
     routes.add(app, Remote(target, Path(serving)))
     web.run_app(app, host=host, port=int(port), print=None, access_log=None)

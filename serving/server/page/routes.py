@@ -158,8 +158,8 @@ def _explained(models: Models, path: Path, image: np.ndarray) -> dict[str, Any]:
     except RuntimeError:  # the version was unloaded meanwhile
         return {"kernels": None, "layers": []}
     layers = [
-        {"name": layer.name} | _bytes(one.transpose(2, 0, 1))
-        for layer, one in zip(activations.layers, maps, strict=True)
+        {"name": layer.name} | _bytes(values.transpose(2, 0, 1))
+        for layer, values in zip(activations.layers, maps, strict=True)
     ]
     kernels = None if activations.kernels is None else _bytes(activations.kernels.transpose(3, 0, 1, 2))
     return {"kernels": kernels, "layers": layers}

@@ -9,7 +9,7 @@ class StatusError(Exception):
 
     Attributes:
       code: name of the code, such as `NOT_FOUND`.
-      message: what the client is told.
+      message: the text that the client gets.
     """
 
     def __init__(self, code: str, message: str) -> None:

@@ -81,8 +81,8 @@ def prepare_regress(request: regression_pb2.RegressionRequest, servable: Servabl
             )
         if value.dtype != np.float32:
             raise invalid_argument(f"Expected output Tensor of DT_FLOAT.  Got: {value.dtype}")
-        for one in value.ravel().tolist():
-            response.result.regressions.add().value = one
+        for item in value.ravel().tolist():
+            response.result.regressions.add().value = item
         return response
 
     return PreparedRequest(name, [rows], ["outputs"], reply, "Regress", len(rows))

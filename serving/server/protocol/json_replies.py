@@ -41,14 +41,14 @@ def predict_reply(response: predict_pb2.PredictResponse, rows: bool) -> bytes:
 def classification_reply(response: classification_pb2.ClassificationResponse) -> bytes:
     """Returns `results`: for each example, pairs of label and score."""
     results = [
-        [[entry.label, np.float32(entry.score)] for entry in one.classes] for one in response.result.classifications
+        [[entry.label, np.float32(entry.score)] for entry in item.classes] for item in response.result.classifications
     ]
     return _dumps({"results": results})
 
 
 def regression_reply(response: regression_pb2.RegressionResponse) -> bytes:
     """Returns `results`: for each example, its value."""
-    return _dumps({"results": [np.float32(one.value) for one in response.result.regressions]})
+    return _dumps({"results": [np.float32(item.value) for item in response.result.regressions]})
 
 
 def _plain(name: str, array: np.ndarray) -> Any:
@@ -60,7 +60,7 @@ def _plain(name: str, array: np.ndarray) -> Any:
 
     def of(value: Any) -> Any:
         if isinstance(value, list):
-            return [of(one) for one in value]
+            return [of(item) for item in value]
         if as_bytes:
             return {"b64": base64.b64encode(value).decode()}
         return value.decode("utf-8", "replace")
@@ -77,9 +77,9 @@ def _dumps(value: dict[str, Any]) -> bytes:
 
 def _floats(value: Any) -> list[Any]:
     if isinstance(value, dict):
-        return [one for item in value.values() for one in _floats(item)]
+        return [element for item in value.values() for element in _floats(item)]
     if isinstance(value, list):
-        return [one for item in value for one in _floats(item)]
+        return [element for item in value for element in _floats(item)]
     return [value] if getattr(getattr(value, "dtype", None), "kind", "") == "f" else []
 
 

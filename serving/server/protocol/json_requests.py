@@ -248,11 +248,11 @@ def _fill_example(value: Any, example: Any) -> None:
     for name, content in value.items():
         values = content if isinstance(content, list) else [content]
         feature = example.features.feature[name]
-        kinds = {_feature_kind(name, one) for one in values}
+        kinds = {_feature_kind(name, item) for item in values}
         if len(kinds) > 1:
             raise invalid_argument(f"Unexpected element type in feature: {name} expecting type: {min(kinds)}")
         for kind in kinds:
-            getattr(feature, f"{kind}_list").value.extend(_CONVERT[kind](one) for one in values)
+            getattr(feature, f"{kind}_list").value.extend(_CONVERT[kind](item) for item in values)
 
 
 def _feature_kind(name: str, value: Any) -> str:

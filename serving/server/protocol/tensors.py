@@ -94,7 +94,7 @@ def fill(proto: tensor_pb2.TensorProto, array: np.ndarray, as_content: bool = Fa
         dims.add().size = size
     if field == "string_val":
         strings = array.ravel().tolist()
-        proto.string_val.extend(tf.compat.as_bytes(one) if isinstance(one, str) else one for one in strings)
+        proto.string_val.extend(tf.compat.as_bytes(item) if isinstance(item, str) else item for item in strings)
     elif as_content:
         proto.tensor_content = array.tobytes()
     elif field == "half_val":
@@ -110,7 +110,7 @@ def _shape(proto: tensor_pb2.TensorProto, limit: int, dtype: tf.DType) -> tuple[
     if len(shape) > 32 or min(shape, default=0) < 0:  # numpy's own limit of dimensions
         raise invalid_argument(f"Shape {list(shape[:33])} is not one of a tensor.")
     # A shape with a zero in it holds nothing, and must not be vast in its other dimensions all the same.
-    size = math.prod(max(1, one) for one in shape) * (_ELEMENT if dtype == tf.string else dtype.size)
+    size = math.prod(max(1, item) for item in shape) * (_ELEMENT if dtype == tf.string else dtype.size)
     if size > limit:
         raise invalid_argument(f"Shape {list(shape)} takes {size} bytes; this server takes {limit} at most.")
     return shape

@@ -10,12 +10,12 @@ from conveyor.errors import ConfigError
 from pipeline.home.folders import Home
 from pipeline.schedule import export
 from pipeline.schedule.cron import Cron
-from pipeline.schedule.daemon import Plan
+from pipeline.schedule.daemon import SchedulePlan
 
 
 def plan(cron="30 3 * * mon-fri", **changes):
     arguments = ("mnist", "--home", "/srv/conveyor", "--set", "gate.min_accuracy=0.9", "--data", "/srv/100% $new/it's")
-    return Plan("mnist", arguments, Cron.of(cron), "Europe/Berlin", **{"jitter": 60, **changes})
+    return SchedulePlan("mnist", arguments, Cron.of(cron), "Europe/Berlin", **{"jitter": 60, **changes})
 
 
 @pytest.fixture
