@@ -90,6 +90,7 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["conveyor*", "pipeline*", "components*", "trainer*", "serving*"]),
     package_data={
+        **{name: ["py.typed"] for name in ("conveyor", "pipeline", "components", "trainer", "serving")},
         "pipeline.report": ["*.j2"],
         "pipeline.schedule": ["*.j2"],
         "serving.server.page": ["static/*"],

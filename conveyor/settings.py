@@ -77,6 +77,8 @@ def _sentences(error: pydantic.ValidationError, cls: type) -> str:
 def _sentence(problem: Any, cls: Any) -> str:
     names = [field.name for field in dataclasses.fields(cls)]
     # An argument that was given by its position is named by its number.
+    if problem["type"] == "unexpected_positional_argument":
+        return f"{cls.SETTINGS_NAME} takes {len(names)} values: {', '.join(names)}."
     parts = [
         names[part] if number == 0 and isinstance(part, int) else part for number, part in enumerate(problem["loc"])
     ]

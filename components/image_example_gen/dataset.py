@@ -20,16 +20,23 @@ class NamedSplits:
       train: glob pattern of the training files, below the input folder.
       test: glob pattern of the test files.
       eval_examples: how many examples, the first of the training files, are held out of training as the split `eval`.
+      eval: glob pattern of files that are the split `eval`, where it has files of its own.
     """
 
     train: str
     test: str
     eval_examples: Annotated[int, Field(ge=0)] = 0
+    eval: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.eval is not None and self.eval_examples:
+            raise ConfigError("dataset.splits: eval_examples is for data whose split eval has no files of its own.")
 
     @property
     def patterns(self) -> dict[str, str]:
         """The glob pattern of each split's files."""
-        return {"train": self.train, "test": self.test}
+        own = {} if self.eval is None else {"eval": self.eval}
+        return {"train": self.train, **own, "test": self.test}
 
 
 @settings("dataset.splits")

@@ -75,9 +75,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         Raises:
           DataError: a file is missing, truncated, corrupt or of another shape, or a label is out of range.
         """
-        settings = IngestionSettings.of(exec_properties)
-        dataset = settings.dataset
-        part = Part(settings.part, Path(exec_properties["input_base"]), dataset)
+        given = IngestionSettings.of(exec_properties)
+        dataset = given.dataset
+        part = Part(given.part, Path(exec_properties["input_base"]), dataset)
         shards = plan(part)
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         if isinstance(dataset.splits, HashedSplits):
@@ -85,9 +85,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         else:
             splits = list(dict.fromkeys(shard.split for shard in shards if shard.split))
         # For the way back from a model to its files.
-        examples.set_string_custom_property("part", settings.part)
-        examples.set_string_custom_property("input_digest", settings.input_digest)
-        examples.set_string_custom_property("input_files", json.dumps(settings.input_files, ensure_ascii=False))
+        examples.set_string_custom_property("part", given.part)
+        examples.set_string_custom_property("input_digest", given.input_digest)
+        examples.set_string_custom_property("input_files", json.dumps(given.input_files, ensure_ascii=False))
         examples.split_names = artifact_utils.encode_split_names(splits)
         folders = {split: Path(artifact_utils.get_split_uri([examples], split)) for split in splits}
         for folder in folders.values():

@@ -58,6 +58,8 @@ def plan(part: Part) -> list[Shard]:
         return _shards(None, _whole(_readers(part, "all", splits.files)), dataset)
     train, test = _readers(part, "train", splits.train), _readers(part, "test", splits.test)
     held_out, rest = _divide(train, splits.eval_examples) if splits.eval_examples else ([], _whole(train))
+    if splits.eval is not None:
+        held_out = _whole(_readers(part, "eval", splits.eval))
     return [
         *_shards("train", rest, dataset),
         *_shards("eval", held_out, dataset),

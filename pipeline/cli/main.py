@@ -1,8 +1,11 @@
 """The `conveyor` command: a group of verbs, each of which is imported when it is used."""
 
 import importlib
+import sys
 
 import click
+
+from conveyor.errors import ExitCode
 
 # Verb -> the module that holds it, and the first line of its help, so that `--help` need not import them all.
 VERBS = {
@@ -34,7 +37,10 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        module = importlib.import_module(f"pipeline.cli.{VERBS[cmd_name][0]}")
+        try:
+            module = importlib.import_module(f"pipeline.cli.{VERBS[cmd_name][0]}")
+        except KeyboardInterrupt:
+            sys.exit(int(ExitCode.INTERRUPTED))
         return next(verb for verb in module.VERBS if verb.name == cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

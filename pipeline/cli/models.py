@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from conveyor.errors import ConfigError, ExitCode
-from pipeline.cli.options import DATA, EXPERIMENT, HOME, JSON, METADATA, OPTIONAL_EXPERIMENT, SET
+from pipeline.cli.options import DATA, EXPERIMENT, EXPERIMENT_NAME, HOME, JSON, METADATA, SET, named_experiment
 from pipeline.cli.output import Verb, reply, table, wants_json
 from pipeline.experiments.config import Experiment, Serving
 from pipeline.home import listing
@@ -17,23 +17,23 @@ from serving.model_store import StableMove
 
 
 @click.command(cls=Verb)
-@OPTIONAL_EXPERIMENT
+@EXPERIMENT_NAME
 @HOME
 @METADATA
 @JSON
-def runs(experiment: Experiment | None, home: Home) -> None:
+def runs(experiment: str | None, home: Home) -> None:
     """List the runs, the newest last, and how they ended."""
-    rows = [listing.run_row(home, run) for run in listing.past_runs(home, experiment.name if experiment else None)]
+    rows = [listing.run_row(home, run) for run in listing.past_runs(home, experiment)]
     table("runs", rows, f"Nothing has run in {home.root} yet.")
     reply(rows)
 
 
 @click.command(cls=Verb)
-@OPTIONAL_EXPERIMENT
+@EXPERIMENT_NAME
 @HOME
 @METADATA
 @JSON
-def models(experiment: Experiment | None, home: Home) -> None:
+def models(experiment: str | None, home: Home) -> None:
     """List the versions of each model, and the rejected models.
 
     \b
@@ -43,7 +43,7 @@ def models(experiment: Experiment | None, home: Home) -> None:
     kept       a version without a label
     rejected   a model that was not good enough, and never pushed
     """
-    rows = listing.model_rows(home, experiment.name if experiment else None)
+    rows = listing.model_rows(home, experiment)
     shown = [{name: value for name, value in row.items() if name not in ("run", "folder")} for row in rows]
     table("models", shown, f"Nothing has been pushed in {home.root} yet.")
     reply(rows)
@@ -158,7 +158,8 @@ def lineage(experiment: Experiment, version: int | None, home: Home) -> None:
     from pipeline.home.lineage import of_version
 
     model = home.models.pushed(experiment.serving.model_name)
-    number = version or model.stable() or 0
+    number = version or model.stable()
+    assert number is not None  # there is a version, so one of them is stable
     origin = of_version(metadata_store.connect(home), model.name, number)
     if not wants_json():
         tree = rich.tree.Tree(f"{model.name} version {number}")
@@ -181,13 +182,13 @@ def _grow(tree: Any, origin: Any) -> None:
 
 
 @click.command(cls=Verb)
-@OPTIONAL_EXPERIMENT
+@EXPERIMENT_NAME
 @click.option("--keep", type=click.IntRange(1), help="Versions to keep of each model. [default: serving.keep_versions]")
 @click.option("--yes", is_flag=True, help="Removes them; without this they are only shown.")
 @HOME
 @METADATA
 @JSON
-def gc(experiment: Experiment | None, keep: int | None, yes: bool, home: Home) -> None:
+def gc(experiment: str | None, keep: int | None, yes: bool, home: Home) -> None:
     """Remove old versions, and the artifacts and checkpoints that only they needed.
 
     \b
@@ -199,9 +200,10 @@ def gc(experiment: Experiment | None, keep: int | None, yes: bool, home: Home) -
     """
     from pipeline.home import gc as collector
 
-    number = keep or (experiment.serving.keep_versions if experiment else Serving("any").keep_versions)
+    known = named_experiment()
+    number = keep or (known.serving if known else Serving("any")).keep_versions
     with locked(home):
-        removals = collector.plan(home, number, experiment.name if experiment else None)
+        removals = collector.plan(home, number, experiment)
         if yes:
             collector.remove(home, removals)
     rows = [dataclasses.asdict(removal) for removal in removals]

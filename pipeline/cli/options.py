@@ -1,19 +1,23 @@
 """The options that several verbs share, and how they become a `Home`, an `Experiment` and the like."""
 
+import dataclasses
 import functools
 import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli.output import WANTS_JSON
-from pipeline.experiments import load
+from pipeline.experiments import BUILT_IN, load
 from pipeline.experiments.config import Experiment, override
 from pipeline.home.folders import Home
 from pipeline.home.outcome import EVENTS
+
+if TYPE_CHECKING:
+    from pipeline.schedule.notify import Notifier
 
 _METADATA, _SETTINGS, _SOURCE = "pipeline.cli.metadata", "pipeline.cli.settings", "pipeline.cli.source"
 
@@ -35,11 +39,30 @@ class ExperimentType(click.ParamType):
     name = "experiment"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Experiment:
-        if isinstance(value, Experiment):
+        if isinstance(value, Experiment) or (ctx and ctx.resilient_parsing):  # the shell completes; nothing is run
             return value
         if ctx:
             ctx.meta[_SOURCE] = value
         return override(load(value), ctx.meta.get(_SETTINGS, ()) if ctx else ())
+
+
+class ExperimentNameType(click.ParamType):
+    """The name of an experiment, which need not exist any more, or its file."""
+
+    name = "experiment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if ctx:
+            ctx.meta[_SOURCE] = value
+        if not value.endswith(".py") or (ctx and ctx.resilient_parsing):
+            return value
+        return load(value).name
+
+
+def named_experiment() -> Experiment | None:
+    """Returns the experiment that a name or a file stands for; None where there is none any more, or none is given."""
+    source = click.get_current_context().meta.get(_SOURCE, "")
+    return load(source) if source in BUILT_IN or source.endswith(".py") else None
 
 
 def experiment_arguments() -> tuple[str, ...]:
@@ -61,6 +84,7 @@ def _kept(key: str) -> Callable[[click.Context, click.Parameter, Any], None]:
 
 EXPERIMENT = click.argument("experiment", type=ExperimentType())
 OPTIONAL_EXPERIMENT = click.argument("experiment", type=ExperimentType(), required=False)
+EXPERIMENT_NAME = click.argument("experiment", type=ExperimentNameType(), required=False)
 HOME = click.option(
     "--home",
     type=HomeType(),
@@ -122,16 +146,29 @@ def bundle(
     return decorate
 
 
-def _notifier(notify: tuple[str, ...], notify_on: tuple[str, ...], hook: str | None) -> Any:
-    """Returns the notifier of the addresses given, or of those in $CONVEYOR_NOTIFY, separated by spaces."""
-    from pipeline.schedule.notify import Notifier
+@dataclasses.dataclass(frozen=True)
+class NotifierOptions:
+    """The options that say whom to notify, and of what."""
 
-    return Notifier(notify or tuple(os.environ.get("CONVEYOR_NOTIFY", "").split()), hook, notify_on or EVENTS)
+    notify: tuple[str, ...]
+    notify_on: tuple[str, ...]
+    hook: str | None
+
+    def notifier(self) -> "Notifier":
+        """Returns the notifier of the addresses given, or of those in $CONVEYOR_NOTIFY, separated by spaces.
+
+        Raises:
+          ConfigError: an address is not one that apprise knows.
+        """
+        from pipeline.schedule.notify import Notifier
+
+        addresses = self.notify or tuple(os.environ.get("CONVEYOR_NOTIFY", "").split())
+        return Notifier(addresses, self.hook, self.notify_on or EVENTS)
 
 
 NOTIFIER = bundle(
-    "notifier",
-    _notifier,
+    "notifications",
+    NotifierOptions,
     click.option(
         "--notify",
         multiple=True,

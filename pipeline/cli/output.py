@@ -23,10 +23,13 @@ class Verb(click.Command):
     """
 
     def make_context(self, info_name: Any, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
-        with _reported(as_json="--json" in args) as replies:
-            context = super().make_context(info_name, args, parent, **extra)
-            context.meta[_REPLIES] = replies
-            return context
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except ConveyorError as problem:
+            if "--json" in args:
+                click.echo(json.dumps(_failure(problem)))
+            error(problem)
+            sys.exit(int(problem.exit_code))
 
     def invoke(self, ctx: click.Context) -> Any:
         with _reported(ctx.meta.get(WANTS_JSON, False)) as replies:
@@ -93,10 +96,12 @@ class _Replies:
     Attributes:
       standard_output: the descriptor to write to; None without `--json`.
       at_the_end: values that are printed when the verb ends.
+      failure: what ended the verb, printed after them on one line; None where nothing went wrong.
     """
 
     standard_output: int | None = None
     at_the_end: list[Any] = dataclasses.field(default_factory=list)
+    failure: dict[str, Any] | None = None
 
 
 @contextlib.contextmanager
@@ -125,8 +130,8 @@ def _standard_output_for_json(as_json: bool, replies: _Replies) -> Iterator[None
     os.dup2(2, 1)
     try:
         yield
-    except ConveyorError as problem:
-        replies.at_the_end.append({"verdict": Verdict.FAILED.value, "error": str(problem)})
+    except (ConveyorError, OSError) as problem:  # a stray OSError keeps its traceback, and scripts learn of it too
+        replies.failure = _failure(problem)
         raise
     finally:
         sys.stdout.flush()
@@ -135,3 +140,11 @@ def _standard_output_for_json(as_json: bool, replies: _Replies) -> Iterator[None
         replies.standard_output = None
         for value in replies.at_the_end:
             click.echo(json.dumps(value, indent=1))
+        if replies.failure:
+            click.echo(json.dumps(replies.failure))
+
+
+def _failure(problem: Exception) -> dict[str, Any]:
+    code = getattr(problem, "exit_code", ExitCode.FAILED)
+    verdict = Verdict.STOPPED if code == ExitCode.INTERRUPTED else Verdict.FAILED
+    return {"verdict": verdict.value, "error": str(problem)}

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from conveyor.errors import ConveyorError, ExitCode
-from pipeline.cli.options import DATA, EXPERIMENT, HOME, JSON, METADATA, NOTIFIER, SET
+from pipeline.cli.options import DATA, EXPERIMENT, HOME, JSON, METADATA, NOTIFIER, SET, NotifierOptions
 from pipeline.cli.output import Verb, reply, warn
 from pipeline.data.inputs import input_folder
 from pipeline.experiments.config import Experiment
@@ -58,7 +58,7 @@ def run(experiment: Experiment, home: Home, data: Path | None) -> ExitCode:
 @JSON
 @click.option("--end-with-parent", is_flag=True, hidden=True)
 def retrain(
-    experiment: Experiment, home: Home, data: Path | None, notifier: Notifier, end_with_parent: bool
+    experiment: Experiment, home: Home, data: Path | None, notifications: NotifierOptions, end_with_parent: bool
 ) -> ExitCode:
     """Run an experiment's pipeline if there is anything new; change nothing if there is not.
 
@@ -79,6 +79,7 @@ def retrain(
     """
     if end_with_parent:
         processes.end_with_parent()
+    notifier = notifications.notifier()
     with _failure_notified(notifier, experiment.name):
         outcome = runner.run(experiment, home, data, Console(), only_new=True)
     _show(outcome)
@@ -94,9 +95,10 @@ def _failure_notified(notifier: Notifier, experiment: str) -> Iterator[None]:
         yield
     except runner.RunStopped:
         raise
-    except ConveyorError as error:
+    except (ConveyorError, OSError) as error:
+        code = getattr(error, "exit_code", ExitCode.FAILED)
         outcome = {"experiment": experiment, "verdict": Verdict.FAILED.value, "error": str(error)}
-        for problem in notifier.tell(outcome | {"exit_code": int(error.exit_code)}):
+        for problem in notifier.tell(outcome | {"exit_code": int(code)}):
             warn(problem)
         raise
 

@@ -15,15 +15,15 @@ from pipeline.cli.options import (
     NOTIFIER,
     OPTIONAL_EXPERIMENT,
     SET,
+    NotifierOptions,
     bundle,
     experiment_arguments,
 )
-from pipeline.cli.output import Verb, reply, table, wants_json
+from pipeline.cli.output import Verb, reply, table
 from pipeline.experiments.config import Experiment
 from pipeline.home.folders import Home
 from pipeline.schedule import daemon, export
 from pipeline.schedule.cron import Cron, zone
-from pipeline.schedule.notify import Notifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ def schedule(
     when: When,
     listing: bool,
     exported: Export,
-    notifier: Notifier,
+    notifications: NotifierOptions,
     home: Home,
     data: Path | None,
 ) -> None:
@@ -123,10 +123,11 @@ def schedule(
         return
     if home.metadata:
         os.environ["CONVEYOR_METADATA"] = home.metadata  # by the environment: it may hold a password
-    daemon.Scheduler(home, plan, notifier, lambda text: click.echo(text, err=wants_json())).serve(when.now)
+    daemon.Scheduler(home, plan, notifications.notifier(), click.echo).serve(when.now)
 
 
 def _export(files: dict[str, str], folder: Path | None) -> None:
+    reply(files)
     for name, text in files.items():
         if folder is None:
             click.echo(text if len(files) == 1 else f"# {name}\n{text}")

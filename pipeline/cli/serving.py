@@ -18,7 +18,7 @@ from serving.client import Client, Tls
 
 SERVER = bundle(
     "server",
-    serving.Settings,
+    serving.ServerSettings,
     click.argument("models", nargs=-1, metavar="[MODEL]..."),
     click.option(
         "--backend", type=click.Choice(backends.NAMES), default="auto", show_default=True, help="The server to start."
@@ -67,7 +67,7 @@ CONNECTION = bundle(
     "connection",
     Connection,
     TARGET,
-    click.option("--version", type=int, help="The version to ask. [default: the highest]"),
+    click.option("--version", type=click.IntRange(0, 2**63 - 1), help="The version to ask. [default: the highest]"),
     click.option("--label", help="Or the label of a version."),
     click.option("--timeout", type=float, default=10, show_default=True, help="Seconds for a request with retries."),
     click.option("--ca", type=click.Path(path_type=Path), help="Encrypts; the certificate authority to trust (PEM)."),
@@ -81,7 +81,7 @@ CONNECTION = bundle(
 @click.option("--dry-run", is_flag=True, help="Writes the configuration files, prints the command, and stops.")
 @HOME
 @JSON
-def serve(server: serving.Settings, dry_run: bool, home: Home) -> None:
+def serve(server: serving.ServerSettings, dry_run: bool, home: Home) -> None:
     """Serve pushed models until it is interrupted; all of them if none is named.
 
     \b
@@ -95,8 +95,10 @@ def serve(server: serving.Settings, dry_run: bool, home: Home) -> None:
     request, and a canary is served beside it. With --json, one object on one line says that the server is ready.
     """
     if dry_run:
-        for command in serving.commands(home, server, serving.prepare(home, server)):
+        commands = serving.commands(home, server, serving.prepare(home, server))
+        for command in commands:
             click.echo(" ".join(command))
+        reply({"commands": commands})
         return
     serving.serve(home, server, lambda endpoint: _ready(home, endpoint))
 

@@ -22,7 +22,7 @@ import numpy as np
 import PIL.Image
 import pooch
 
-from conveyor.errors import ConveyorError
+from conveyor.errors import ConveyorError, storage_errors
 from conveyor.files import file_digest
 
 CHUNK = 1 << 20
@@ -74,7 +74,13 @@ def fetch(name: str, data: Path, source: Path | None = None, say: Callable[[str]
 
     Raises:
       FetchError: no source had the files; says what was tried, and why it failed.
+      StorageError: the folder cannot be written to.
     """
+    with storage_errors(f"{name} cannot be stored in {data}"):
+        return _fetch(name, data, source, say)
+
+
+def _fetch(name: str, data: Path, source: Path | None, say: Callable[[str], object]) -> Path:
     canonical = CANONICAL[name]
     target = data / name
     if is_complete(name, data):

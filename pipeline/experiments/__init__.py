@@ -30,7 +30,7 @@ def load(name: str) -> Experiment:
         raise ConfigError(f"There is no file {name}.")
     try:
         experiment = runpy.run_path(name).get("EXPERIMENT")
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         raise ConfigError(f"{name}: {error}") from error
     if not isinstance(experiment, Experiment):
         raise ConfigError(f"{name} must set EXPERIMENT to a conveyor.Experiment.")

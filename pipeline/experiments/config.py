@@ -141,29 +141,47 @@ def override(experiment: Experiment, assignments: tuple[str, ...]) -> Experiment
       >>> override(load("mnist"), ("training.steps=300",)).training.steps
       300
     """
+    changes: dict[str, Any] = {}
     for assignment in assignments:
         path, equals, text = (part.strip() for part in assignment.partition("="))
         if not equals:
             raise ConfigError(f"--set {assignment}: expected a field and a value, as in --set training.steps=300.")
         try:
-            experiment = _replaced(experiment, path.split("."), text)
+            _collect(experiment, changes, path.split("."), text)
         except ConfigError as error:
             raise ConfigError(f"--set {path}={text}: {error}") from None
-    return experiment
+    try:
+        return _replaced(experiment, changes)  # once for all: a value may only be right together with another
+    except ConfigError as error:
+        raise ConfigError(f"--set {', '.join(assignments)}: {error}") from None
 
 
-def _replaced(owner: Any, path: list[str], text: str) -> Any:
+def _collect(owner: Any, changes: dict[str, Any], path: list[str], text: str) -> None:
+    """Adds an assignment's value to a tree of changes, whose leaves are values."""
     name, *rest = path
     names = [field.name for field in dataclasses.fields(owner)]
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(names)}."
         raise ConfigError(f"{owner.SETTINGS_NAME} has no field {name!r}. {hint}")
-    current = getattr(owner, name)
-    if rest and not dataclasses.is_dataclass(current):
+    if not rest:
+        changes[name] = _parsed(owner, name, text)
+        return
+    given = changes.get(name, {})
+    current = getattr(owner, name) if isinstance(given, dict) else given
+    if not dataclasses.is_dataclass(current):
         raise ConfigError(f"{owner.SETTINGS_NAME}.{name} has no fields of its own.")
-    value = _replaced(current, rest, text) if rest else _parsed(owner, name, text)
-    return dataclasses.replace(owner, **{name: value})
+    inner = changes[name] = given if isinstance(given, dict) else vars(given).copy()
+    _collect(current, inner, rest, text)
+
+
+def _replaced(owner: Any, changes: dict[str, Any]) -> Any:
+    """Returns a settings object with a tree of changes made."""
+    values = {
+        name: _replaced(getattr(owner, name), change) if isinstance(change, dict) else change
+        for name, change in changes.items()
+    }
+    return dataclasses.replace(owner, **values)
 
 
 def _parsed(owner: Any, name: str, text: str) -> Any:

@@ -47,9 +47,10 @@ def save(home: Home) -> None:
         contextlib.closing(sqlite3.connect(scratch)) as copy,
     ):
         database.backup(copy)
-    scratch.replace(target)
-    for old in copies(home)[:-KEPT]:
-        old.unlink()
+    with storage_errors(f"The copies of the metadata in {home.backups} cannot be written"):
+        scratch.replace(target)
+        for old in copies(home)[:-KEPT]:
+            old.unlink()
 
 
 def restore(home: Home) -> Path:
@@ -61,9 +62,10 @@ def restore(home: Home) -> Path:
     known = copies(home)
     if not known:
         raise MetadataUnavailable(f"There is no copy of the metadata in {home.backups}.")
-    if home.database.exists():
-        shutil.move(home.database, home.database.with_suffix(".db.damaged"))
-    shutil.copyfile(known[-1], home.database)
+    with storage_errors(f"{known[-1]} cannot be copied to {home.database}"):
+        if home.database.exists():
+            shutil.move(home.database, home.database.with_suffix(".db.damaged"))
+        shutil.copyfile(known[-1], home.database)
     return known[-1]
 
 

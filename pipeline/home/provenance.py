@@ -8,6 +8,10 @@ from components.code_digest import code_digest, stack_versions
 from pipeline.experiments.config import Experiment
 from serving.model_store import VersionRecord
 
+# Where the code begins. TFX is given the trainer's function by its name, and two processes are started by theirs.
+TRAINER_MODULES = ("components.network_trainer.executor", "trainer.__main__")
+PIPELINE_MODULES = ("pipeline.run.runner", *TRAINER_MODULES, "serving.servability")
+
 
 @dataclasses.dataclass(frozen=True)
 class PartDigest:
@@ -33,7 +37,7 @@ class Provenance:
       parts: the parts of the data, the base files first.
       warm_start: the version whose weights the training starts from; None for a training from scratch.
       trainer_digest: SHA-256 of the code that makes a model of examples.
-      pipeline_digest: SHA-256 of all of Conveyor's code.
+      pipeline_digest: SHA-256 of the code that makes, judges, pushes and reports a model.
     """
 
     experiment: Experiment
@@ -78,9 +82,9 @@ class Provenance:
 
 def trainer_digest() -> str:
     """Returns the SHA-256 of the code that makes a model of examples, and of the stack."""
-    return code_digest("components.network_trainer.executor", "trainer.__main__")
+    return code_digest(*TRAINER_MODULES)
 
 
 def pipeline_digest() -> str:
-    """Returns the SHA-256 of the code that makes, judges and pushes a model, and of the stack."""
-    return code_digest("pipeline.run.runner", "trainer.__main__", "serving.servability")
+    """Returns the SHA-256 of the code that makes, judges, pushes and reports a model, and of the stack."""
+    return code_digest(*PIPELINE_MODULES)

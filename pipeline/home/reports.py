@@ -30,7 +30,8 @@ class RunReport:
     @property
     def trainer_digest(self) -> str:
         """SHA-256 of the code that trained the model; empty where nobody wrote it down."""
-        return self.fields.get("code", {}).get("trainer_digest", "")
+        code = self.fields.get("code", {})
+        return code.get("trainer_digest") or code.get("trainer", "")  # as 0.1.0 called it
 
     @property
     def trained_parts(self) -> list[str]:

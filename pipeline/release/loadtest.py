@@ -69,9 +69,7 @@ def load_test(home: Home, target: str, model: str, clients: int, seconds: float,
       ConfigError: the model was never pushed here, so that there is nothing to compare with.
       ServingError: the server does not answer, or does not serve the model.
     """
-    stored = home.models.model(model)
-    if not stored.versions():
-        raise ConfigError(f"No model {model} has been pushed in {home.root}: there is nothing to compare with.")
+    stored = home.models.pushed(model)
     dataset = stored.dataset(max(stored.versions()))
     if dataset is None:
         raise ConfigError(f"{stored.folder} does not say what images it takes.")

@@ -15,12 +15,14 @@ from collections.abc import Iterator
 
 import filelock
 
+from conveyor.errors import StorageError, storage_errors
 from conveyor.files import replace_file
 from pipeline.home.folders import Home
 from pipeline.release import server_files
 from pipeline.release.server_files import Served
 from serving.client import Client, ServingError
 from serving.model_store import LabelsDamaged
+from serving.model_store.labels import STABLE
 
 ENDPOINT, FOLLOWED, LOCK = "endpoint.json", "followed.json", "serve.lock"
 WAIT_SECONDS = 60
@@ -48,7 +50,7 @@ class Rollout:
 
         What cannot be read or written now is tried again at the next look; what serves, serves on.
         """
-        with contextlib.suppress(LabelsDamaged, OSError):
+        with contextlib.suppress(LabelsDamaged, StorageError, OSError):
             after = dict(self.current)
             for model in self.models:
                 wanted = server_files.labelled(self.home, model)
@@ -80,10 +82,11 @@ def answering(target: str, model: str, label: str | None = None) -> set[int]:
 
 def announce(home: Home, models: tuple[str, ...]) -> None:
     """Writes down whose labels the server's files follow; nobody's where versions were chosen otherwise."""
-    if models:
-        replace_file(home.server / FOLLOWED, json.dumps(models))
-    else:
-        (home.server / FOLLOWED).unlink(missing_ok=True)
+    with storage_errors(f"The server's files in {home.server} cannot be written"):
+        if models:
+            replace_file(home.server / FOLLOWED, json.dumps(models))
+        else:
+            (home.server / FOLLOWED).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -95,7 +98,8 @@ def following(home: Home, target: str, models: tuple[str, ...], current: dict[st
             return
         with contextlib.suppress(filelock.Timeout):  # another `conveyor serve` follows them too
             stack.enter_context(filelock.FileLock(home.server / LOCK, timeout=0))
-        replace_file(home.server / ENDPOINT, json.dumps(target))
+        with storage_errors(f"The server's files in {home.server} cannot be written"):
+            replace_file(home.server / ENDPOINT, json.dumps(target))
         stack.callback((home.server / ENDPOINT).unlink, missing_ok=True)
         yield Rollout(home, target, models, current)
 
@@ -112,6 +116,11 @@ def settle(home: Home, model: str) -> str | None:
     Where `conveyor serve` follows the labels, waits for it. Where it does not, but left its files, as for a server
     that was started on them otherwise, writes them anew; that server reads them within a second.
     """
+    with storage_errors(f"The labels are changed, but the server's files in {home.server} cannot be"):
+        return _settle(home, model)
+
+
+def _settle(home: Home, model: str) -> str | None:
     followed = home.server / FOLLOWED
     models = json.loads(followed.read_text()) if followed.exists() else []
     if model not in models:
@@ -125,7 +134,7 @@ def settle(home: Home, model: str) -> str | None:
     deadline = time.monotonic() + WAIT_SECONDS
     while (target := endpoint(home)) and time.monotonic() < deadline:
         wanted = server_files.labelled(home, model)
-        moved = answering(target, model, "stable") == {wanted.labels.get("stable")}
+        moved = answering(target, model, STABLE) == {wanted.labels.get(STABLE)}
         if moved and answering(target, model) == set(wanted.versions):
             return target
         time.sleep(0.2)

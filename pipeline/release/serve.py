@@ -35,7 +35,7 @@ class ServeFailed(ConveyorError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """What the command line says.
 
     Attributes:
@@ -95,7 +95,7 @@ class Prepared:
     followed: tuple[str, ...]
 
 
-def prepare(home: Home, settings: Settings) -> Prepared:
+def prepare(home: Home, settings: ServerSettings) -> Prepared:
     """Chooses the backend, writes its files, and returns both and the models.
 
     Raises:
@@ -124,7 +124,7 @@ def prepare(home: Home, settings: Settings) -> Prepared:
     return Prepared(backend, folder, models, served, followed)
 
 
-def commands(home: Home, settings: Settings, prepared: Prepared) -> list[list[str]]:
+def commands(home: Home, settings: ServerSettings, prepared: Prepared) -> list[list[str]]:
     """Returns the commands to start: the server, and for one without a page the page."""
     backend = prepared.backend
     server = backend.command(home, prepared.files, settings.host, settings.port, settings.rest_port, settings.image)
@@ -137,7 +137,7 @@ def commands(home: Home, settings: Settings, prepared: Prepared) -> list[list[st
     return [server, page]
 
 
-def serve(home: Home, settings: Settings, say: Callable[[Endpoint], None]) -> None:
+def serve(home: Home, settings: ServerSettings, say: Callable[[Endpoint], None]) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Args:
@@ -153,7 +153,9 @@ def serve(home: Home, settings: Settings, say: Callable[[Endpoint], None]) -> No
     backend, models = prepared.backend, prepared.models
     target = f"{settings.reach}:{settings.port}"
     log = home.log("serve")
-    with contextlib.ExitStack() as stack, log.open("wb") as output, _signals() as stopped:
+    with contextlib.ExitStack() as stack, _signals() as stopped:
+        with storage_errors(f"The log {log} cannot be written"):
+            output = stack.enter_context(log.open("wb"))
         started = []
         for command in commands(home, settings, prepared):
             with storage_errors(f"{command[0]} cannot be started"):
@@ -213,7 +215,11 @@ def snippets(home: Home, endpoint: Endpoint) -> dict[str, str]:
 
 
 def _await(
-    started: list[subprocess.Popen], stopped: Callable[[], bool], settings: Settings, models: dict[str, int], log: Path
+    started: list[subprocess.Popen],
+    stopped: Callable[[], bool],
+    settings: ServerSettings,
+    models: dict[str, int],
+    log: Path,
 ) -> None:
     """Waits until every model has answered a request, and the page is there."""
     deadline = time.monotonic() + START_LIMIT

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from conveyor.errors import storage_errors
 from pipeline.data.inputs import Input
 from pipeline.experiments.config import Experiment
 from pipeline.home.folders import Home
@@ -32,10 +33,11 @@ class Baseline:
     def as_artifact(self, folder: Path) -> Path:
         """Returns a folder that looks like a Trainer's output: TFX looks for a model below `Format-Serving`."""
         wrapper = folder / f"{self.version}-{self.digest[:16]}"
-        wrapper.mkdir(parents=True, exist_ok=True)
         link = wrapper / "Format-Serving"
-        link.unlink(missing_ok=True)
-        link.symlink_to(self.path, target_is_directory=True)
+        with storage_errors(f"{link} cannot be made"):
+            wrapper.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(self.path, target_is_directory=True)
         return wrapper
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import rich.console
 
+from conveyor.errors import storage_errors
+
 STYLES = {"cached": "cyan", "done": "green", "failed": "bold red", "rejected": "bold yellow"}
 STREAMS_OUTPUT = ("Trainer",)  # prints lines of its own while it runs
 
@@ -41,8 +43,8 @@ class Console:
 def redirected(log: Path) -> Iterator[None]:
     """Sends standard error into a log, also what the C++ of libraries and child processes write to it."""
     sys.stderr.flush()
-    saved = os.dup(2)
-    with log.open("ab") as file:
+    with storage_errors(f"The log {log} cannot be written"), log.open("ab") as file:
+        saved = os.dup(2)
         os.dup2(file.fileno(), 2)
     try:
         yield

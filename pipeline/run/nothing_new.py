@@ -22,7 +22,7 @@ def repeated_outcome(plan: RunPlan, also_rejected: bool) -> Outcome | None:
     if last is None or last.fingerprint != plan.provenance.fingerprint or (last.version is None and not also_rejected):
         return None
     model = plan.home.models.model(plan.experiment.serving.model_name)
-    if last.version is not None and not model.is_intact(last.version):
+    if last.version is not None and not model.is_as_pushed(last.version):
         return None
     report = read_report(plan.home, last.id)
     return Outcome(

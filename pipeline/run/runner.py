@@ -58,9 +58,9 @@ def run(experiment: Experiment, home: Home, source: Path | None, console: Consol
         backup.save(home)
         with redirected(log):
             outcome = _carry_out(plan, console, log)
-        model = experiment.serving.model_name
-        if outcome.version is not None and (target := rollout.settle(home, model)):
-            console.note(f"{target} serves version {outcome.version}, as {outcome.label}")
+            model = experiment.serving.model_name
+            if outcome.version is not None and (target := rollout.settle(home, model)):
+                console.note(f"{target} serves version {outcome.version}, as {outcome.label}")
         return outcome
 
 

@@ -1,5 +1,8 @@
 """What the client raises."""
 
+import contextlib
+from collections.abc import Iterator
+
 import grpc
 
 from conveyor.errors import ConveyorError
@@ -18,3 +21,12 @@ class ServingError(ConveyorError):
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
+
+
+@contextlib.contextmanager
+def tls_errors() -> Iterator[None]:
+    """Turns a certificate or a key that cannot be read into a `ServingError`."""
+    try:
+        yield
+    except OSError as error:  # of ssl too
+        raise ServingError("UNAUTHENTICATED", f"a certificate or key cannot be read: {error}") from error

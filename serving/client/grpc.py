@@ -8,7 +8,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from serving.client import messages
-from serving.client.errors import CODES, ServingError
+from serving.client.errors import CODES, ServingError, tls_errors
 from serving.client.models import ModelSpec, Signature, TensorInfo, Tls, VersionStatus
 from serving.client.tensors import DTYPES, to_array, to_message
 
@@ -26,7 +26,9 @@ class GrpcTransport:
         if tls is None:
             self._channel = grpc.insecure_channel(target, options)
         else:
-            read = [path.read_bytes() if path else None for path in (tls.root_certificates, tls.key, tls.certificate)]
+            paths = (tls.root_certificates, tls.key, tls.certificate)
+            with tls_errors():
+                read = [path.read_bytes() if path else None for path in paths]
             self._channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(*read), options)
         self._predict = self._channel.unary_unary(PREDICT)
         self._metadata = self._channel.unary_unary(f"{_SERVICES}PredictionService/GetModelMetadata")
@@ -51,7 +53,7 @@ class GrpcTransport:
                 entry.version,
                 _STATES.get(entry.state, str(entry.state)),
                 CODES.get(entry.status.error_code, str(entry.status.error_code)),
-                entry.status.error_message,
+                _text(entry.status.error_message),
             )
             for entry in reply.model_version_status
         ]
@@ -65,7 +67,7 @@ class GrpcTransport:
         except DecodeError as error:
             raise _unreadable(error) from error
         return {
-            name: Signature(_infos(signature.inputs), _infos(signature.outputs), signature.method_name)
+            name: Signature(_infos(signature.inputs), _infos(signature.outputs), _text(signature.method_name))
             for name, signature in signatures.signature_def.items()
         }
 
@@ -114,6 +116,10 @@ def _info(info: Any) -> TensorInfo:
     shape = info.tensor_shape
     sizes = None if shape.unknown_rank else tuple(dim.size for dim in shape.dim)
     return TensorInfo(DTYPES.get(info.dtype, np.dtype(object)), sizes)
+
+
+def _text(content: bytes) -> str:
+    return content.decode("utf-8", "replace")
 
 
 def _unreadable(error: Exception) -> ServingError:

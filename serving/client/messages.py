@@ -20,7 +20,7 @@ _TYPES = {
     for name in ("bool", "bytes", "double", "float", "int32", "int64", "string", "uint32", "uint64")
 }
 # Message -> field -> its number and type: a scalar, or a message of this table. `*` repeats it, `@` maps text to it,
-# `?` marks a member of the message's one choice.
+# `?` marks a member of the message's one choice. Texts that come from elsewhere are bytes: they need not be UTF-8.
 _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     "Int64Value": {"value": (1, "int64")},
     "Any": {"type_url": (1, "string"), "value": (2, "bytes")},
@@ -53,13 +53,13 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     },
     "PredictResponse": {"outputs": (1, "@TensorProto"), "model_spec": (2, "ModelSpec")},
     "GetModelStatusRequest": {"model_spec": (1, "ModelSpec")},
-    "StatusProto": {"error_code": (1, "int32"), "error_message": (2, "string")},
+    "StatusProto": {"error_code": (1, "int32"), "error_message": (2, "bytes")},
     "ModelVersionStatus": {"version": (1, "int64"), "state": (2, "int32"), "status": (3, "StatusProto")},
     "GetModelStatusResponse": {"model_version_status": (1, "*ModelVersionStatus")},
     "GetModelMetadataRequest": {"model_spec": (1, "ModelSpec"), "metadata_field": (2, "*string")},
     "GetModelMetadataResponse": {"model_spec": (1, "ModelSpec"), "metadata": (2, "@Any")},
     "TensorInfo": {"name": (1, "string"), "dtype": (2, "int32"), "tensor_shape": (3, "TensorShapeProto")},
-    "SignatureDef": {"inputs": (1, "@TensorInfo"), "outputs": (2, "@TensorInfo"), "method_name": (3, "string")},
+    "SignatureDef": {"inputs": (1, "@TensorInfo"), "outputs": (2, "@TensorInfo"), "method_name": (3, "bytes")},
     "SignatureDefMap": {"signature_def": (1, "@SignatureDef")},
 }
 

@@ -95,6 +95,8 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if self.version is not None and self.label is not None:
             raise ValueError("ask for a version or for a label, not for both")
+        if self.version is not None and not 0 <= self.version < 2**63:
+            raise ValueError(f"there is no version {self.version}: a version is a number from 0 to 2^63 - 1")
 
 
 class Transport(Protocol):

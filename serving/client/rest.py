@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from serving.client.errors import ServingError
+from serving.client.errors import ServingError, tls_errors
 from serving.client.models import ModelSpec, Signature, TensorInfo, Tls, VersionStatus
 
 _STATUS_CODES = {
@@ -34,9 +34,10 @@ class RestTransport:
         self._context = None
         if self._target.startswith("https://"):
             roots = str(tls.root_certificates) if tls and tls.root_certificates else None
-            self._context = ssl.create_default_context(cafile=roots)
-            if tls and tls.certificate:
-                self._context.load_cert_chain(tls.certificate, tls.key)
+            with tls_errors():
+                self._context = ssl.create_default_context(cafile=roots)
+                if tls and tls.certificate:
+                    self._context.load_cert_chain(tls.certificate, tls.key)
 
     def predict(
         self, spec: ModelSpec, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], timeout: float

@@ -7,6 +7,7 @@ import numpy as np
 from serving.client import messages
 
 _STRING, _HALF = 7, 19
+_WIDE = (1, 2, 23)  # float, double and uint64, which do not fit into int64
 # Number of a type in tensorflow/core/framework/types.proto -> the array's type, and the field that holds its values.
 _TYPES: dict[int, tuple[type, str]] = {
     1: (np.float32, "float_val"), 2: (np.float64, "double_val"), 3: (np.int32, "int_val"), 4: (np.uint8, "int_val"),
@@ -70,4 +71,5 @@ def _values(tensor: Any) -> np.ndarray:
         return np.array([*values, None], dtype=object)[:-1]
     if tensor.dtype == _HALF:
         return np.array(values, np.int32).astype(np.uint16).view(np.float16)
-    return np.array(values).astype(dtype)
+    exact = dtype if tensor.dtype in _WIDE else np.dtype(np.int64)
+    return np.fromiter(values, exact, len(values)).astype(dtype)

@@ -42,6 +42,8 @@ class VersionRecord:
         """
         if not isinstance(fields, dict):
             raise TypeError(f"a record is an object, not {fields!r}")
+        if "code" in fields:  # as 0.1.0 called it
+            fields = {"trainer_digest": fields["code"], **fields}
         return cls(**{field.name: fields[field.name] for field in dataclasses.fields(cls) if field.name in fields})
 
     @classmethod

@@ -128,8 +128,12 @@ class StoredModel:
         """Whether a version is there, with the files that were pushed; one without a record counts as intact."""
         if not self.path(version).is_dir():
             return False
+        return self.record(version) is None or self.is_as_pushed(version)
+
+    def is_as_pushed(self, version: int) -> bool:
+        """Whether a version has the record of its push, and the files that were pushed then."""
         record = self.record(version)
-        return record is None or record.digest == self.digest(version)
+        return record is not None and record.digest == self.digest(version)
 
     # Labels.
 
@@ -144,7 +148,7 @@ class StoredModel:
             fields = json.loads(path.read_text())
         except FileNotFoundError:
             fields = dataclasses.asdict(Labels())
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise self._damaged(error) from error
         try:
             return Labels.of(fields, self.versions())
@@ -216,7 +220,7 @@ class StoredModel:
             version = same[0] if same else self._next_version()
             if not same:
                 self._stage(source, dataclasses.replace(record, version=version, digest=digest))
-            with self._changing():
+            with self._locked():
                 labels = self.labels()
                 if not same:
                     (self.folder / STAGING).rename(self.path(version))
@@ -248,12 +252,13 @@ class StoredModel:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
-        """Keeps others from changing the labels while they are read, and written anew."""
-        with (
-            storage_errors(f"The labels of {self.name} in {self.folder} cannot be changed"),
-            filelock.FileLock(self.folder / f".{LABELS}.lock", timeout=LOCK_SECONDS),
-        ):
+        """Holds the labels; a failure to write them is an error in a sentence."""
+        with storage_errors(f"The labels of {self.name} in {self.folder} cannot be changed"), self._locked():
             yield
+
+    def _locked(self) -> filelock.BaseFileLock:
+        """Returns a lock that keeps others from changing the labels while they are read, and written anew."""
+        return filelock.FileLock(self.folder / f".{LABELS}.lock", timeout=LOCK_SECONDS)
 
     def _write(self, labels: Labels) -> None:
         replace_file(self.folder / LABELS, json.dumps(dataclasses.asdict(labels), indent=1))

@@ -112,11 +112,11 @@ class BatchDispatcher:
 
     def _submit(self, group: Group, part: list[_Waiting]) -> None:
         loop = asyncio.get_running_loop()
-        version = group[0]
+        bundle = group[0].loaded
 
         def work() -> None:
             started = time.perf_counter()
-            answers = _answers(version.loaded, [waiting.request for waiting in part])
+            answers = _answers(bundle, [waiting.request for waiting in part])
             seconds = time.perf_counter() - started
             loop.call_soon_threadsafe(self._deliver, group, part, answers, seconds)
 

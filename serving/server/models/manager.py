@@ -262,7 +262,7 @@ class Manager:
             if version is None or (version.state == State.END and (not version.error or path != version.path)):
                 version = model.versions[number] = Version(name, number, path)
                 self._workers.submit(self._load_with_retries, version)
-        self._unload_unwanted(model, paths)
+        self._unload_unwanted(model, paths, found)
         if model.config is None and all(version.state == State.END for version in model.versions.values()):
             del self._models[name]
 
@@ -274,7 +274,7 @@ class Manager:
         older = [number for number in found if number < min(paths) and number not in failed]
         return {max(older): found[max(older)]} if older else {}
 
-    def _unload_unwanted(self, model: Model, paths: dict[int, Path]) -> None:
+    def _unload_unwanted(self, model: Model, paths: dict[int, Path], found: dict[int, Path]) -> None:
         """Unloads versions that are not wanted, if a wanted one answers; forgets failed ones that are gone."""
         answering = [number for number in model.available() if number in paths]
         for number in sorted(set(model.versions) - set(paths)):
@@ -282,7 +282,7 @@ class Manager:
             if version.state == State.AVAILABLE and (answering or model.config is None):
                 version.state = State.UNLOADING
                 self._workers.submit(self._unload, version)
-            elif version.state == State.END and version.error and not version.path.exists():
+            elif version.state == State.END and version.error and number not in found:
                 del model.versions[number]
 
     def _load_with_retries(self, version: Version) -> None:
