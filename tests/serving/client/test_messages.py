@@ -51,7 +51,7 @@ def test_a_status_of_the_stubs_is_read():
     read.ParseFromString(reply.SerializeToString())
     (version,) = read.model_version_status
     assert (version.version, version.state, version.status.error_code) == (2, 30, 5)
-    assert version.status.error_message == "gone"
+    assert version.status.error_message == b"gone"
 
 
 def test_messages_of_both_kinds_live_in_one_process():
