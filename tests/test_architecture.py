@@ -21,6 +21,13 @@ def test_a_room_is_not_crowded(room):
     assert len(modules) <= 10
 
 
+@pytest.mark.slow
+def test_imports_run_one_way():
+    done = subprocess.run([Path(sys.executable).with_name("lint-imports")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["trainer", "serving"])
 def test_imports_without_tfx(package):
     modules = [

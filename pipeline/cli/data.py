@@ -22,7 +22,7 @@ from pipeline.run.console import Console
 @HOME
 @DATA
 def fetch(name: str, home: Home, data: Path | None) -> None:
-    """Download the canonical files of a data set into the home folder, and verify them."""
+    """Download the canonical files of a data set, and verify them."""
     with locked(home):
         folder = fetching.fetch(name, home.data, data)
     click.echo(f"{name} is in {folder}, and its checksums are right.")
@@ -37,7 +37,7 @@ def fetch(name: str, home: Home, data: Path | None) -> None:
 @DATA
 @JSON
 def add(experiment: Experiment, path: Path, date: str | None, home: Home, data: Path | None) -> ExitCode:
-    """Add a folder of labelled images to an experiment's data, as its next span.
+    """Add labelled images to an experiment's data, as its next span.
 
     \b
     conveyor add mnist ./monday

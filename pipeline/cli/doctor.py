@@ -112,7 +112,10 @@ def _metadata(home: Home) -> Finding:
     "--restore-metadata", is_flag=True, help="Returns to the newest copy of the metadata's SQLite file first."
 )
 def doctor(home: Home, restore_metadata: bool) -> ExitCode:
-    """Check the stack, the device, the data and the disk; the exit code is 1 if something is wrong."""
+    """Check the installation, the home folder and the data.
+
+    The exit code is 1 if something is wrong; each line says how to mend it.
+    """
     if restore_metadata:
         with locked(home):
             click.echo(f"The metadata are those of {backup.restore(home).name} again.")

@@ -10,7 +10,7 @@ from conveyor.errors import ExitCode
 # Verb -> the module that holds it, and the first line of its help, so that `--help` need not import them all.
 VERBS = {
     "run": ("run", "Run an experiment's pipeline, from files to a pushed model."),
-    "retrain": ("run", "Run it again if there is anything new."),
+    "retrain": ("run", "Run an experiment's pipeline again, if there is anything new."),
     "schedule": ("schedule", "Retrain by the clock."),
     "evaluate": ("run", "Print the test accuracy of the newest checkpoint or pushed model."),
     "fetch": ("data", "Download the canonical files of a data set, and verify them."),

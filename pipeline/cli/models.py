@@ -22,7 +22,7 @@ from serving.model_store import StableMove
 @METADATA
 @JSON
 def runs(experiment: str | None, home: Home) -> None:
-    """List the runs, the newest last, and how they ended."""
+    """List the runs and how they ended."""
     rows = [listing.run_row(home, run) for run in listing.past_runs(home, experiment)]
     table("runs", rows, f"Nothing has run in {home.root} yet.")
     reply(rows)
@@ -55,7 +55,7 @@ def models(experiment: str | None, home: Home) -> None:
 @HOME
 @JSON
 def rollback(experiment: Experiment, version: int | None, home: Home) -> None:
-    """Make an earlier version stable again, at once.
+    """Make an earlier version stable again.
 
     \b
     conveyor rollback mnist
@@ -143,7 +143,7 @@ def _settle(home: Home, move: StableMove, sides: dict[str, Any]) -> None:
 @METADATA
 @JSON
 def lineage(experiment: Experiment, version: int | None, home: Home) -> None:
-    """Print where a version came from, step by step, down to the checksums of its input files.
+    """Print where a version came from, down to its input files.
 
     \b
     conveyor lineage mnist        of the stable version
@@ -189,7 +189,7 @@ def _grow(tree: Any, origin: Any) -> None:
 @METADATA
 @JSON
 def gc(experiment: str | None, keep: int | None, yes: bool, home: Home) -> None:
-    """Remove old versions, and the artifacts and checkpoints that only they needed.
+    """Remove old versions, and what only they needed.
 
     \b
     conveyor gc                     shows what would be removed

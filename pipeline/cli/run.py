@@ -60,7 +60,7 @@ def run(experiment: Experiment, home: Home, data: Path | None) -> ExitCode:
 def retrain(
     experiment: Experiment, home: Home, data: Path | None, notifications: NotifierOptions, end_with_parent: bool
 ) -> ExitCode:
-    """Run an experiment's pipeline if there is anything new; change nothing if there is not.
+    """Run an experiment's pipeline again, if there is anything new.
 
     \b
     conveyor add mnist ./monday
@@ -110,7 +110,10 @@ def _failure_notified(notifier: Notifier, experiment: str) -> Iterator[None]:
 @DATA
 @JSON
 def evaluate(experiment: Experiment, home: Home, data: Path | None) -> None:
-    """Print the test accuracy of the newest checkpoint, or of the stable version where there is none."""
+    """Print the test accuracy of the newest checkpoint or pushed model.
+
+    The checkpoint must be of the same settings, data and code. Without one, the stable version is measured.
+    """
     folder = input_folder(experiment, home, data, Console().note)
     with redirected(home.log("evaluate")):
         from pipeline.run.evaluate import evaluate as measure

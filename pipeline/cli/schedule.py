@@ -90,7 +90,7 @@ def schedule(
     home: Home,
     data: Path | None,
 ) -> None:
-    """Retrain by the clock, until it is stopped.
+    """Retrain by the clock.
 
     \b
     conveyor schedule mnist --cron "0 3 * * *" --timezone Europe/Berlin --jitter 300
@@ -98,9 +98,10 @@ def schedule(
     conveyor schedule --list
     conveyor schedule mnist --cron "0 3 * * 1-5" --export systemd --output /etc/systemd/system
 
-    One run at a time. Times that pass during a run, or while no scheduler runs, make one run together. SIGTERM and
-    Ctrl+C let the running component finish, or the trainer write a checkpoint; the next start continues from there. The
-    state is in the home folder, so that a scheduler that was killed knows what it missed.
+    It runs until it is stopped, one run at a time. Times that pass during a run, or while no scheduler runs, make
+    one run together. SIGTERM and Ctrl+C let the running component finish, or the trainer write a checkpoint; the
+    next start continues from there. The state is in the home folder, so that a scheduler that was killed knows what
+    it missed.
     """
     if listing:
         rows = daemon.rows(home)

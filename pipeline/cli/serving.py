@@ -82,17 +82,18 @@ CONNECTION = bundle(
 @HOME
 @JSON
 def serve(server: serving.ServerSettings, dry_run: bool, home: Home) -> None:
-    """Serve pushed models until it is interrupted; all of them if none is named.
+    """Serve the pushed models over gRPC and REST, with a page to try them.
 
     \b
     conveyor serve
     conveyor serve mnist --versions latest:2 --label stable=3
     conveyor serve --backend docker --host 0.0.0.0
 
-    The server is TensorFlow Serving if it is on the PATH, else its container image if docker or podman answers, else
-    the embedded server, which speaks the same protocol. Without --versions and --label the server follows the labels:
-    the version that `conveyor retrain`, `rollback` or `promote` makes stable is loaded and takes over without a lost
-    request, and a canary is served beside it. With --json, one object on one line says that the server is ready.
+    It serves the named models, or all of them, until it is interrupted. The server is TensorFlow Serving if it is
+    on the PATH, else its container image if docker or podman answers, else the embedded server, which speaks the
+    same protocol. Without --versions and --label the server follows the labels: the version that `conveyor
+    retrain`, `rollback` or `promote` makes stable is loaded and takes over without a lost request, and a canary is
+    served beside it. With --json, one object on one line says that the server is ready.
     """
     if dry_run:
         commands = serving.commands(home, server, serving.prepare(home, server))
@@ -125,14 +126,15 @@ def _ready(home: Home, endpoint: serving.Endpoint) -> None:
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="How many classes to show.")
 @JSON
 def predict(model: str, images: tuple[str, ...], connection: Connection, top: int) -> ExitCode:
-    """Ask a server for the classes of PNG and JPEG files; an IMAGE may be a pattern, or - for standard input.
+    """Ask a server for the classes of picture files.
 
     \b
     conveyor predict mnist seven.png
     conveyor predict cifar10 'pictures/**/*.jpg' --json
     cat seven.png | conveyor predict mnist - --target http://localhost:8501
 
-    The exit code is 1 if a file could not be read or the server did not answer.
+    An IMAGE is a PNG or JPEG file, a pattern, or - for standard input. The exit code is 1 if a file could not be
+    read or the server did not answer.
     """
     files = predicting.files_of(images)
     with (
@@ -164,14 +166,14 @@ def _row(answer: predicting.Answer, top: int) -> dict[str, str]:
 @HOME
 @JSON
 def loadtest(model: str, clients: int, seconds: float, batch: int, target: str, home: Home) -> ExitCode:
-    """Ask a server as fast as it answers, then run the same batches in a bare Session.
+    """Measure a server's throughput and latency.
 
     \b
     conveyor loadtest mnist --clients 32 --seconds 30
 
-    The server's throughput is shown as a ratio to the Session's: of batches as they are sent, and of batches that hold
-    a request of every client, which is the most that batching across requests can reach. The exit code is 1 if a
-    request failed.
+    It asks a server as fast as it answers, then runs the same batches in a bare Session. The server's throughput is
+    shown as a ratio to the Session's: of batches as they are sent, and of batches that hold a request of every
+    client, which is the most that batching across requests can reach. The exit code is 1 if a request failed.
     """
     test = load_test(home, target, model, clients, seconds, batch)
     click.echo(f"{model} version {test.version}: {clients} clients, {batch} images a request, {test.seconds:.1f} s\n")

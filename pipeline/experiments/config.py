@@ -167,12 +167,15 @@ def _collect(owner: Any, changes: dict[str, Any], path: list[str], text: str) ->
     if not rest:
         changes[name] = _parsed(owner, name, text)
         return
-    given = changes.get(name, {})
-    current = getattr(owner, name) if isinstance(given, dict) else given
+    given = changes.setdefault(name, {})
+    is_tree = isinstance(given, dict)
+    current = getattr(owner, name) if is_tree else given
     if not dataclasses.is_dataclass(current):
         raise ConfigError(f"{owner.SETTINGS_NAME}.{name} has no fields of its own.")
-    inner = changes[name] = given if isinstance(given, dict) else vars(given).copy()
+    inner = given if is_tree else {}
     _collect(current, inner, rest, text)
+    if not is_tree:  # a whole object was given before one of its fields
+        changes[name] = _replaced(current, inner)
 
 
 def _replaced(owner: Any, changes: dict[str, Any]) -> Any:

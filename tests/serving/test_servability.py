@@ -68,6 +68,7 @@ def test_keras_model_that_loads_in_python_only_is_refused(tmp_path, images):
         check(tmp_path, images, np.zeros((70, 10), np.float32))
 
 
+@pytest.mark.slow
 def test_process_prints_one_json_object(model, images, tmp_path):
     np.save(tmp_path / "images.npy", images)
     np.save(tmp_path / "scores.npy", model[1] + np.float32(0.1))

@@ -36,6 +36,7 @@ def test_prints_what_the_tutorial_prints(short_job, digits, tmp_path):
     assert list((tmp_path / "logs").glob("events*"))
 
 
+@pytest.mark.slow
 def test_learns(mnist_job, digits, tmp_path):
     training = dataclasses.replace(mnist_job.training, steps=60, learning_rate=1e-3)
     trained = run(dataclasses.replace(mnist_job, training=training), digits, tmp_path)
@@ -50,6 +51,7 @@ def test_checkpoint_state_file_and_a_bounded_number_of_checkpoints(short_job, di
     assert steps == {"ckpt-4", "ckpt-8", "ckpt-12"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mnist_job", "cifar10_job"])
 def test_stopped_and_continued_is_as_if_never_stopped(request, name, cifar10, cifar10_dataset, digits, tmp_path):
     job = request.getfixturevalue(name)
@@ -77,6 +79,33 @@ def test_stopped_and_continued_is_as_if_never_stopped(request, name, cifar10, ci
         np.testing.assert_array_equal(a, b)
 
 
+def test_lines_and_checkpoints_have_their_own_steps(short_job, digits, tmp_path):
+    training = dataclasses.replace(short_job.training, steps=10, log_every=3, checkpoint_every=4, keep_checkpoints=9)
+    result = run(dataclasses.replace(short_job, training=training), digits, tmp_path)
+    assert [entry["step"] for entry in result.history] == [0, 3, 6, 9, 10]
+    steps = {int(path.stem.removeprefix("ckpt-")) for path in (tmp_path / "checkpoints").glob("ckpt-*.index")}
+    assert steps == {0, 4, 8, 10}
+
+
+def test_continued_between_two_lines_is_as_if_never_stopped(short_job, digits, tmp_path):
+    training = dataclasses.replace(short_job.training, steps=10, log_every=3, checkpoint_every=4)
+    job = dataclasses.replace(short_job, training=training)
+    tf.config.experimental.enable_op_determinism()
+    whole = run(job, digits, tmp_path / "whole")
+
+    def die_at_step_6(line):
+        if line.startswith("step 6"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(job, digits, tmp_path / "parts", die_at_step_6)
+    parts = run(job, digits, tmp_path / "parts")
+    assert parts.resumed_from == 4
+    assert parts.history == whole.history
+    for a, b in zip(whole.model.get_weights(), parts.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_finished_training_is_restored_and_not_continued(short_job, digits, tmp_path):
     first = run(short_job, digits, tmp_path)
     again = run(short_job, digits, tmp_path)
@@ -96,6 +125,7 @@ def test_loss_that_is_no_number_stops_training_and_keeps_the_checkpoints(short_j
     assert not (tmp_path / "checkpoints" / "ckpt-4.index").exists()
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one(short_job, digits, tmp_path):
     """MirroredStrategy over two logical processors gives the weights of one, but for the order of additions."""
     alone = run(short_job, digits, tmp_path / "alone")

@@ -19,6 +19,7 @@ from conveyor.settings import to_json
 from trainer.settings import TrainingSpec
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow  # each test is a process of its own that imports TensorFlow
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from components.image_example_gen import shards
-from components.image_example_gen.dataset import HashedSplits
+from components.image_example_gen.dataset import HashedSplits, NamedSplits
 from components.image_example_gen.readers import DataError
 from components.image_example_gen.shards import content_splits, plan
 from components.image_example_gen.spans import BASE, Part
@@ -27,6 +29,12 @@ def test_held_out_examples_are_the_first_across_files(cifar10, cifar10_dataset):
     assert counts(planned) == {"train": 37_500, "eval": 12_500, "test": 10_000}
     ranges = [(s.reader.path.name, s.start, s.count) for s in planned if s.split == "eval"]
     assert ranges[-1] == ("data_batch_2.bin", 0, 2500)
+
+
+def test_held_out_examples_may_have_files_of_their_own(cifar10, cifar10_dataset):
+    splits = NamedSplits("data_batch_[1-4].bin", "test_batch.bin", eval="data_batch_5.bin")
+    planned = plan(Part(BASE, cifar10, dataclasses.replace(cifar10_dataset, splits=splits)))
+    assert counts(planned) == {"train": 40_000, "eval": 10_000, "test": 10_000}
 
 
 def test_every_image_is_in_one_shard(mnist, mnist_dataset, monkeypatch):

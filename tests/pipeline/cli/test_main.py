@@ -124,3 +124,29 @@ def test_home_that_cannot_be_made_is_a_sentence(conveyor, tmp_path):
     result = conveyor("fetch", "mnist", "--home", str(tmp_path / "file" / "home"))
     assert result.exit_code == 1
     assert "Not a directory" in result.output
+
+
+@pytest.mark.parametrize("verb", ["runs", "models", "gc"])
+def test_an_experiment_whose_file_is_gone_is_named(conveyor, verb):
+    result = conveyor(verb, "gone")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("verb", main_module.VERBS)
+def test_a_verbs_help_begins_as_the_groups_help_says(verb):
+    command = main.get_command(None, verb)
+    assert command.get_short_help_str(200).rstrip(".") == main_module.VERBS[verb][1].rstrip(".")
+
+
+def test_a_wrong_notification_address_is_no_matter_for_a_list(conveyor, monkeypatch):
+    monkeypatch.setenv("CONVEYOR_NOTIFY", "bad://")
+    assert conveyor("schedule", "--list").exit_code == 0
+
+
+@pytest.mark.parametrize("verb", ["run", "fetch"])
+def test_a_home_that_cannot_hold_data_is_a_sentence(conveyor, tmp_path, verb):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "data").touch()
+    result = conveyor(verb, "mnist")
+    assert result.exit_code == 1
+    assert "mnist cannot be stored in" in result.output

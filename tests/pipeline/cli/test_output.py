@@ -53,13 +53,20 @@ def test_an_error_is_a_sentence_and_its_exit_code():
 def test_with_json_an_error_is_a_reply_too():
     done = run("raise ConfigError('wrong')", "--json")
     assert json.loads(done.stdout.splitlines()[0]) == {"ready": True}
-    assert '"error": "wrong"' in done.stdout
+    assert json.loads(done.stdout.splitlines()[-1]) == {"verdict": "failed", "error": "wrong"}
+
+
+def test_a_stop_is_not_a_failure():
+    done = run("from pipeline.run.runner import RunStopped; raise RunStopped('stopped')", "--json")
+    assert done.returncode == 130
+    assert json.loads(done.stdout.splitlines()[-1])["verdict"] == "stopped"
 
 
 def test_a_bug_keeps_its_traceback():
     done = run("raise OSError('a bug')", "--json")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["error"] == "a bug"
 
 
 def test_an_interruption_ends_with_130():

@@ -117,3 +117,20 @@ def test_a_wrong_file_is_explained(tmp_path, text, message):
 def test_unknown_experiments_are_refused(name, message):
     with pytest.raises(ConfigError, match=message):
         load(name)
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)], ids=["as given", "reversed"])
+def test_settings_that_are_only_right_together_may_come_in_any_order(order):
+    start = override(load("mnist"), ('dataset.splits={"files": "*/*"}',))
+    settings = ("dataset.splits.eval_share=0.95", "dataset.splits.test_share=0.01")[order]
+    assert override(start, settings).dataset.splits == HashedSplits("*/*", eval_share=0.95, test_share=0.01)
+
+
+def test_a_whole_object_and_one_of_its_fields():
+    changed = override(load("mnist"), ('dataset.splits={"files": "*/*"}', "dataset.splits.test_share=0.3"))
+    assert changed.dataset.splits == HashedSplits("*/*", test_share=0.3)
+
+
+def test_too_many_values_are_refused():
+    with pytest.raises(ConfigError, match="gate takes 3 values: min_accuracy, tolerance, min_class_accuracy"):
+        Gate(0.9, 0.1, 0.1, 5)

@@ -103,6 +103,7 @@ def test_compose_file_starts_the_server_with_the_same_flags(home):
         )
 
 
+@pytest.mark.slow
 def test_protoset_holds_the_whole_protocol(tmp_path):
     path = tmp_path / "serving.protoset"
     subprocess.run([sys.executable, "-m", "serving.protoset", str(path)], cwd=ROOT, check=True, capture_output=True)

@@ -3,9 +3,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from components.code_digest import ROOT, imported_files
 from pipeline.experiments import load
 from pipeline.experiments.config import override
 from pipeline.home.folders import Home
+from pipeline.home.provenance import PIPELINE_MODULES
 from pipeline.run.plan import make_plan
 from serving.model_store import VersionRecord
 from tests.digits import write_idx
@@ -82,6 +84,21 @@ def test_the_data_digest_changes_with_what_is_trained_on(plan):
 def test_the_fingerprint_changes_with_the_code(plan):
     provenance = plan().provenance
     assert dataclasses.replace(provenance, pipeline_digest="x").fingerprint != provenance.fingerprint
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "components").glob("*/*.py") if "__" not in path.name),
+        "pipeline/run/graph.py",
+        "trainer/loop.py",
+        "trainer/export.py",
+        "serving/server/models/bundle.py",
+    ],
+)
+def test_the_code_of_a_run_is_that_of_every_component(module):
+    files = {path for name in PIPELINE_MODULES for path in imported_files(name)}
+    assert ROOT / module in files
 
 
 def test_checkpoints_of_what_determines_the_same_weights_lie_together(plan):

@@ -15,6 +15,8 @@ from tests.serving.server_process import Server
 
 ROOT = Path(__file__).parents[3]
 
+pytestmark = pytest.mark.slow  # starts a server
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, shapes):

@@ -54,6 +54,12 @@ def test_a_status_of_the_stubs_is_read():
     assert version.status.error_message == b"gone"
 
 
+def test_a_text_that_is_no_utf_8_does_not_spoil_the_message():
+    read = messages.new("StatusProto")
+    read.ParseFromString(b"\x12\x01\xff")
+    assert read.error_message == b"\xff"
+
+
 def test_messages_of_both_kinds_live_in_one_process():
     own, generated = messages.new("ModelSpec", name="m"), model_pb2.ModelSpec(name="m")
     assert own.SerializeToString() == generated.SerializeToString()

@@ -20,6 +20,12 @@ def test_top_of_more_than_there_are_is_all(prediction):
     assert [len(best) for best in prediction.top(9)] == [3, 3]
 
 
+@pytest.mark.parametrize("version", [-1, 2**63])
+def test_a_version_that_cannot_be_is_refused(version):
+    with pytest.raises(ValueError, match="a version is a number from 0"):
+        ModelSpec("m", version)
+
+
 def test_a_version_and_a_label_are_not_asked_for_together():
     with pytest.raises(ValueError, match="not for both"):
         ModelSpec("m", 1, "stable")

@@ -9,9 +9,9 @@ from serving.server.protocol.tensors import to_proto
 
 ARRAYS = [
     np.array([[1.5, -2], [0, 3]], np.float32), np.array(2.5), np.array([-1, 2**31 - 1], np.int32),
-    np.array([-(2**63), 5]), np.array([True, False]), np.array([1, 255], np.uint8), np.array([-5], np.int8),
-    np.array([2**64 - 1], np.uint64), np.array([1.5, -2], np.float16), np.array([[b"a", b"\xff"]], object),
-    np.zeros((0, 3), np.float32),
+    np.array([-(2**63), 2**53 + 1]), np.array([True, False]), np.array([1, 255], np.uint8), np.array([-5], np.int8),
+    np.array([2**64 - 1, 1, 2**53 + 1], np.uint64), np.array([1.5, -2], np.float16),
+    np.array([[b"a", b"\xff"]], object), np.zeros((0, 3), np.float32),
 ]  # fmt: skip
 
 

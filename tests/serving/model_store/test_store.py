@@ -106,22 +106,26 @@ def test_killed_at_any_step_leaves_the_old_state_or_the_new(model, stored, step)
     assert stored.versions() == ([1, 2] if step == "rename" else [1])
     after = push(stored, model("b"))
     assert after.new == (step != "rename")
-    assert stored.is_intact(after.version)
+    assert stored.digest(after.version) == tree_digest(model("b"))
     assert stored.stable() == after.version
     assert not (stored.folder / store.STAGING).exists()
 
 
-def test_full_disk_leaves_the_old_state(model, stored, monkeypatch):
+@pytest.mark.parametrize("step", ["copytree", "replace_file", "flush_tree", "rename"])
+def test_full_disk_leaves_the_old_state(model, stored, monkeypatch, step):
     push(stored, model("a"))
-    before = sorted(path.name for path in stored.folder.iterdir())
+    before, labels = sorted(path.name for path in stored.folder.iterdir()), stored.labels()
 
     def full(*_args, **_kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(store.shutil, "copytree", full)
+    source = model("b")
+    monkeypatch.setattr({"copytree": store.shutil, "rename": Path}.get(step, store), step, full)
     with pytest.raises(StorageError, match=r"No space left on device.*What was served before stays"):
-        push(stored, model("b"))
+        push(stored, source)
+    monkeypatch.undo()
     assert sorted(path.name for path in stored.folder.iterdir()) == before
+    assert stored.labels() == labels
 
 
 def test_damaged_copy_is_not_pushed(model, stored, monkeypatch):
@@ -140,6 +144,19 @@ def test_a_version_is_intact_while_its_files_are_those_that_were_pushed(model, s
     assert stored.is_intact(version)
     (stored.path(version) / "saved_model.pb").write_text("another")
     assert not stored.is_intact(version)
+
+
+def test_a_version_whose_record_is_damaged_is_not_as_it_was_pushed(model, stored):
+    version = push(stored, model("a")).version
+    assert stored.is_as_pushed(version)
+    (stored.path(version) / RECORD).write_text("{")
+    assert not stored.is_as_pushed(version)
+
+
+def test_records_of_0_1_0_are_read(three):
+    (three.path(1) / RECORD).parent.mkdir()
+    (three.path(1) / RECORD).write_text('{"run": "r", "code": "c", "digest": "d"}')
+    assert three.record(1) == VersionRecord(run="r", trainer_digest="c", digest="d")
 
 
 def test_a_version_that_is_gone_is_not_intact(stored):

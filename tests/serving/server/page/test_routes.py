@@ -16,6 +16,8 @@ from tests.serving.server_process import Server, free_port
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (28, 28, 1), np.uint8)
 
+pytestmark = pytest.mark.slow  # starts a server
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, shapes):
