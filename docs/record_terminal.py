@@ -69,7 +69,8 @@ def main() -> None:
     console.print(f"[bold]$ {COMMAND}[/]")
     for line in screen:
         console.print(rich.text.Text.from_ansi(line), no_wrap=True, overflow="ellipsis", crop=True)
-    (ROOT / "docs" / "terminal.svg").write_text(console.export_svg(title="Conveyor"))
+    picture = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="Conveyor"), flags=re.DOTALL)
+    (ROOT / "docs" / "terminal.svg").write_text(picture)  # without fonts from elsewhere
     if given.home is None:
         shutil.rmtree(home)
 
