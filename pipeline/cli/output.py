@@ -23,10 +23,11 @@ class Verb(click.Command):
     """
 
     def make_context(self, info_name: Any, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
+        as_json = "--json" in args  # click takes the arguments out of the list
         try:
             return super().make_context(info_name, args, parent, **extra)
         except ConveyorError as problem:
-            if "--json" in args:
+            if as_json:
                 click.echo(json.dumps(_failure(problem)))
             error(problem)
             sys.exit(int(problem.exit_code))

@@ -75,6 +75,13 @@ def test_failure_is_json_too(tmp_path, conveyor):
     assert "there is no such folder" in told["error"]
 
 
+@pytest.mark.parametrize("arguments", [("mnist", "--set", "gate.min_accuracy=2"), ("imagenet",)])
+def test_a_usage_error_is_json_too(conveyor, arguments):
+    result = conveyor("run", *arguments, "--json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout.splitlines()[0])["verdict"] == "failed"
+
+
 def test_failed_retraining_is_told_of(conveyor, tmp_path):
     own = tmp_path / "own.py"
     own.write_text(
