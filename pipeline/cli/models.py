@@ -92,8 +92,8 @@ def promote(
 
     \b
     Exit codes  0  promoted
-                1  the server did not answer
-                2  the command or a setting is wrong, or there is no canary
+                1  the server did not answer, or knows no canary
+                2  the command or a setting is wrong, or no server runs
                 3  the canary was not good enough; nothing was changed
     """
     model = home.models.pushed(experiment.serving.model_name)

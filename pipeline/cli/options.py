@@ -97,7 +97,7 @@ JSON = click.option(
     is_flag=True,
     expose_value=False,
     callback=_kept(WANTS_JSON),
-    help="Prints one JSON object on standard output, all else on standard error.",
+    help="Prints JSON on standard output, all else on standard error.",
 )
 METADATA = click.option(
     "--metadata",

@@ -69,6 +69,8 @@ def load_test(home: Home, target: str, model: str, clients: int, seconds: float,
       ConfigError: the model was never pushed here, so that there is nothing to compare with.
       ServingError: the server does not answer, or does not serve the model.
     """
+    if target.startswith(("http://", "https://")):
+        raise ConfigError(f"--target {target}: the load goes over gRPC; give its host:port.")
     stored = home.models.pushed(model)
     dataset = stored.dataset(max(stored.versions()))
     if dataset is None:

@@ -1,6 +1,7 @@
 """The client's way over the REST API."""
 
 import base64
+import http.client
 import json
 import ssl
 import urllib.error
@@ -79,7 +80,7 @@ class RestTransport:
             raise ServingError(_STATUS_CODES.get(error.code, "UNKNOWN"), _error_text(error)) from error
         except TimeoutError as error:
             raise ServingError("DEADLINE_EXCEEDED", f"{self._target} did not answer in {timeout:.1f} s") from error
-        except (urllib.error.URLError, ConnectionError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError) as error:
             late = isinstance(getattr(error, "reason", None), TimeoutError)
             raise ServingError("DEADLINE_EXCEEDED" if late else "UNAVAILABLE", f"{self._target}: {error}") from error
         except ValueError as error:

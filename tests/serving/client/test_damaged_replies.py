@@ -1,3 +1,5 @@
+import socket
+import threading
 from concurrent import futures
 
 import grpc
@@ -43,3 +45,20 @@ def test_an_answer_without_the_outputs_is_an_error_of_the_client(server):
 def test_a_missing_certificate_is_an_error_of_the_client(target, tmp_path):
     with pytest.raises(ServingError, match="a certificate or key cannot be read"):
         Client(target, "m", tls=Tls(tmp_path / "nothing.pem"))
+
+
+def test_a_server_that_speaks_no_http_is_an_error_of_the_client():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer():
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"\x00\x00\x18\x04\x00\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        client = Client(f"http://127.0.0.1:{listening.getsockname()[1]}", "m", retries=0)
+        with client, pytest.raises(ServingError, match="UNAVAILABLE"):
+            client.status()
+        thread.join()
