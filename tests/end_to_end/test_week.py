@@ -120,6 +120,8 @@ def test_a_week(pushed, days, tmp_path):
     assert scheduler.returncode == 0, said
 
     runs = week.runs()
+    if runs[-1]["verdict"] == "stopped":  # a tick had begun when the signal came
+        runs.pop()
     draw(week, runs, clients, pushed.reports(), ended, tmp_path / "week.png")
     assert clients.failures == []
     assert sum(map(len, clients.answers.values())) > 1000
