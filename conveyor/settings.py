@@ -6,8 +6,9 @@ pydantic checks the types and the bounds of every field, when an object is made,
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 import pydantic.dataclasses
@@ -16,6 +17,11 @@ from typing_extensions import dataclass_transform  # of typing from Python 3.11 
 from conveyor.errors import ConfigError
 
 Settings = TypeVar("Settings")
+
+# A name that is part of a path, a URL and a run's name.
+Name = Annotated[str, pydantic.Field(pattern=r"^\w[\w.-]*$", max_length=100)]
+Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+PartialShare = Annotated[float, pydantic.Field(ge=0, lt=1)]  # never all of it
 
 
 @dataclass_transform(frozen_default=True)
@@ -33,7 +39,7 @@ def settings(name: str) -> Callable[[type[Settings]], type[Settings]]:
       Traceback (most recent call last):
       conveyor.errors.ConfigError: training.steps is 0; it should be greater than or equal to 1.
     """
-    config = pydantic.ConfigDict(strict=True, extra="forbid")
+    config = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     def decorate(cls: type[Settings]) -> type[Settings]:
         made: Any = pydantic.dataclasses.dataclass(cls, frozen=True, config=config)
@@ -83,9 +89,24 @@ def _sentence(problem: Any, cls: Any) -> str:
         names[part] if number == 0 and isinstance(part, int) else part for number, part in enumerate(problem["loc"])
     ]
     place = ".".join(str(part) for part in (cls.SETTINGS_NAME, *parts))
+    if problem["type"] == "missing" and isinstance(parts[-1], int):
+        return f"{'.'.join(str(part) for part in (cls.SETTINGS_NAME, *parts[:-1]))} {expectation(problem)}."
     if problem["type"] in ("missing", "missing_argument"):
         return f"{place} is missing."
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"{place} is no setting; there are {', '.join(names)}."
-    expected = problem["msg"].replace("Input should", "it should")
-    return f"{place} is {problem['input']!r}; {expected[:1].lower()}{expected[1:]}."
+    return f"{place} is {problem['input']!r}; it {expectation(problem)}."
+
+
+def expectation(problem: Any) -> str:
+    """Returns what pydantic expected of a value, as the end of a sentence that begins with the value's name.
+
+    Args:
+      problem: one of the `errors()` of a `pydantic.ValidationError`.
+    """
+    if problem["type"] == "string_pattern_mismatch":
+        return "should hold letters, digits, '_', '-' and '.', and begin with a letter or a digit"
+    if problem["type"] == "missing":
+        return "has too few values"
+    should = re.match(r"\w+ (should .*)", problem["msg"])
+    return should[1] if should else f"is wrong: {problem['msg']}"

@@ -87,7 +87,7 @@ def retraining() -> str:
     rows.append(["test accuracy", *(f"{100 * ways[way]['test accuracy']['median']:.2f} %" for way in ways)])
     return f"""## Retraining on a new span
 
-`python -m benchmarks.retraining`: MNIST, {stored.get("steps", 3000):,} steps, whose last {stored["images"]:,} training images arrive as a span; a warm start
+`python -m benchmarks.retraining`: MNIST, {stored["steps"]:,} steps, whose last {stored["images"]:,} training images arrive as a span; a warm start
 takes {stored["warm_steps"]} steps; n = {stored["n"]}, each run a process of its own, the three in turn.
 
 {table(["", *ways], rows)}

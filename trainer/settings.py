@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from conveyor.settings import settings
+from conveyor.settings import PartialShare, settings
 
 
 @settings("network")
@@ -24,7 +24,7 @@ class Network:
     input_scale: Annotated[float, Field(gt=0)]
     initial_stddev: Annotated[float, Field(gt=0)] = 0.05
     initial_bias: float = 0.1
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: PartialShare = 0.0
 
 
 @settings("training")
@@ -54,7 +54,7 @@ class Training:
     log_every: Annotated[int, Field(ge=1)] = 100
     checkpoint_every: Annotated[int, Field(ge=1)] = 100
     eval_every: Annotated[int, Field(ge=1)] = 500
-    seed: Annotated[int, Field(ge=0)] = 2019
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 2019
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     keep_checkpoints: Annotated[int, Field(ge=1)] = 3
 

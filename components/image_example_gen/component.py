@@ -1,6 +1,7 @@
 """The component that ingests labelled images."""
 
 from tfx.components.example_gen.component import FileBasedExampleGen
+from tfx.components.example_gen.driver import QueryBasedDriver
 from tfx.dsl.components.base import executor_spec
 from tfx.proto import example_gen_pb2
 
@@ -19,6 +20,10 @@ class ImageExampleGen(FileBasedExampleGen):
     """
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
+    # The driver for files adds a fingerprint of names, sizes and times to the parameters. It would take another file of
+    # the same size for the same, and a span that arrives in the base's folder for a change of the base. Here the digest
+    # of the content is among the parameters.
+    DRIVER_CLASS = QueryBasedDriver
 
     def __init__(self, part: Part, files: dict[str, str], digest: str) -> None:
         """Makes the component of one part of the input; a span's has the span's name in its own.
@@ -26,8 +31,7 @@ class ImageExampleGen(FileBasedExampleGen):
         Args:
           part: the files, their format and splits.
           files: SHA-256 of each file, by its name below the part's folder.
-          digest: SHA-256 of all of them. TFX's own fingerprint of the files is made of sizes and times, and would take
-            another file of the same size for the same.
+          digest: SHA-256 of all of them; the cache holds for the same digest.
         """
         settings = IngestionSettings(
             part=part.name,

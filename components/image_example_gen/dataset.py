@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from conveyor.errors import ConfigError
-from conveyor.settings import settings
+from conveyor.settings import Name, PartialShare, settings
 
 Lenient = Field(strict=False)  # a list is taken for a tuple
-Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 @settings("dataset.splits")
@@ -50,8 +49,8 @@ class HashedSplits:
     """
 
     files: str = "*/*"
-    eval_share: Share = 0.1
-    test_share: Share = 0.1
+    eval_share: PartialShare = 0.1
+    test_share: PartialShare = 0.1
 
     def __post_init__(self) -> None:
         if self.eval_share + self.test_share >= 1:
@@ -80,7 +79,7 @@ class Dataset:
       canonical: whether the files are published ones that `conveyor fetch` can download and verify.
     """
 
-    name: str
+    name: Name
     format: Literal["idx", "cifar_binary", "folders"]
     shape: Annotated[tuple[int, int, int], Lenient]
     classes: Annotated[tuple[str, ...], Lenient]
@@ -109,4 +108,4 @@ class Spans:
     """
 
     window: Annotated[int, Field(ge=0)] = 0
-    holdout_share: Share = 0.0
+    holdout_share: PartialShare = 0.0

@@ -47,6 +47,9 @@ class Reader(Protocol):
           DataError: a label out of range, or a file that cannot be decoded.
         """
 
+    def place(self, number: int) -> tuple[Path, int]:
+        """Returns the file that an image is in, and the image's number there, from 0."""
+
 
 @dataclasses.dataclass(frozen=True)
 class IdxReader:
@@ -85,6 +88,9 @@ class IdxReader:
         _check_labels(self.labels, labels, first_label, 1, self.dataset)
         return images.reshape(count, *self.dataset.shape), labels.astype(np.int64)
 
+    def place(self, number: int) -> tuple[Path, int]:
+        return self.images, number
+
 
 @dataclasses.dataclass(frozen=True)
 class CifarReader:
@@ -114,6 +120,9 @@ class CifarReader:
         images = records[:, 1:].reshape(count, channels, height, width).transpose(0, 2, 3, 1)
         return np.ascontiguousarray(images), records[:, 0].astype(np.int64)
 
+    def place(self, number: int) -> tuple[Path, int]:
+        return self.path, number
+
 
 @dataclasses.dataclass(frozen=True)
 class FolderReader:
@@ -139,6 +148,9 @@ class FolderReader:
         paths = self.paths[start : start + count]
         labels = [self.dataset.classes.index(path.parent.name) for path in paths]
         return np.stack([self._decode(path) for path in paths]), np.array(labels, np.int64)
+
+    def place(self, number: int) -> tuple[Path, int]:
+        return self.paths[number], 0
 
     def _decode(self, path: Path) -> np.ndarray:
         height, width, channels = self.dataset.shape

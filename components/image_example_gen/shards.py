@@ -70,7 +70,8 @@ def plan(part: Part) -> list[Shard]:
 def _readers(part: Part, split: str, pattern: str) -> list[Reader]:
     paths = part.files(pattern)
     if not paths:
-        raise DataError.at(part.folder, None, f"files that match {pattern} for the split {split}", "none")
+        what = "labelled images" if isinstance(part.dataset.splits, HashedSplits) else f"the files of the split {split}"
+        raise DataError.at(part.folder, None, f"{what}, which match {pattern}", "none")
     return open_readers(paths, part.dataset)
 
 

@@ -7,7 +7,9 @@ images in any of the formats that the readers know. All of them are for training
 
 import dataclasses
 import datetime
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -41,11 +43,24 @@ class Part:
     trained_on: bool = True
 
     def files(self, pattern: str) -> list[Path]:
-        """Returns the files that match a split's pattern, in the order of their names; a span's are not the base's."""
+        """Returns the files that match a split's pattern, in the order of their names; a span's are not the base's.
+
+        Raises:
+          DataError: a folder that they may be in cannot be read.
+        """
+        for place in self._folders(pattern):
+            if not os.access(place, os.R_OK | os.X_OK):  # `glob` would take it for an empty one
+                raise DataError.at(place, None, "a folder that can be read", "one that cannot")
         found = sorted(path for path in self.folder.glob(pattern) if path.is_file() and path.name != MANIFEST)
         if self.name != BASE:
             return found
         return [path for path in found if order(path.relative_to(self.folder).parts[0]) is None]
+
+    def _folders(self, pattern: str) -> Iterator[Path]:
+        """Yields the folders that files may be in which match a pattern, the outer ones first."""
+        for parent in reversed(Path(pattern).parents):
+            found = [self.folder] if parent == Path() else sorted(self.folder.glob(str(parent)))
+            yield from (path for path in found if path.is_dir())
 
 
 def parts(root: Path, dataset: Dataset, spans: Spans) -> list[Part]:

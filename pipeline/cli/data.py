@@ -21,11 +21,25 @@ from pipeline.run.console import Console
 @click.argument("name", type=click.Choice(list(fetching.CANONICAL)))
 @HOME
 @DATA
+@JSON
 def fetch(name: str, home: Home, data: Path | None) -> None:
-    """Download the canonical files of a data set, and verify them."""
+    """Download the canonical files of a data set, and verify them.
+
+    \b
+    conveyor fetch cifar10
+    conveyor fetch mnist --data ./downloads
+
+    With --data the files come from a folder of yours, and are verified all the same.
+
+    \b
+    Exit codes  0  the files are there, and their checksums are right
+                1  they could not be had, or are not the published ones
+                2  the command is wrong
+    """
     with locked(home):
         folder = fetching.fetch(name, home.data, data)
     click.echo(f"{name} is in {folder}, and its checksums are right.")
+    reply({"name": name, "folder": str(folder)})
 
 
 @click.command(cls=Verb)
@@ -48,7 +62,7 @@ def add(experiment: Experiment, path: Path, date: str | None, home: Home, data: 
 
     \b
     Exit codes  0  added
-                1  a file is not as it should be; the message says which, and nothing was added
+                1  a file is wrong; the message says which, nothing was added
                 2  the command or a setting is wrong
                 4  the same files were added before
     """

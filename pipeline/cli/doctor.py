@@ -45,7 +45,8 @@ def examine(home: Home) -> Iterator[Finding]:
     checks: list[Callable[[Home], Finding]] = [_stack, _evaluation, _device, _folder, _disk, _metadata]
     for check in checks:
         try:
-            yield check(home)
+            finding = check(home)
+            yield dataclasses.replace(finding, mend="") if finding.ok else finding
         except Exception as error:  # a broken installation fails in its own ways; the others are still worth a look
             yield Finding(check.__name__.strip("_"), False, f"{type(error).__name__}: {error}", "run make setup again")
     for name in CANONICAL:
@@ -75,18 +76,19 @@ def _device(_: Home) -> Finding:
 
 
 def _folder(home: Home) -> Finding:
-    try:
-        home.root.mkdir(parents=True, exist_ok=True)
-        probe = home.root / ".probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        return Finding("home", False, f"{home.root}: {error.strerror}", "choose a folder you can write to with --home")
-    return Finding("home", True, str(home.root))
+    place = _existing(home)
+    if not os.access(place, os.W_OK | os.X_OK):
+        return Finding("home", False, f"{place} cannot be written", "choose a folder you can write to with --home")
+    return Finding("home", True, str(home.root) if place == home.root else f"{home.root}, not made yet")
+
+
+def _existing(home: Home) -> Path:
+    """Returns the home folder, or the folder that it would be made in."""
+    return next(path for path in (home.root, *home.root.parents) if path.exists())
 
 
 def _disk(home: Home) -> Finding:
-    free = shutil.disk_usage(next(path for path in [home.root, *home.root.parents] if path.exists())).free
+    free = shutil.disk_usage(_existing(home)).free
     mend = f"free {(NEEDED_BYTES - free) / 2**30:.1f} GiB, or choose another --home"
     return Finding("disk", free >= NEEDED_BYTES, f"{free / 2**30:.1f} GiB free", mend)
 
@@ -114,7 +116,13 @@ def _metadata(home: Home) -> Finding:
 def doctor(home: Home, restore_metadata: bool) -> ExitCode:
     """Check the installation, the home folder and the data.
 
-    The exit code is 1 if something is wrong; each line says how to mend it.
+    \b
+    conveyor doctor
+    conveyor doctor --restore-metadata
+
+    \b
+    Exit codes  0  a run can begin
+                1  something is wrong; the line below it says how to mend it
     """
     if restore_metadata:
         with locked(home):

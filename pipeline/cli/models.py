@@ -7,7 +7,17 @@ from typing import Any
 import click
 
 from conveyor.errors import ConfigError, ExitCode
-from pipeline.cli.options import DATA, EXPERIMENT, EXPERIMENT_NAME, HOME, JSON, METADATA, SET, named_experiment
+from pipeline.cli.options import (
+    DATA,
+    EXPERIMENT,
+    EXPERIMENT_NAME,
+    HOME,
+    JSON,
+    METADATA,
+    SET,
+    named_experiment,
+    require_known,
+)
 from pipeline.cli.output import Verb, reply, table, wants_json
 from pipeline.experiments.config import Experiment, Serving
 from pipeline.home import listing
@@ -22,9 +32,20 @@ from serving.model_store import StableMove
 @METADATA
 @JSON
 def runs(experiment: str | None, home: Home) -> None:
-    """List the runs and how they ended."""
+    """List the runs and how they ended.
+
+    \b
+    conveyor runs
+    conveyor runs mnist --json
+
+    \b
+    Exit codes  0  listed
+                1  the metadata cannot be read
+                2  nothing is known of such an experiment
+    """
     rows = [listing.run_row(home, run) for run in listing.past_runs(home, experiment)]
-    table("runs", rows, f"Nothing has run in {home.root} yet.")
+    require_known(home, experiment, bool(rows))
+    table("runs", rows, f"Nothing{_of(experiment)} has run in {home.root} yet.")
     reply(rows)
 
 
@@ -37,16 +58,30 @@ def models(experiment: str | None, home: Home) -> None:
     """List the versions of each model, and the rejected models.
 
     \b
+    conveyor models
+    conveyor models mnist --json
+
+    \b
     stable     the version that serves
     canary     a version that is tried beside it
     previous   the version that served before; `conveyor rollback` returns to it
     kept       a version without a label
     rejected   a model that was not good enough, and never pushed
+
+    \b
+    Exit codes  0  listed
+                1  the home folder cannot be read
+                2  nothing is known of such an experiment
     """
     rows = listing.model_rows(home, experiment)
+    require_known(home, experiment, bool(rows))
     shown = [{name: value for name, value in row.items() if name not in ("run", "folder")} for row in rows]
-    table("models", shown, f"Nothing has been pushed in {home.root} yet.")
+    table("models", shown, f"Nothing{_of(experiment)} has been pushed in {home.root} yet.")
     reply(rows)
+
+
+def _of(experiment: str | None) -> str:
+    return "" if experiment is None else f" of {experiment}"
 
 
 @click.command(cls=Verb)
@@ -63,6 +98,11 @@ def rollback(experiment: Experiment, version: int | None, home: Home) -> None:
 
     The version stays stable over restarts, and is the baseline of the next run. Nothing is deleted; the next `conveyor
     rollback` returns to the version that was stable until now. A running `conveyor serve` is waited for.
+
+    \b
+    Exit codes  0  the version is stable
+                1  the labels cannot be changed
+                2  there is no such version
     """
     model = home.models.pushed(experiment.serving.model_name)
     _settle(home, model.rollback(version), {})
@@ -114,13 +154,16 @@ def promote(
 def _compare(home: Home, experiment: Experiment, count: int, target: str | None, data: Path | None) -> Any:
     from pipeline.data.inputs import input_folder
     from pipeline.release import promotion, rollout
-    from pipeline.run.console import Console
-    from pipeline.run.evaluate import test_split
+    from pipeline.run.console import Console, redirected
 
     address = target or rollout.endpoint(home)
     if address is None:
         raise ConfigError("No `conveyor serve` runs on this home folder: start one, or name a server with --target.")
-    pixels, truth = test_split(experiment, input_folder(experiment, home, data, Console().note))
+    folder = input_folder(experiment, home, data, Console().note)
+    with redirected(home.log("promote")):
+        from pipeline.run.evaluate import test_split
+
+        pixels, truth = test_split(experiment, folder)
     return promotion.compare(address, experiment.serving.model_name, pixels[:count], truth[:count])
 
 
@@ -130,7 +173,8 @@ def _settle(home: Home, move: StableMove, sides: dict[str, Any]) -> None:
 
     target = rollout.settle(home, move.model)
     before = "" if move.before is None else f" in place of {move.before}"
-    click.echo(f"{move.model}: version {move.after} is stable{before}.")
+    change = " already" if move.before == move.after else before
+    click.echo(f"{move.model}: version {move.after} is stable{change}.")
     if target:
         click.echo(f"{target} answers with it.")
     reply({"verdict": "moved", **dataclasses.asdict(move), "target": target, "sides": sides})
@@ -150,6 +194,11 @@ def lineage(experiment: Experiment, version: int | None, home: Home) -> None:
     conveyor lineage mnist 3
 
     All of it comes from ML Metadata: artifacts, the executions that made them, and what those took.
+
+    \b
+    Exit codes  0  printed
+                1  the metadata cannot be read
+                2  there is no such version
     """
     import rich.console
     import rich.tree
@@ -164,7 +213,8 @@ def lineage(experiment: Experiment, version: int | None, home: Home) -> None:
     if not wants_json():
         tree = rich.tree.Tree(f"{model.name} version {number}")
         _grow(tree, origin)
-        rich.console.Console().print(tree, soft_wrap=True, highlight=False, markup=False)
+        # As wide as its lines: a checksum is only of use whole.
+        rich.console.Console(width=1000).print(tree, soft_wrap=True, highlight=False, markup=False)
     reply(dataclasses.asdict(origin))
 
 
@@ -197,9 +247,19 @@ def gc(experiment: str | None, keep: int | None, yes: bool, home: Home) -> None:
 
     Kept are the newest versions, every version with a label (stable, canary, previous), what their runs made, and
     what the next run takes from the cache. Reports, logs and data are never removed.
+
+    \b
+    Exit codes  0  removed or shown
+                1  a folder cannot be removed, or a run is in progress
+                2  nothing is known of such an experiment
     """
     from pipeline.home import gc as collector
 
+    require_known(home, experiment, bool(listing.past_runs(home, experiment) or listing.model_rows(home, experiment)))
+    if not home.root.exists():
+        click.echo(f"Nothing is in {home.root} yet.")
+        reply({"removed": yes, "folders": []})
+        return
     known = named_experiment()
     number = keep or (known.serving if known else Serving("any")).keep_versions
     with locked(home):
@@ -208,7 +268,7 @@ def gc(experiment: str | None, keep: int | None, yes: bool, home: Home) -> None:
             collector.remove(home, removals)
     rows = [dataclasses.asdict(removal) for removal in removals]
     table("removed" if yes else "would be removed; --yes does it", rows, "There is nothing to remove.")
-    click.echo(f"{len(rows)} folders, {sum(row['megabytes'] for row in rows):,.1f} MB")
+    click.echo(f"folders: {len(rows)}, together {sum(row['megabytes'] for row in rows):,.1f} MB")
     reply({"removed": yes, "folders": rows})
 
 

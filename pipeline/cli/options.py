@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from conveyor.errors import ConfigError
 from pipeline.cli.output import WANTS_JSON
 from pipeline.experiments import BUILT_IN, load
-from pipeline.experiments.config import Experiment, override
+from pipeline.experiments.config import Experiment
+from pipeline.experiments.overrides import override
 from pipeline.home.folders import Home
 from pipeline.home.outcome import EVENTS
 
@@ -57,6 +59,16 @@ class ExperimentNameType(click.ParamType):
         if not value.endswith(".py") or (ctx and ctx.resilient_parsing):
             return value
         return load(value).name
+
+
+def require_known(home: Home, name: str | None, found: bool) -> None:
+    """Refuses the name of an experiment that is not one, and of which nothing was found in the home folder.
+
+    Raises:
+      ConfigError: so it is.
+    """
+    if name is not None and not found and named_experiment() is None:
+        raise ConfigError(f"There is no experiment {name!r}, and nothing of that name in {home.root}.")
 
 
 def named_experiment() -> Experiment | None:
@@ -117,7 +129,7 @@ SET = click.option(
     is_eager=True,
     expose_value=False,
     callback=_kept(_SETTINGS),
-    help="Changes a setting; --set training.steps=300.",
+    help="Changes a setting, such as training.steps=300; may be given again, and the last one of a field wins.",
 )
 
 

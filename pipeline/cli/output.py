@@ -14,6 +14,7 @@ from conveyor.errors import ConveyorError, ExitCode
 from pipeline.home.outcome import Verdict
 
 WANTS_JSON, _REPLIES = "pipeline.cli.json", "pipeline.cli.replies"
+INTERRUPTED = "Interrupted. Run again to continue from the last checkpoint."
 
 
 class Verb(click.Command):
@@ -26,6 +27,10 @@ class Verb(click.Command):
         as_json = "--json" in args  # click takes the arguments out of the list
         try:
             return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as problem:
+            if as_json:
+                click.echo(json.dumps(_failure(problem)))
+            raise
         except ConveyorError as problem:
             if as_json:
                 click.echo(json.dumps(_failure(problem)))
@@ -81,13 +86,17 @@ def table(title: str, rows: list[dict[str, Any]], nothing: str) -> None:
     for column in rows[0]:
         shown.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
-        shown.add_row(
-            *("" if value is None else f"{value:.4f}" if type(value) is float else str(value) for value in row.values())
-        )
+        shown.add_row(*(_cell(name, value) for name, value in row.items()))
     console = rich.console.Console()
     if not console.is_terminal:  # a pipe has no width, and a script wants whole lines
         console.width = 250
     console.print(shown)
+
+
+def _cell(column: str, value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}" if column == "accuracy" else f"{value:,.1f}"
+    return "" if value is None else str(value)
 
 
 @dataclasses.dataclass
@@ -116,7 +125,7 @@ def _reported(as_json: bool) -> Iterator[_Replies]:
         error(problem)
         sys.exit(int(problem.exit_code))
     except KeyboardInterrupt:
-        error("Interrupted. Run again to continue from the last checkpoint.")
+        error(INTERRUPTED)
         sys.exit(int(ExitCode.INTERRUPTED))
 
 
@@ -131,8 +140,12 @@ def _standard_output_for_json(as_json: bool, replies: _Replies) -> Iterator[None
     os.dup2(2, 1)
     try:
         yield
-    except (ConveyorError, OSError) as problem:  # a stray OSError keeps its traceback, and scripts learn of it too
+    # A stray OSError keeps its traceback, and scripts learn of it too.
+    except (ConveyorError, click.UsageError, OSError) as problem:
         replies.failure = _failure(problem)
+        raise
+    except KeyboardInterrupt:
+        replies.failure = {"verdict": Verdict.STOPPED.value, "error": INTERRUPTED}
         raise
     finally:
         sys.stdout.flush()
@@ -148,4 +161,5 @@ def _standard_output_for_json(as_json: bool, replies: _Replies) -> Iterator[None
 def _failure(problem: Exception) -> dict[str, Any]:
     code = getattr(problem, "exit_code", ExitCode.FAILED)
     verdict = Verdict.STOPPED if code == ExitCode.INTERRUPTED else Verdict.FAILED
-    return {"verdict": verdict.value, "error": str(problem)}
+    text = problem.format_message() if isinstance(problem, click.ClickException) else str(problem)
+    return {"verdict": verdict.value, "error": text}

@@ -112,7 +112,16 @@ def _failure_notified(notifier: Notifier, experiment: str) -> Iterator[None]:
 def evaluate(experiment: Experiment, home: Home, data: Path | None) -> None:
     """Print the test accuracy of the newest checkpoint or pushed model.
 
+    \b
+    conveyor evaluate mnist
+    conveyor evaluate my_experiment.py --data ./images
+
     The checkpoint must be of the same settings, data and code. Without one, the stable version is measured.
+
+    \b
+    Exit codes  0  measured
+                1  something failed; the message says what
+                2  a setting is wrong, or there is nothing to measure
     """
     folder = input_folder(experiment, home, data, Console().note)
     with redirected(home.log("evaluate")):

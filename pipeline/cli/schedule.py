@@ -20,6 +20,7 @@ from pipeline.cli.options import (
     experiment_arguments,
 )
 from pipeline.cli.output import Verb, reply, table
+from pipeline.data.inputs import check_source
 from pipeline.experiments.config import Experiment
 from pipeline.home.folders import Home
 from pipeline.schedule import daemon, export
@@ -93,15 +94,20 @@ def schedule(
     """Retrain by the clock.
 
     \b
-    conveyor schedule mnist --cron "0 3 * * *" --timezone Europe/Berlin --jitter 300
-    conveyor schedule mnist --cron "0 3 * * *" --now --notify json://localhost/hook
+    conveyor schedule mnist --cron "0 3 * * *" --timezone Europe/Berlin
+    conveyor schedule mnist --cron "0 3 * * *" --now --notify json://localhost/x
     conveyor schedule --list
-    conveyor schedule mnist --cron "0 3 * * 1-5" --export systemd --output /etc/systemd/system
+    conveyor schedule mnist --cron "0 3 * * 1-5" --export systemd
 
     It runs until it is stopped, one run at a time. Times that pass during a run, or while no scheduler runs, make
     one run together. SIGTERM and Ctrl+C let the running component finish, or the trainer write a checkpoint; the
     next start continues from there. The state is in the home folder, so that a scheduler that was killed knows what
     it missed.
+
+    \b
+    Exit codes  0  stopped by SIGTERM or Ctrl+C; listed; exported
+                1  it is scheduled already, or the home cannot be written
+                2  the command or a setting is wrong
     """
     if listing:
         rows = daemon.rows(home)
@@ -110,6 +116,7 @@ def schedule(
         return
     if experiment is None or when.cron is None:
         raise click.UsageError('Give an EXPERIMENT and --cron, such as mnist --cron "0 3 * * *"; or --list.')
+    check_source(experiment, home, data)
     folders = ("--home", str(home.root), *(("--data", str(data.resolve())) if data else ()))
     plan = daemon.SchedulePlan(
         experiment.name,

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import click
 import tqdm
@@ -69,7 +70,13 @@ CONNECTION = bundle(
     TARGET,
     click.option("--version", type=click.IntRange(0, 2**63 - 1), help="The version to ask. [default: the highest]"),
     click.option("--label", help="Or the label of a version."),
-    click.option("--timeout", type=float, default=10, show_default=True, help="Seconds for a request with retries."),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(0, min_open=True),
+        default=10,
+        show_default=True,
+        help="Seconds for a request with retries.",
+    ),
     click.option("--ca", type=click.Path(path_type=Path), help="Encrypts; the certificate authority to trust (PEM)."),
     click.option("--cert", type=click.Path(path_type=Path), help="The client's certificate (PEM), for mutual TLS."),
     click.option("--key", type=click.Path(path_type=Path), help="Its key."),
@@ -94,6 +101,11 @@ def serve(server: serving.ServerSettings, dry_run: bool, home: Home) -> None:
     same protocol. Without --versions and --label the server follows the labels: the version that `conveyor
     retrain`, `rollback` or `promote` makes stable is loaded and takes over without a lost request, and a canary is
     served beside it. With --json, one object on one line says that the server is ready.
+
+    \b
+    Exit codes  0  stopped by Ctrl+C or SIGTERM
+                1  the server ended by itself, or did not answer
+                2  a wrong option, a port that is taken, or nothing to serve
     """
     if dry_run:
         commands = serving.commands(home, server, serving.prepare(home, server))
@@ -142,7 +154,7 @@ def predict(model: str, images: tuple[str, ...], connection: Connection, top: in
         tqdm.tqdm(total=len(files), unit="image", disable=len(files) <= predicting.BATCH or None) as bar,
     ):
         answers = list(predicting.predict(client, files, top, lambda more: bar.update(more)))
-    table("predictions", [_row(answer, top) for answer in answers], "")
+    table("predictions", [_row(answer) for answer in answers], "")
     for answer in answers:
         if answer.error:
             error(f"{answer.file}: {answer.error}")
@@ -150,11 +162,9 @@ def predict(model: str, images: tuple[str, ...], connection: Connection, top: in
     return ExitCode.FAILED if any(answer.error for answer in answers) else ExitCode.SUCCESS
 
 
-def _row(answer: predicting.Answer, top: int) -> dict[str, str]:
-    best = [f"{name} {100 * score:.1f} %" for name, score in answer.best] or ["failed"]
-    places = {f"class_{place}": best[place - 1] if place <= len(best) else "" for place in range(1, top + 1)}
-    version = "" if answer.version is None else str(answer.version)
-    return {"file": answer.file, **places, "version": version, "latency": f"{answer.milliseconds:.1f} ms"}
+def _row(answer: predicting.Answer) -> dict[str, Any]:
+    classes = ", ".join(f"{name} {100 * score:.1f} %" for name, score in answer.best) or "failed"
+    return {"file": answer.file, "classes": classes, "version": answer.version, "latency, ms": answer.milliseconds}
 
 
 @click.command(cls=Verb)

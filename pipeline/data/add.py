@@ -78,15 +78,14 @@ def _check(part: Part, base: Part) -> dict[str, int]:
     shards = plan(part)
     tested = {digest for shard in plan(base) if shard.split in ("test", None) for digest in _test_digests(shard, base)}
     counts = np.zeros(len(part.dataset.classes), np.int64)
-    number = 0
     with tqdm.tqdm(total=sum(shard.count for shard in shards), desc="checking", unit=" images", disable=None) as bar:
         for shard in shards:
             images, labels = shard.reader.read(shard.start, shard.count)
-            for image in images:
+            for number, image in enumerate(images, shard.start):
                 if hashlib.sha256(image).digest() in tested:
+                    file, index = shard.reader.place(number)
                     expected = "images that are not in the test split, which every model is measured on"
-                    raise DataError.at(part.folder, None, expected, f"one: number {number}, counted from 0")
-                number += 1
+                    raise DataError.at(file, None, expected, f"one: image {index}, counted from 0")
             counts += np.bincount(labels, minlength=len(counts))
             bar.update(len(images))
     return {name: int(count) for name, count in zip(part.dataset.classes, counts, strict=True)}

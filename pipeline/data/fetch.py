@@ -23,9 +23,8 @@ import PIL.Image
 import pooch
 
 from conveyor.errors import ConveyorError, storage_errors
-from conveyor.files import file_digest
+from conveyor.files import CHUNK, file_digest
 
-CHUNK = 1 << 20
 CONNECT_SECONDS = 30
 
 

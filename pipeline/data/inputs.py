@@ -48,16 +48,26 @@ def input_folder(experiment: Experiment, home: Home, source: Path | None, say: C
       ConfigError: the data are the user's own, and no folder is named, or there is none.
       FetchError: the published files could not be had.
     """
+    check_source(experiment, home, source)
     dataset = experiment.dataset
     if dataset.canonical:
         return fetch.fetch(dataset.name, home.data, source, say)
-    if source is None and (home.data / dataset.name).is_dir():
-        return home.data / dataset.name
-    if source is None:
-        raise ConfigError(f"The data set {dataset.name} is your own: give its folder with --data.")
-    if not source.is_dir():
+    return (source or home.data / dataset.name).resolve()
+
+
+def check_source(experiment: Experiment, home: Home, source: Path | None) -> None:
+    """Checks that there is a folder of an experiment's own data, before anything is begun with them.
+
+    Raises:
+      ConfigError: the data are the user's own, and no folder is named, or there is none.
+    """
+    if experiment.dataset.canonical:
+        return
+    name = experiment.dataset.name
+    if source is not None and not source.is_dir():
         raise ConfigError(f"--data {source}: there is no such folder.")
-    return source.resolve()
+    if source is None and not (home.data / name).is_dir():
+        raise ConfigError(f"The data set {name} is your own: give its folder with --data.")
 
 
 def read_inputs(folder: Path, experiment: Experiment) -> tuple[Input, ...]:

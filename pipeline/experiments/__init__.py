@@ -2,6 +2,7 @@
 
 import importlib
 import runpy
+import traceback
 from pathlib import Path
 
 from conveyor.errors import ConfigError
@@ -30,8 +31,18 @@ def load(name: str) -> Experiment:
         raise ConfigError(f"There is no file {name}.")
     try:
         experiment = runpy.run_path(name).get("EXPERIMENT")
-    except (ConfigError, OSError) as error:
+    except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
+    except Exception as error:  # the file is the user's code: where it failed, and how, is what they need
+        raise ConfigError(f"{name}{_line(error, name)}: {type(error).__name__}: {error}") from error
     if not isinstance(experiment, Experiment):
         raise ConfigError(f"{name} must set EXPERIMENT to a conveyor.Experiment.")
     return experiment
+
+
+def _line(error: Exception, name: str) -> str:
+    """Returns the last line of a file that an error went through, as it stands in a sentence."""
+    if isinstance(error, SyntaxError):
+        return ""  # its text says it
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == name]
+    return f", line {lines[-1]}" if lines else ""

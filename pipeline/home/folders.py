@@ -31,9 +31,16 @@ class Home:
 
     @classmethod
     def at(cls, root: str | None = None, metadata: str | None = None) -> "Home":
-        """Returns the home given, or that of $CONVEYOR_HOME and $CONVEYOR_METADATA, or `.conveyor` here."""
-        chosen = root or os.environ.get("CONVEYOR_HOME") or DEFAULT
-        return cls(Path(chosen).expanduser().resolve(), metadata or os.environ.get("CONVEYOR_METADATA", ""))
+        """Returns the home given, or that of $CONVEYOR_HOME and $CONVEYOR_METADATA, or `.conveyor` here.
+
+        Raises:
+          ConfigError: it is a file, or below one.
+        """
+        chosen = Path(root or os.environ.get("CONVEYOR_HOME") or DEFAULT).expanduser().resolve()
+        there = next(path for path in (chosen, *chosen.parents) if path.exists())
+        if not there.is_dir():
+            raise ConfigError(f"The home folder {chosen} cannot be used: {there} is a file.")
+        return cls(chosen, metadata or os.environ.get("CONVEYOR_METADATA", ""))
 
     @property
     def data(self) -> Path:

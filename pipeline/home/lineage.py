@@ -54,7 +54,7 @@ def of_version(store: MetadataStore, model: str, version: int) -> Origin:
         destination = str(metadata_store.property_of(artifact, "pushed_destination"))
         if number == version and destination.endswith(f"/{model}/{version}"):
             return _origin(store, artifact, set())
-    raise ConfigError(f"ML Metadata know nothing of version {version} of {model}; see `conveyor models`.")
+    raise ConfigError(f"ML Metadata knows nothing of version {version} of {model}; see `conveyor models`.")
 
 
 def _origin(store: MetadataStore, artifact: Artifact, seen: set[int]) -> Origin:

@@ -59,7 +59,7 @@ def _version_row(
         "configuration": _configuration(record.experiment),
         "trainer_digest": record.trainer_digest[:8] or None,
         "megabytes": round(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6, 1),
-        "date": f"{pushed:%Y-%m-%d %H:%M}",
+        "date": pushed.isoformat(sep=" ", timespec="seconds"),
         "run": record.run or None,
         "folder": str(folder),
     }
@@ -76,7 +76,7 @@ def _rejected_row(home: Home, run: Any) -> dict[str, Any]:
         "configuration": _configuration(report.experiment),
         "trainer_digest": report.trainer_digest[:8] or None,
         "megabytes": None,
-        "date": f"{run.started:%Y-%m-%d %H:%M}",
+        "date": run.started.isoformat(sep=" ", timespec="seconds"),
         "run": run.id,
         "folder": None,
     }

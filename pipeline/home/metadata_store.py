@@ -155,16 +155,24 @@ def run_by_id(store: metadata_store.MetadataStore, run_id: str) -> Run:
 
 
 def close_abandoned(store: metadata_store.MetadataStore) -> list[str]:
-    """Marks executions that a dead process left running as failed; returns their components' names.
+    """Marks executions that a dead process left running as canceled; returns their components' names.
 
     Only for the holder of the home's lock: nobody else can be running.
     """
     abandoned = [e for e in store.get_executions() if e.last_known_state in (Execution.RUNNING, Execution.NEW)]
     for execution in abandoned:
-        execution.last_known_state = Execution.FAILED
+        execution.last_known_state = Execution.CANCELED
     if abandoned:
         store.put_executions(abandoned)
     return [_component_name(store, execution) for execution in abandoned]
+
+
+def cancel_newest(store: metadata_store.MetadataStore) -> None:
+    """Marks the newest execution, if it failed, as canceled: TFX takes one that was told to stop for a failure."""
+    newest = max(store.get_executions(), key=lambda execution: execution.id)
+    if newest.last_known_state == Execution.FAILED:
+        newest.last_known_state = Execution.CANCELED
+        store.put_executions([newest])
 
 
 def clear_orphans(store: metadata_store.MetadataStore, artifacts: Path) -> int:

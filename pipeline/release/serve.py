@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import dataclasses
+import errno
 import io
 import json
 import math
@@ -99,7 +100,7 @@ def prepare(home: Home, settings: ServerSettings) -> Prepared:
     """Chooses the backend, writes its files, and returns both and the models.
 
     Raises:
-      ConfigError: nothing to serve, a wrong option, or a port that is taken.
+      ConfigError: nothing to serve, or a wrong option.
     """
     models = server_files.pushed_models(home, settings.models)
     labels = server_files.labels_of(settings.labels, models)
@@ -108,7 +109,15 @@ def prepare(home: Home, settings: ServerSettings) -> Prepared:
     folder = server_files.write(home, served)
     followed = tuple(models) if choice.stable and not settings.labels else ()
     rollout.announce(home, followed)
-    backend = backends.choose(settings.backend)
+    return Prepared(backends.choose(settings.backend), folder, models, served, followed)
+
+
+def _check_address(settings: ServerSettings, backend: Backend) -> None:
+    """Checks that the server can listen.
+
+    Raises:
+      ConfigError: a port is taken, or the host is no address of this machine.
+    """
     ports = {"--port": settings.port, "--rest-port": settings.rest_port}
     if not backend.has_page:
         ports["the page's port, the one after --rest-port"] = settings.rest_port + 1
@@ -118,10 +127,11 @@ def prepare(home: Home, settings: ServerSettings) -> Prepared:
             try:
                 probe.bind((settings.host, port))
             except OSError as error:
+                if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                    raise ConfigError(f"--host {settings.host} is no address of this machine.") from error
                 raise ConfigError(
                     f"{option} {port} cannot be listened on ({error.strerror}); choose another."
                 ) from error
-    return Prepared(backend, folder, models, served, followed)
 
 
 def commands(home: Home, settings: ServerSettings, prepared: Prepared) -> list[list[str]]:
@@ -146,11 +156,12 @@ def serve(home: Home, settings: ServerSettings, say: Callable[[Endpoint], None])
       say: called once, when the newest version of every model has answered.
 
     Raises:
-      ConfigError: see `prepare`.
+      ConfigError: see `prepare`; or a port is taken.
       ServeFailed: the server ended by itself, or did not answer in time.
     """
     prepared = prepare(home, settings)
     backend, models = prepared.backend, prepared.models
+    _check_address(settings, backend)
     target = f"{settings.reach}:{settings.port}"
     log = home.log("serve")
     with contextlib.ExitStack() as stack, _signals() as stopped:

@@ -66,7 +66,13 @@ class VersionChoice:
         )
 
     def of_model(self, home: Home, model: str, labels: dict[str, int]) -> Served:
-        """Returns how a model is served, with some labels besides its own."""
+        """Returns how a model is served, with some labels besides its own.
+
+        Raises:
+          ConfigError: a version is asked for that is not there.
+        """
+        for number in (*self.specific, *labels.values()):
+            home.models.model(model).require(number)
         if self.stable:
             known = labelled(home, model)
             return Served(tuple(sorted({*known.versions, *labels.values()})), known.labels | labels)

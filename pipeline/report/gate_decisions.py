@@ -109,7 +109,7 @@ def _reason(
         return f"the metric {failure.metric_key.name} could not be computed: {failure.message}"
     if failure.metric_key.is_diff:
         return (
-            f"test accuracy {accuracy:.4f} is below the {baseline[label]:.4f} of the version that serves "
+            f"test accuracy {accuracy:.4f} is below the {baseline[label]:.4f} of the stable version "
             f"by more than the tolerance of {gate.tolerance:g}"
         )
     if label is None:

@@ -46,7 +46,7 @@ def write(home: Home, provenance: Provenance, run: metadata_store.Run, failure: 
         reasons=gate_decisions.rejection_reasons(evaluation, servable),
         drift=tuple(measurement.sentence for measurement in drift if measurement.beyond),
         version=run.version,
-        label=_label(home, experiment, run.version),
+        label=None if run.version is None else home.models.model(experiment.serving.model_name).label_of(run.version),
         path=_pushed_folder(run),
         report=str(path),
     )
@@ -67,12 +67,6 @@ def write(home: Home, provenance: Provenance, run: metadata_store.Run, failure: 
         path.write_text(page, encoding="utf-8")
         path.with_suffix(".json").write_text(json.dumps(fields, indent=1), encoding="utf-8")
     return outcome
-
-
-def _label(home: Home, experiment: Experiment, version: int | None) -> str | None:
-    if version is None:
-        return None
-    return next(iter(home.models.model(experiment.serving.model_name).labels().of_version(version)), None)
 
 
 def _pushed_folder(run: metadata_store.Run) -> str | None:

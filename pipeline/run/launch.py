@@ -4,7 +4,7 @@ import threading
 import time
 from typing import Any
 
-from ml_metadata import metadata_store
+from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto.metadata_store_pb2 import Execution
 from tfx.dsl.compiler import constants
 from tfx.orchestration import metadata
@@ -14,6 +14,7 @@ from tfx.orchestration.portable.data_types import ExecutionInfo
 from tfx.proto.orchestration import pipeline_pb2
 
 from conveyor.errors import ConveyorError
+from pipeline.home import metadata_store
 from pipeline.home.metadata_store import STATES
 from pipeline.run.console import Console
 from trainer import processes
@@ -34,7 +35,7 @@ class Stopped(ConveyorError):
 class PipelineRunner(tfx_runner.IrBasedRunner):
     """TFX's LocalDagRunner with a name of our own for the run, a line for each component, and no silent failures."""
 
-    def __init__(self, run_id: str, store: metadata_store.MetadataStore, console: Console) -> None:
+    def __init__(self, run_id: str, store: MetadataStore, console: Console) -> None:
         self._run_id = run_id
         self._store = store
         self._console = console
@@ -80,6 +81,7 @@ class PipelineRunner(tfx_runner.IrBasedRunner):
                 raise RuntimeError("its inputs could not be found in ML Metadata")
         except Exception as error:
             if self._stop.is_set():
+                metadata_store.cancel_newest(self._store)
                 self._console.end(name, "stopped", time.perf_counter() - started)
                 raise Stopped(str(error)) from error
             self._console.end(name, "failed", time.perf_counter() - started)

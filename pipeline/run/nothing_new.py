@@ -31,6 +31,7 @@ def repeated_outcome(plan: RunPlan, also_rejected: bool) -> Outcome | None:
         accuracy=report.outcome.get("accuracy"),
         baseline=report.outcome.get("baseline"),
         version=last.version,
+        label=None if last.version is None else model.label_of(last.version),
         path=None if last.version is None else str(model.path(last.version)),
         report=report.outcome.get("report"),
     )

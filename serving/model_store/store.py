@@ -74,8 +74,12 @@ class ModelStore:
         return StoredModel(self.root / name)
 
     def models(self) -> list["StoredModel"]:
-        """Returns every model, in the order of their names."""
-        return [StoredModel(path) for path in sorted(self.root.glob("*")) if path.is_dir()]
+        """Returns every model, in the order of their names.
+
+        Raises:
+          StorageError: the folder cannot be read.
+        """
+        return [StoredModel(path) for path in _folders(self.root)]
 
     def pushed(self, name: str) -> "StoredModel":
         """Returns a model that has at least one version.
@@ -105,12 +109,29 @@ class StoredModel:
         return self.folder.name
 
     def versions(self) -> list[int]:
-        """Returns the numbers of the versions, rising."""
-        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdecimal() and path.is_dir())
+        """Returns the numbers of the versions, rising.
+
+        Raises:
+          StorageError: the folder cannot be read.
+        """
+        return sorted(int(path.name) for path in _folders(self.folder) if path.name.isdecimal())
 
     def path(self, version: int) -> Path:
         """Returns a version's folder."""
         return self.folder / str(version)
+
+    def require(self, version: int) -> None:
+        """Does nothing, if a version is there.
+
+        Raises:
+          ConfigError: it is not.
+        """
+        if version not in self.versions():
+            raise ConfigError(f"There is no version {version} of {self.name}; {self._known()}.")
+
+    def _known(self) -> str:
+        there = self.versions()
+        return f"there is only {there[0]}" if len(there) == 1 else f"there are {', '.join(map(str, there))}"
 
     def record(self, version: int) -> VersionRecord | None:
         """Returns what the push of a version wrote down; None where somebody else put the version there."""
@@ -155,6 +176,10 @@ class StoredModel:
         except (KeyError, TypeError) as error:
             raise self._damaged(error) from error
 
+    def label_of(self, version: int) -> str | None:
+        """Returns a version's label; None where it has none."""
+        return next(iter(self.labels().of_version(version)), None)
+
     def stable(self) -> int | None:
         """Returns the version that serves; None where there is none."""
         return self.labels().stable
@@ -172,9 +197,9 @@ class StoredModel:
             labels, there = self.labels(), self.versions()
             lower = [number for number in there if labels.stable is None or number < labels.stable]
             target = version or labels.previous or max(lower, default=None)
-            if target not in there:
-                asked = f"There is no version {target}" if target else "There is no earlier version"
-                raise ConfigError(f"{asked} of {self.name}; there are {', '.join(map(str, there))}.")
+            if target is None:
+                raise ConfigError(f"There is no earlier version of {self.name}; {self._known()}.")
+            self.require(target)
             self._write(dataclasses.replace(labels.with_stable(target), canary=None))
         return StableMove(self.name, labels.stable, target)
 
@@ -268,3 +293,9 @@ class StoredModel:
             f"{self.folder / LABELS} is damaged: {error!r}. Delete it to serve the newest version, then roll back if "
             "needed."
         )
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Returns the folders in a folder, in the order of their names; none where there is no such folder."""
+    with storage_errors(f"The folder {folder} cannot be read"):  # `glob` would take it for an empty one
+        return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.exists() else []

@@ -42,6 +42,13 @@ def test_the_front_page_is_short():
     assert len((ROOT / "README.md").read_text().split()) <= 1200
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_shows_nothing_from_elsewhere(page):
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text())
+    assert all((page.parent / picture).is_file() for picture in pictures)
+    assert "```mermaid" not in page.read_text()  # drawn by a program that the site would fetch
+
+
 def test_references_are_what_the_code_says():
     assert program("make_reference").stale() == []
 

@@ -70,6 +70,7 @@ def test_spans_are_added_once_retrained_on_and_traced_back(pushed, days, tmp_pat
     code, out = pushed.retrain(*WARM)
     assert code == 4, out
     assert "nothing new" in out
+    assert "2 (stable)" in out
     assert content(pushed.home) == before
 
     code, out = pushed("models", pushed.experiment, "--json")
@@ -244,7 +245,8 @@ def test_stop_signal_in_training_writes_a_checkpoint_and_a_second_run_is_refused
     stopped = re.search(r"Stopped at step (\d+), with a checkpoint", rest)
     assert stopped
     assert 0 < int(stopped[1]) < 400
-    assert "running" not in conveyor.states()[-1].values()
+    assert conveyor.states()[-1]["Trainer"] == "canceled"
+    assert [run["state"] for run in json.loads(conveyor("runs", "--json")[1])] == ["unfinished"]
     code, out = conveyor.retrain("training.steps=400", "training.log_every=400", "training.checkpoint_every=400")
     assert code == 0, out
     assert f"Continuing from the checkpoint at step {stopped[1]}." in out

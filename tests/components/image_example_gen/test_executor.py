@@ -51,6 +51,18 @@ def read(folder):
     return [tf.train.Example.FromString(record.numpy()) for record in tf.data.TFRecordDataset(files)]
 
 
+def test_a_span_that_arrives_is_no_change_of_the_base(tmp_path, mnist_dataset):
+    """What the driver adds to the execution properties decides, with them, what is taken from the cache."""
+    dataset = dataclasses.replace(mnist_dataset, format="folders", splits=HashedSplits(), canonical=False)
+    component = ImageExampleGen(Part(BASE, tmp_path, dataset), {}, "")
+    driver = component.DRIVER_CLASS(None)
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "a.png").touch()
+    before = driver.resolve_exec_properties(properties_of(component), None, None)
+    (tmp_path / "span-1" / "7").mkdir(parents=True)
+    assert driver.resolve_exec_properties(properties_of(component), None, None) == before
+
+
 def test_examples_are_the_images_in_order(small_mnist, mnist_dataset, tmp_path):
     dataset = held_out(mnist_dataset, 300)
     ingest(small_mnist, dataset, tmp_path)

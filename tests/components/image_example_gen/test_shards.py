@@ -55,7 +55,9 @@ def test_refuses_to_hold_out_everything(small_mnist, mnist_dataset):
 
 
 def test_refuses_missing_files(tmp_path, mnist_dataset):
-    with pytest.raises(DataError, match=r"expected files that match train-\*-ubyte for the split train, found none"):
+    with pytest.raises(
+        DataError, match=r"expected the files of the split train, which match train-\*-ubyte, found none"
+    ):
         plan(Part(BASE, tmp_path, mnist_dataset))
 
 

@@ -1,10 +1,11 @@
 import dataclasses
+import os
 
 import pytest
 
 from components.image_example_gen.dataset import HashedSplits, Spans
 from components.image_example_gen.readers import DataError
-from components.image_example_gen.spans import parts, span, span_names
+from components.image_example_gen.spans import Part, parts, span, span_names
 
 
 def make(root, *names):
@@ -24,6 +25,14 @@ def test_spans_are_in_the_order_of_their_numbers(tmp_path, mnist_dataset):
 def test_spans_are_in_the_order_of_their_dates(tmp_path):
     make(tmp_path, "2026-11-02", "2025-12-31", "2026-13-01")
     assert span_names(tmp_path) == ["2025-12-31", "2026-11-02"]
+
+
+def test_a_folder_that_cannot_be_read_is_not_empty(tmp_path, monkeypatch):
+    make(tmp_path, "rose", "tulip")
+    closed = tmp_path / "tulip"
+    monkeypatch.setattr(os, "access", lambda path, _mode: path != closed)
+    with pytest.raises(DataError, match="tulip: expected a folder that can be read"):
+        Part("base", tmp_path, None).files("*/*")
 
 
 def test_spans_of_both_kinds_have_no_order(tmp_path):

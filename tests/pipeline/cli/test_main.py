@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from pipeline.cli import main as main_module
 from pipeline.cli.main import main
+from serving.model_store.records import RECORD
 
 ROOT = Path(__file__).parents[3]
 
@@ -129,14 +130,53 @@ def test_damaged_metadata_is_a_sentence(conveyor, tmp_path):
 def test_home_that_cannot_be_made_is_a_sentence(conveyor, tmp_path):
     (tmp_path / "file").touch()
     result = conveyor("fetch", "mnist", "--home", str(tmp_path / "file" / "home"))
-    assert result.exit_code == 1
-    assert "Not a directory" in result.output
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'file'} is a file" in result.output
+
+
+@pytest.mark.parametrize("verb", ["models", "gc"])
+def test_an_experiment_whose_file_is_gone_is_named(conveyor, verb, tmp_path):
+    record = tmp_path / "home" / "serving" / "gone" / "1" / RECORD
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"experiment": {"name": "gone"}}))
+    result = conveyor(verb, "gone")
+    assert result.exit_code == 0, result.output
 
 
 @pytest.mark.parametrize("verb", ["runs", "models", "gc"])
-def test_an_experiment_whose_file_is_gone_is_named(conveyor, verb):
+def test_an_experiment_that_nothing_is_known_of_is_refused(conveyor, verb):
     result = conveyor(verb, "gone")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 2
+    assert "There is no experiment 'gone', and nothing of that name in" in result.output
+
+
+@pytest.mark.parametrize("arguments", [("gc",), ("gc", "--yes"), ("runs",), ("models",)])
+def test_a_look_makes_no_home(conveyor, tmp_path, arguments):
+    assert conveyor(*arguments).exit_code == 0
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("verb", main_module.VERBS)
+def test_the_lines_of_every_help_fit_a_terminal(conveyor, verb):
+    result = CliRunner().invoke(main, [verb, "--help"], terminal_width=80)
+    assert [line for line in result.output.splitlines() if len(line) > 80] == []
+
+
+def test_a_schedule_of_your_own_data_needs_their_folder(conveyor, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import dataclasses\nfrom conveyor import load_experiment\nMNIST = load_experiment('mnist')\n"
+        "EXPERIMENT = dataclasses.replace(MNIST, dataset=dataclasses.replace(MNIST.dataset, canonical=False))\n"
+    )
+    for more in ((), ("--export", "crontab")):
+        result = conveyor("schedule", str(tmp_path / "own.py"), "--cron", "0 3 * * *", *more)
+        assert result.exit_code == 2
+        assert "give its folder with --data" in result.output
+
+
+def test_a_usage_error_of_the_command_line_is_json_too(conveyor):
+    result = conveyor("run", "mnist", "--json", "--unknown")
+    assert result.exit_code == 2
+    assert "--unknown" in json.loads(result.stdout.splitlines()[0])["error"]
 
 
 @pytest.mark.parametrize("verb", main_module.VERBS)

@@ -70,4 +70,13 @@ def test_a_bug_keeps_its_traceback():
 
 
 def test_an_interruption_ends_with_130():
-    assert run("raise KeyboardInterrupt").returncode == 130
+    done = run("raise KeyboardInterrupt", "--json")
+    assert done.returncode == 130
+    assert json.loads(done.stdout.splitlines()[-1])["verdict"] == "stopped"
+
+
+def test_a_usage_error_of_the_verb_is_a_reply_too():
+    done = run("raise click.UsageError('not both')", "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout.splitlines()[-1]) == {"verdict": "failed", "error": "not both"}
+    assert "Usage" in done.stderr

@@ -127,10 +127,14 @@ def no_picture(folder, _):
     ("make", "message"),
     [
         pytest.param(label_out_of_range, "at byte 37: expected a label from 0 to 9, found 12", id="label"),
-        pytest.param(image_of_the_test_split, "not in the test split.*found one: number 0", id="test image"),
+        pytest.param(
+            image_of_the_test_split,
+            "x-images-idx3-ubyte: expected .* not in the test split.*found one: image 0, counted",
+            id="test image",
+        ),
         pytest.param(unknown_class, "expected a folder named after a class.*found '11'", id="class"),
         pytest.param(no_picture, "a.png: expected a whole PNG or JPEG image", id="picture"),
-        pytest.param(lambda folder, _: folder.mkdir(), "expected files that match", id="empty"),
+        pytest.param(lambda folder, _: folder.mkdir(), "expected labelled images, which match", id="empty"),
         pytest.param(lambda *_: None, "expected a folder of labelled images, found none", id="no folder"),
     ],
 )

@@ -8,7 +8,7 @@ from components.image_example_gen.readers import DataError
 from conveyor.errors import ConfigError
 from pipeline.data.inputs import input_folder, read_inputs
 from pipeline.experiments import load
-from pipeline.experiments.config import override
+from pipeline.experiments.overrides import override
 from pipeline.home.folders import Home
 from tests.digits import write_idx
 

@@ -33,7 +33,7 @@ def home(tmp_path):
         ("latest", "latest { num_versions: 1 }"),
         ("latest:3", "latest { num_versions: 3 }"),
         ("all", "all {}"),
-        ("3,4", "specific { versions: 3 versions: 4 }"),
+        ("1,12", "specific { versions: 1 versions: 12 }"),
     ],
 )
 def test_versions(home, text, policy):
@@ -48,6 +48,12 @@ def test_stable_versions_are_those_that_have_the_labels(home):
     (home.serving / "mnist" / LABELS).write_text(json.dumps(dataclasses.asdict(labels)))
     assert VersionChoice.of("stable").of_model(home, "mnist", {}) == Served((1, 12), {"stable": 1, "canary": 12})
     assert VersionChoice.of("stable").of_model(home, "cifar10", {"x": 3}) == Served((3,), {"stable": 3, "x": 3})
+
+
+@pytest.mark.parametrize(("text", "labels"), [("7", {}), ("1,7", {}), ("stable", {"tried": 7}), ("all", {"tried": 7})])
+def test_versions_that_are_not_there_are_refused(home, text, labels):
+    with pytest.raises(ConfigError, match="There is no version 7 of mnist; there are 1, 12"):
+        VersionChoice.of(text).of_model(home, "mnist", labels)
 
 
 @pytest.mark.parametrize("text", ["", "newest", "latest:0", "3,", "-1"])

@@ -5,7 +5,7 @@ import pytest
 
 from components.code_digest import ROOT, imported_files
 from pipeline.experiments import load
-from pipeline.experiments.config import override
+from pipeline.experiments.overrides import override
 from pipeline.home.folders import Home
 from pipeline.home.provenance import PIPELINE_MODULES
 from pipeline.run.plan import make_plan

@@ -229,6 +229,23 @@ def test_rollback_to_an_unknown_version_is_refused(three):
         three.rollback(9)
 
 
+def test_the_only_version_is_said_to_be_the_only_one(stored):
+    stored.path(4).mkdir(parents=True)
+    with pytest.raises(ConfigError, match="There is no version 9 of m; there is only 4"):
+        stored.require(9)
+
+
+def test_a_folder_that_cannot_be_read_is_not_empty(three, monkeypatch):
+    def denied(_path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    with pytest.raises(StorageError, match=r"cannot be read: .*Permission denied"):
+        three.versions()
+    with pytest.raises(StorageError, match=r"cannot be read: .*Permission denied"):
+        ModelStore(three.folder.parent).models()
+
+
 def test_rollback_gives_the_canary_up(three):
     label(three, 2, 3, 1)
     three.rollback(1)

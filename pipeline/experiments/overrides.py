@@ -1,0 +1,90 @@
+"""What `--set FIELD=VALUE` does: an experiment with some of its settings replaced."""
+
+import dataclasses
+import difflib
+import json
+from typing import Any, get_type_hints
+
+import pydantic
+
+from conveyor.errors import ConfigError
+from conveyor.settings import expectation
+from pipeline.experiments.config import Experiment
+
+
+def override(experiment: Experiment, assignments: tuple[str, ...]) -> Experiment:
+    """Returns the experiment with some fields replaced.
+
+    Args:
+      experiment: the experiment to start from; it is not changed.
+      assignments: such as `training.steps=300`; a value is JSON, or a bare word for a string.
+
+    Raises:
+      ConfigError: an assignment without `=`, an unknown field, or a value that the field cannot take.
+
+    Example:
+      >>> from pipeline.experiments import load
+      >>> override(load("mnist"), ("training.steps=300",)).training.steps
+      300
+    """
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        path, equals, text = (part.strip() for part in assignment.partition("="))
+        if not equals:
+            raise ConfigError(f"--set {assignment}: expected a field and a value, as in --set training.steps=300.")
+        try:
+            _collect(experiment, changes, path.split("."), text)
+        except ConfigError as error:
+            raise ConfigError(f"--set {path}={text}: {error}") from None
+    try:
+        return _replaced(experiment, changes)  # once for all: a value may only be right together with another
+    except ConfigError as error:
+        raise ConfigError(f"--set {', '.join(assignments)}: {error}") from None
+
+
+def _collect(owner: Any, changes: dict[str, Any], path: list[str], text: str) -> None:
+    """Adds an assignment's value to a tree of changes, whose leaves are values."""
+    name, *rest = path
+    names = [field.name for field in dataclasses.fields(owner)]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(names)}."
+        raise ConfigError(f"{owner.SETTINGS_NAME} has no field {name!r}. {hint}")
+    if not rest:
+        changes[name] = _parsed(owner, name, text)
+        return
+    given = changes.setdefault(name, {})
+    is_tree = isinstance(given, dict)
+    current = getattr(owner, name) if is_tree else given
+    if not dataclasses.is_dataclass(current):
+        raise ConfigError(f"{owner.SETTINGS_NAME}.{name} has no fields of its own.")
+    inner = given if is_tree else {}
+    _collect(current, inner, rest, text)
+    if not is_tree:  # a whole object was given before one of its fields
+        changes[name] = _replaced(current, inner)
+
+
+def _replaced(owner: Any, changes: dict[str, Any]) -> Any:
+    """Returns a settings object with a tree of changes made."""
+    values = {
+        name: _replaced(getattr(owner, name), change) if isinstance(change, dict) else change
+        for name, change in changes.items()
+    }
+    return dataclasses.replace(owner, **values)
+
+
+def _parsed(owner: Any, name: str, text: str) -> Any:
+    """Returns a field's value from JSON, or from a bare word for a string."""
+    kind = get_type_hints(type(owner), include_extras=True)[name]
+    try:
+        document = json.dumps(text if kind is str else json.loads(text))
+    except json.JSONDecodeError:
+        document = json.dumps(text)
+    try:
+        return pydantic.TypeAdapter(kind).validate_json(document, strict=True)
+    except pydantic.ValidationError as error:
+        current = getattr(owner, name)
+        if dataclasses.is_dataclass(current):
+            inner = ", ".join(field.name for field in dataclasses.fields(current))
+            raise ConfigError(f"name one of the fields of {name}: {inner}.") from None
+        raise ConfigError(f"it {expectation(error.errors(include_url=False)[0])}.") from None
