@@ -51,7 +51,7 @@ class OtherNetwork(ConveyorError):
 
 
 def read_weights(folder: Path) -> list[np.ndarray]:
-    """Returns the weights in a SavedModel that `save` wrote, in the order of the network's variables.
+    """Returns the weights in a SavedModel that `save` wrote, in the order of `network.weights`.
 
     Raises:
       OtherNetwork: the model has no such weights.
@@ -71,10 +71,10 @@ def set_weights(network: keras.Model, weights: Sequence[np.ndarray]) -> None:
     Raises:
       OtherNetwork: their shapes differ.
     """
-    found, wanted = [w.shape for w in weights], [tuple(v.shape) for v in network.variables]
+    found, wanted = [w.shape for w in weights], [tuple(v.shape) for v in network.weights]
     if found != wanted:
         raise OtherNetwork(
-            f"The model that serves has weights of shapes {found}, and this network {wanted}: training cannot start "
+            f"The stable version has weights of shapes {found}, and this network {wanted}: training cannot start "
             "from it. Set training.warm_steps=0 once."
         )
     network.set_weights(list(weights))
@@ -83,7 +83,7 @@ def set_weights(network: keras.Model, weights: Sequence[np.ndarray]) -> None:
 class _Servable(tf.Module):
     """The signatures. All return `scores`, `classes` and `label`; see `_reply`.
 
-    The network's variables are attributes and the network is not: found through Keras 3's objects, they could not be
+    The network's weights are attributes and the network is not: found through Keras 3's objects, they could not be
     restored by the loader that TensorFlow Serving uses, and found through both, they would be stored twice.
     """
 
@@ -91,7 +91,7 @@ class _Servable(tf.Module):
         super().__init__()
         self._logits = functools.partial(network, training=False)
         self._shape = job.shape
-        self._weights = [variable.value for variable in network.variables]
+        self._weights = [weight.value for weight in network.weights]  # without the state of dropout's generator
         self._classes = tf.constant(job.classes)
         self._dataset = tf.saved_model.Asset(str(asset))
         self.pixels = tf.function(

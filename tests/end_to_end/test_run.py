@@ -225,3 +225,8 @@ def test_cifar10_for_a_few_steps(conveyor, data):
     assert sorted(path.name for path in examples.iterdir()) == ["Split-test", "Split-train"]
     scores = next((conveyor.home / "artifacts" / "cifar10" / "Trainer" / "model_run").glob("*/test_scores.npy"))
     assert np.load(scores, allow_pickle=False).shape == (10_000, 10)
+
+    warm = [*small, "training.warm_steps=2", "gate.tolerance=1"]
+    code, out = conveyor("retrain", "cifar10", *[part for setting in warm for part in ("--set", setting)])
+    assert code == 0, out
+    assert conveyor.reports()[-1]["warm_start"] == 1

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 
@@ -7,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from components.image_example_gen.executor import serialize
+from pipeline.experiments import load
 from trainer import export, loop, networks
 
 
@@ -61,6 +63,28 @@ def test_encoded_images_are_resized_and_turned_grey(exported, digits):
     scores = predict(image_bytes=tf.constant([png(image), png(large), jpeg.getvalue()]))["scores"].numpy()
     np.testing.assert_allclose(scores[1], scores[0], atol=0.02)  # smoothed a little: the filter reaches past a pixel
     np.testing.assert_allclose(scores[2], scores[0], atol=0.02)
+
+
+@pytest.fixture(params=["mnist", "cifar10"])
+def job(request):
+    return load(request.param).training_job()
+
+
+def test_a_network_takes_the_weights_of_an_export(job, tmp_path):
+    trained = networks.build(job, "mixed_bfloat16")
+    trained.set_weights([weight + 0.5 for weight in trained.get_weights()])
+    export.save(trained, job, tmp_path / "model", tmp_path)
+    network = networks.build(job, "float32")
+    export.set_weights(network, export.read_weights(tmp_path / "model"))
+    for weight, expected in zip(network.get_weights(), trained.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, expected)
+
+
+def test_weights_of_another_network_are_refused(job, tmp_path):
+    other = dataclasses.replace(job, classes=("yes", "no"))
+    export.save(networks.build(other, "float32"), other, tmp_path / "model", tmp_path)
+    with pytest.raises(export.OtherNetwork, match=r"Set training\.warm_steps=0 once"):
+        export.set_weights(networks.build(job, "float32"), export.read_weights(tmp_path / "model"))
 
 
 def test_weights_are_stored_once_and_shape_and_classes_travel_along(exported, mnist_job):
