@@ -19,7 +19,7 @@ from conveyor.errors import ConfigError
 Settings = TypeVar("Settings")
 
 # A name that is part of a path, a URL and a run's name.
-Name = Annotated[str, pydantic.Field(pattern=r"^\w[\w.-]*$", max_length=100)]
+Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 PartialShare = Annotated[float, pydantic.Field(ge=0, lt=1)]  # never all of it
 
@@ -88,9 +88,10 @@ def _sentence(problem: Any, cls: Any) -> str:
     parts = [
         names[part] if number == 0 and isinstance(part, int) else part for number, part in enumerate(problem["loc"])
     ]
-    place = ".".join(str(part) for part in (cls.SETTINGS_NAME, *parts))
+    path = [cls.SETTINGS_NAME, *map(str, parts)]
+    place = ".".join(path)
     if problem["type"] == "missing" and isinstance(parts[-1], int):
-        return f"{'.'.join(str(part) for part in (cls.SETTINGS_NAME, *parts[:-1]))} {expectation(problem)}."
+        return f"{'.'.join(path[:-1])} {expectation(problem)}."
     if problem["type"] in ("missing", "missing_argument"):
         return f"{place} is missing."
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):

@@ -64,7 +64,8 @@ def configuration() -> str:
     page = (
         "# Configuration\n\nAn experiment is a Python object. `--set NAME=VALUE` changes a setting for one command; a "
         "value is JSON, or a bare word for a text. A value of a wrong type or beyond the bounds in the table is refused "
-        "when the object is made. Names are not checked: use letters, digits and hyphens. `dataset.splits` keeps its kind: "
+        "when the object is made. Names of experiments, data sets and models hold at most 100 letters, digits, `_`, `-` and `.`, "
+        "and begin with a letter or a digit. `dataset.splits` keeps its kind: "
         "give a whole object to change it.\n\n```\nconveyor run mnist --set training.steps=300 --set gate.min_accuracy=0.9\n```\n"
     )
     hints = get_type_hints(Experiment)

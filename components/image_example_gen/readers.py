@@ -47,8 +47,8 @@ class Reader(Protocol):
           DataError: a label out of range, or a file that cannot be decoded.
         """
 
-    def place(self, number: int) -> tuple[Path, int]:
-        """Returns the file that an image is in, and the image's number there, from 0."""
+    def place(self, number: int) -> tuple[Path, str]:
+        """Returns the file that an image is in, and which one it is there, in words."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +88,8 @@ class IdxReader:
         _check_labels(self.labels, labels, first_label, 1, self.dataset)
         return images.reshape(count, *self.dataset.shape), labels.astype(np.int64)
 
-    def place(self, number: int) -> tuple[Path, int]:
-        return self.images, number
+    def place(self, number: int) -> tuple[Path, str]:
+        return self.images, f"image {number}, counted from 0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +120,8 @@ class CifarReader:
         images = records[:, 1:].reshape(count, channels, height, width).transpose(0, 2, 3, 1)
         return np.ascontiguousarray(images), records[:, 0].astype(np.int64)
 
-    def place(self, number: int) -> tuple[Path, int]:
-        return self.path, number
+    def place(self, number: int) -> tuple[Path, str]:
+        return self.path, f"image {number}, counted from 0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,8 +149,8 @@ class FolderReader:
         labels = [self.dataset.classes.index(path.parent.name) for path in paths]
         return np.stack([self._decode(path) for path in paths]), np.array(labels, np.int64)
 
-    def place(self, number: int) -> tuple[Path, int]:
-        return self.paths[number], 0
+    def place(self, number: int) -> tuple[Path, str]:
+        return self.paths[number], "the image"
 
     def _decode(self, path: Path) -> np.ndarray:
         height, width, channels = self.dataset.shape

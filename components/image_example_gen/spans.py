@@ -7,6 +7,7 @@ images in any of the formats that the readers know. All of them are for training
 
 import dataclasses
 import datetime
+import glob
 import os
 import re
 from collections.abc import Iterator
@@ -57,10 +58,11 @@ class Part:
         return [path for path in found if order(path.relative_to(self.folder).parts[0]) is None]
 
     def _folders(self, pattern: str) -> Iterator[Path]:
-        """Yields the folders that files may be in which match a pattern, the outer ones first."""
+        """Yields the folders with the images that match a pattern, the outer ones first; of pictures, the classes'."""
         for parent in reversed(Path(pattern).parents):
             found = [self.folder] if parent == Path() else sorted(self.folder.glob(str(parent)))
-            yield from (path for path in found if path.is_dir())
+            by_name = parent.name in ("", glob.escape(parent.name))
+            yield from (path for path in found if path.is_dir() and (by_name or path.name in self.dataset.classes))
 
 
 def parts(root: Path, dataset: Dataset, spans: Spans) -> list[Part]:

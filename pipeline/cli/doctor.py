@@ -1,6 +1,7 @@
 """The verb that checks what a run needs, and says what is wrong and how to mend it: doctor."""
 
 import dataclasses
+import errno
 import importlib.metadata
 import os
 import platform
@@ -11,7 +12,7 @@ from pathlib import Path
 import click
 
 from components.code_digest import stack_versions
-from conveyor.errors import ConveyorError, ExitCode
+from conveyor.errors import ConfigError, ConveyorError, ExitCode
 from pipeline.cli.options import HOME, JSON, METADATA
 from pipeline.cli.output import Verb, reply
 from pipeline.data.fetch import CANONICAL, is_complete
@@ -76,19 +77,21 @@ def _device(_: Home) -> Finding:
 
 
 def _folder(home: Home) -> Finding:
-    place = _existing(home)
-    if not os.access(place, os.W_OK | os.X_OK):
-        return Finding("home", False, f"{place} cannot be written", "choose a folder you can write to with --home")
+    place = home.existing
+    try:
+        if place == home.root:
+            probe = home.root / ".probe"
+            probe.touch()
+            probe.unlink()
+        elif not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        return Finding("home", False, f"{place}: {error.strerror}", "choose a folder you can write to with --home")
     return Finding("home", True, str(home.root) if place == home.root else f"{home.root}, not made yet")
 
 
-def _existing(home: Home) -> Path:
-    """Returns the home folder, or the folder that it would be made in."""
-    return next(path for path in (home.root, *home.root.parents) if path.exists())
-
-
 def _disk(home: Home) -> Finding:
-    free = shutil.disk_usage(_existing(home)).free
+    free = shutil.disk_usage(home.existing).free
     mend = f"free {(NEEDED_BYTES - free) / 2**30:.1f} GiB, or choose another --home"
     return Finding("disk", free >= NEEDED_BYTES, f"{free / 2**30:.1f} GiB free", mend)
 
@@ -124,6 +127,8 @@ def doctor(home: Home, restore_metadata: bool) -> ExitCode:
     Exit codes  0  a run can begin
                 1  something is wrong; the line below it says how to mend it
     """
+    if restore_metadata and not home.root.is_dir():
+        raise ConfigError(f"There is no home folder {home.root}, so there is no copy of its metadata.")
     if restore_metadata:
         with locked(home):
             click.echo(f"The metadata are those of {backup.restore(home).name} again.")

@@ -132,8 +132,8 @@ def promote(
 
     \b
     Exit codes  0  promoted
-                1  the server did not answer, or knows no canary
-                2  the command or a setting is wrong, or no server runs
+                1  the server did not answer
+                2  a setting is wrong, there is no canary, or no server runs
                 3  the canary was not good enough; nothing was changed
     """
     model = home.models.pushed(experiment.serving.model_name)
@@ -255,10 +255,12 @@ def gc(experiment: str | None, keep: int | None, yes: bool, home: Home) -> None:
     """
     from pipeline.home import gc as collector
 
-    require_known(home, experiment, bool(listing.past_runs(home, experiment) or listing.model_rows(home, experiment)))
+    if experiment is not None:
+        found = listing.past_runs(home, experiment) or listing.model_rows(home, experiment)
+        require_known(home, experiment, bool(found))
     if not home.root.exists():
         click.echo(f"Nothing is in {home.root} yet.")
-        reply({"removed": yes, "folders": []})
+        reply({"removed": False, "folders": []})
         return
     known = named_experiment()
     number = keep or (known.serving if known else Serving("any")).keep_versions

@@ -62,10 +62,15 @@ class ExperimentNameType(click.ParamType):
 
 
 def require_known(home: Home, name: str | None, found: bool) -> None:
-    """Refuses the name of an experiment that is not one, and of which nothing was found in the home folder.
+    """Refuses a name that no experiment has.
+
+    Args:
+      home: where something was looked for.
+      name: the name; None where all experiments are meant.
+      found: whether something of that name was found there.
 
     Raises:
-      ConfigError: so it is.
+      ConfigError: nothing was found, and there is no such experiment.
     """
     if name is not None and not found and named_experiment() is None:
         raise ConfigError(f"There is no experiment {name!r}, and nothing of that name in {home.root}.")

@@ -14,7 +14,7 @@ from conveyor.errors import ConveyorError, ExitCode
 from pipeline.home.outcome import Verdict
 
 WANTS_JSON, _REPLIES = "pipeline.cli.json", "pipeline.cli.replies"
-INTERRUPTED = "Interrupted. Run again to continue from the last checkpoint."
+INTERRUPTED = "Interrupted."
 
 
 class Verb(click.Command):
@@ -27,13 +27,11 @@ class Verb(click.Command):
         as_json = "--json" in args  # click takes the arguments out of the list
         try:
             return super().make_context(info_name, args, parent, **extra)
-        except click.UsageError as problem:
+        except (ConveyorError, click.UsageError) as problem:
             if as_json:
-                click.echo(json.dumps(_failure(problem)))
-            raise
-        except ConveyorError as problem:
-            if as_json:
-                click.echo(json.dumps(_failure(problem)))
+                click.echo(json.dumps(_failure(problem), indent=1))
+            if isinstance(problem, click.UsageError):
+                raise  # click prints it, with the usage
             error(problem)
             sys.exit(int(problem.exit_code))
 
@@ -106,7 +104,7 @@ class _Replies:
     Attributes:
       standard_output: the descriptor to write to; None without `--json`.
       at_the_end: values that are printed when the verb ends.
-      failure: what ended the verb, printed after them on one line; None where nothing went wrong.
+      failure: what ended the verb, printed in their place; None where nothing went wrong.
     """
 
     standard_output: int | None = None
@@ -152,10 +150,8 @@ def _standard_output_for_json(as_json: bool, replies: _Replies) -> Iterator[None
         os.dup2(saved, 1)
         os.close(saved)
         replies.standard_output = None
-        for value in replies.at_the_end:
+        for value in [replies.failure] if replies.failure else replies.at_the_end:
             click.echo(json.dumps(value, indent=1))
-        if replies.failure:
-            click.echo(json.dumps(replies.failure))
 
 
 def _failure(problem: Exception) -> dict[str, Any]:

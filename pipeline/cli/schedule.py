@@ -116,7 +116,6 @@ def schedule(
         return
     if experiment is None or when.cron is None:
         raise click.UsageError('Give an EXPERIMENT and --cron, such as mnist --cron "0 3 * * *"; or --list.')
-    check_source(experiment, home, data)
     folders = ("--home", str(home.root), *(("--data", str(data.resolve())) if data else ()))
     plan = daemon.SchedulePlan(
         experiment.name,
@@ -125,6 +124,7 @@ def schedule(
         str(zone(when.timezone)),
         when.jitter,
     )
+    check_source(experiment, home, data)
     if exported.kind:
         writes = (data.resolve(),) if data and not experiment.dataset.canonical else ()
         _export(export.files(exported.kind, plan, home, writes, exported.image), exported.folder)
@@ -135,7 +135,6 @@ def schedule(
 
 
 def _export(files: dict[str, str], folder: Path | None) -> None:
-    reply(files)
     for name, text in files.items():
         if folder is None:
             click.echo(text if len(files) == 1 else f"# {name}\n{text}")
@@ -145,6 +144,7 @@ def _export(files: dict[str, str], folder: Path | None) -> None:
         with storage_errors(f"{folder / name} cannot be written"):
             (folder / name).write_text(text)
         click.echo(folder / name)
+    reply(files)
 
 
 VERBS = (schedule,)

@@ -108,7 +108,7 @@ def serve(server: serving.ServerSettings, dry_run: bool, home: Home) -> None:
                 2  a wrong option, a port that is taken, or nothing to serve
     """
     if dry_run:
-        commands = serving.commands(home, server, serving.prepare(home, server))
+        commands = serving.commands(home, server, serving.prepare(home, server, dry_run=True))
         for command in commands:
             click.echo(" ".join(command))
         reply({"commands": commands})

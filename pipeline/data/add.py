@@ -83,9 +83,9 @@ def _check(part: Part, base: Part) -> dict[str, int]:
             images, labels = shard.reader.read(shard.start, shard.count)
             for number, image in enumerate(images, shard.start):
                 if hashlib.sha256(image).digest() in tested:
-                    file, index = shard.reader.place(number)
+                    file, which = shard.reader.place(number)
                     expected = "images that are not in the test split, which every model is measured on"
-                    raise DataError.at(file, None, expected, f"one: image {index}, counted from 0")
+                    raise DataError.at(file, None, expected, f"one that is: {which}")
             counts += np.bincount(labels, minlength=len(counts))
             bar.update(len(images))
     return {name: int(count) for name, count in zip(part.dataset.classes, counts, strict=True)}

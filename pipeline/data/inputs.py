@@ -56,7 +56,7 @@ def input_folder(experiment: Experiment, home: Home, source: Path | None, say: C
 
 
 def check_source(experiment: Experiment, home: Home, source: Path | None) -> None:
-    """Checks that there is a folder of an experiment's own data, before anything is begun with them.
+    """Checks that there is a folder of the data, where they are the user's own; published ones can be fetched.
 
     Raises:
       ConfigError: the data are the user's own, and no folder is named, or there is none.

@@ -32,15 +32,15 @@ def load(name: str) -> Experiment:
     try:
         experiment = runpy.run_path(name).get("EXPERIMENT")
     except ConfigError as error:
-        raise ConfigError(f"{name}: {error}") from error
-    except Exception as error:  # the file is the user's code: where it failed, and how, is what they need
+        raise ConfigError(f"{name}{_line(error, name)}: {error}") from error
+    except (Exception, SystemExit) as error:  # it is the user's code: where it failed, and how, is what they need
         raise ConfigError(f"{name}{_line(error, name)}: {type(error).__name__}: {error}") from error
     if not isinstance(experiment, Experiment):
         raise ConfigError(f"{name} must set EXPERIMENT to a conveyor.Experiment.")
     return experiment
 
 
-def _line(error: Exception, name: str) -> str:
+def _line(error: BaseException, name: str) -> str:
     """Returns the last line of a file that an error went through, as it stands in a sentence."""
     if isinstance(error, SyntaxError):
         return ""  # its text says it

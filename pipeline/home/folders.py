@@ -1,5 +1,6 @@
 """The one folder that all state lives in, and the place of its metadata."""
 
+import contextlib
 import dataclasses
 import os
 import urllib.parse
@@ -37,10 +38,19 @@ class Home:
           ConfigError: it is a file, or below one.
         """
         chosen = Path(root or os.environ.get("CONVEYOR_HOME") or DEFAULT).expanduser().resolve()
-        there = next(path for path in (chosen, *chosen.parents) if path.exists())
-        if not there.is_dir():
-            raise ConfigError(f"The home folder {chosen} cannot be used: {there} is a file.")
-        return cls(chosen, metadata or os.environ.get("CONVEYOR_METADATA", ""))
+        home = cls(chosen, metadata or os.environ.get("CONVEYOR_METADATA", ""))
+        if not home.existing.is_dir():
+            raise ConfigError(f"The home folder {chosen} cannot be used: {home.existing} is a file.")
+        return home
+
+    @property
+    def existing(self) -> Path:
+        """The home folder, or the nearest one above it that is there and that this user can see."""
+        for path in (self.root, *self.root.parents):
+            with contextlib.suppress(PermissionError):
+                if path.exists():
+                    return path
+        raise AssertionError("the root of the file system is always there")
 
     @property
     def data(self) -> Path:
@@ -54,8 +64,13 @@ class Home:
 
     @property
     def has_metadata(self) -> bool:
-        """Whether there may be metadata: a server is named, or the SQLite file exists."""
-        return bool(self.metadata) or self.database.exists()
+        """Whether there may be metadata: a server is named, or the SQLite file exists.
+
+        Raises:
+          StorageError: the home folder cannot be read.
+        """
+        with storage_errors(f"The home folder {self.root} cannot be read"):
+            return bool(self.metadata) or self.database.exists()
 
     @property
     def metadata_place(self) -> str:

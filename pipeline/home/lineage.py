@@ -47,7 +47,7 @@ def of_version(store: MetadataStore, model: str, version: int) -> Origin:
     """Returns the whole way back from a pushed version.
 
     Raises:
-      ConfigError: the metadata know nothing of that version.
+      ConfigError: ML Metadata knows nothing of that version.
     """
     for artifact in reversed(store.get_artifacts_by_type("PushedModel")):
         number = metadata_store.property_of(artifact, "pushed_version")

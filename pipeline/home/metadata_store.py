@@ -154,25 +154,33 @@ def run_by_id(store: metadata_store.MetadataStore, run_id: str) -> Run:
     return _run(store, context)
 
 
-def close_abandoned(store: metadata_store.MetadataStore) -> list[str]:
-    """Marks executions that a dead process left running as canceled; returns their components' names.
+def close_abandoned(store: metadata_store.MetadataStore, state: Any = Execution.CANCELED) -> list[str]:
+    """Ends executions that are still marked as running; returns their components' names.
 
     Only for the holder of the home's lock: nobody else can be running.
+
+    Args:
+      store: the metadata.
+      state: how they ended: `CANCELED` where their process was stopped or died, `FAILED` where they failed.
     """
     abandoned = [e for e in store.get_executions() if e.last_known_state in (Execution.RUNNING, Execution.NEW)]
     for execution in abandoned:
-        execution.last_known_state = Execution.CANCELED
+        execution.last_known_state = state
     if abandoned:
         store.put_executions(abandoned)
     return [_component_name(store, execution) for execution in abandoned]
 
 
-def cancel_newest(store: metadata_store.MetadataStore) -> None:
-    """Marks the newest execution, if it failed, as canceled: TFX takes one that was told to stop for a failure."""
-    newest = max(store.get_executions(), key=lambda execution: execution.id)
-    if newest.last_known_state == Execution.FAILED:
-        newest.last_known_state = Execution.CANCELED
-        store.put_executions([newest])
+def cancel_failed(store: metadata_store.MetadataStore, run_id: str, component: str) -> None:
+    """Marks a component of a run that was told to stop as canceled: TFX takes it for a failure."""
+    context = store.get_context_by_type_and_name("pipeline_run", run_id)
+    executions = store.get_executions_by_context(context.id) if context else []
+    stopped = [
+        e for e in executions if e.last_known_state == Execution.FAILED and _component_name(store, e) == component
+    ]
+    for execution in stopped:
+        execution.last_known_state = Execution.CANCELED
+    store.put_executions(stopped)
 
 
 def clear_orphans(store: metadata_store.MetadataStore, artifacts: Path) -> int:

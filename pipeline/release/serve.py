@@ -96,20 +96,28 @@ class Prepared:
     followed: tuple[str, ...]
 
 
-def prepare(home: Home, settings: ServerSettings) -> Prepared:
+def prepare(home: Home, settings: ServerSettings, dry_run: bool = False) -> Prepared:
     """Chooses the backend, writes its files, and returns both and the models.
 
+    Args:
+      home: whose models are served.
+      settings: what the command line says.
+      dry_run: whether nothing will be started, so that the ports need not be free.
+
     Raises:
-      ConfigError: nothing to serve, or a wrong option.
+      ConfigError: nothing to serve, a wrong option, a port that is taken, or a host that is not this machine's.
     """
     models = server_files.pushed_models(home, settings.models)
     labels = server_files.labels_of(settings.labels, models)
     choice = server_files.VersionChoice.of(settings.versions)
     served = {name: choice.of_model(home, name, labels[name]) for name in models}
+    backend = backends.choose(settings.backend)
+    if not dry_run:
+        _check_address(settings, backend)
     folder = server_files.write(home, served)
     followed = tuple(models) if choice.stable and not settings.labels else ()
     rollout.announce(home, followed)
-    return Prepared(backends.choose(settings.backend), folder, models, served, followed)
+    return Prepared(backend, folder, models, served, followed)
 
 
 def _check_address(settings: ServerSettings, backend: Backend) -> None:
@@ -121,13 +129,17 @@ def _check_address(settings: ServerSettings, backend: Backend) -> None:
     ports = {"--port": settings.port, "--rest-port": settings.rest_port}
     if not backend.has_page:
         ports["the page's port, the one after --rest-port"] = settings.rest_port + 1
+    try:
+        family, *_, address = socket.getaddrinfo(settings.host, None, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise ConfigError(f"--host {settings.host} cannot be resolved: {error.strerror}.") from error
     for option, port in ports.items():
-        with socket.socket() as probe:
+        with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((settings.host, port))
+                probe.bind((address[0], port))
             except OSError as error:
-                if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                if error.errno == errno.EADDRNOTAVAIL:
                     raise ConfigError(f"--host {settings.host} is no address of this machine.") from error
                 raise ConfigError(
                     f"{option} {port} cannot be listened on ({error.strerror}); choose another."
@@ -156,12 +168,11 @@ def serve(home: Home, settings: ServerSettings, say: Callable[[Endpoint], None])
       say: called once, when the newest version of every model has answered.
 
     Raises:
-      ConfigError: see `prepare`; or a port is taken.
+      ConfigError: see `prepare`.
       ServeFailed: the server ended by itself, or did not answer in time.
     """
     prepared = prepare(home, settings)
     backend, models = prepared.backend, prepared.models
-    _check_address(settings, backend)
     target = f"{settings.reach}:{settings.port}"
     log = home.log("serve")
     with contextlib.ExitStack() as stack, _signals() as stopped:

@@ -81,7 +81,7 @@ class PipelineRunner(tfx_runner.IrBasedRunner):
                 raise RuntimeError("its inputs could not be found in ML Metadata")
         except Exception as error:
             if self._stop.is_set():
-                metadata_store.cancel_newest(self._store)
+                metadata_store.cancel_failed(self._store, self._run_id, name)
                 self._console.end(name, "stopped", time.perf_counter() - started)
                 raise Stopped(str(error)) from error
             self._console.end(name, "failed", time.perf_counter() - started)

@@ -69,6 +69,7 @@ def _carry_out(plan: RunPlan, console: Console, log: Path) -> Outcome:
     started = time.perf_counter()
     console.start("Setup")
     import tensorflow as tf
+    from ml_metadata.proto.metadata_store_pb2 import Execution
 
     from pipeline.home import metadata_store
     from pipeline.report import page
@@ -80,7 +81,7 @@ def _carry_out(plan: RunPlan, console: Console, log: Path) -> Outcome:
     for name in metadata_store.close_abandoned(store):
         console.note(f"An earlier run was stopped in {name}; this one continues from there.")
     if orphans := metadata_store.clear_orphans(store, plan.home.artifacts):
-        console.note(f"Removed {orphans} outputs of runs that the metadata know nothing of.")
+        console.note(f"Removed {orphans} outputs of runs that ML Metadata knows nothing of.")
     pipeline = create_pipeline(plan)
     console.end("Setup", "done", time.perf_counter() - started)
     try:
@@ -88,6 +89,7 @@ def _carry_out(plan: RunPlan, console: Console, log: Path) -> Outcome:
     except Stopped as error:
         raise RunStopped(str(error)) from error
     except ComponentFailed as error:
+        metadata_store.close_abandoned(store, Execution.FAILED)
         failure = f"{error.component} failed: {error_text(error.__cause__)}"
         page.write(plan.home, plan.provenance, metadata_store.run_by_id(store, plan.run_id), failure)
         raise RunFailed(f"{failure}\nThe log is {log}") from error

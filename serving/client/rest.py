@@ -80,6 +80,8 @@ class RestTransport:
             raise ServingError(_STATUS_CODES.get(error.code, "UNKNOWN"), _error_text(error)) from error
         except TimeoutError as error:
             raise ServingError("DEADLINE_EXCEEDED", f"{self._target} did not answer in {timeout:.1f} s") from error
+        except http.client.InvalidURL as error:
+            raise ServingError("INVALID_ARGUMENT", f"{self._target}: {error}") from error
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError) as error:
             late = isinstance(getattr(error, "reason", None), TimeoutError)
             raise ServingError("DEADLINE_EXCEEDED" if late else "UNAVAILABLE", f"{self._target}: {error}") from error

@@ -106,14 +106,18 @@ def test_a_time_that_passed_meanwhile_is_made_up_for_once(pushed):
 
 
 def test_wrong_use_is_told(pushed):
+    at_data = ("--data", pushed.data)
     code, out = pushed("schedule", pushed.experiment)
     assert code == 2
     assert "Give an EXPERIMENT and --cron" in out
     code, out = pushed("schedule", pushed.experiment, "--cron", "0 25 * * *")
     assert code == 2
     assert "the hour is 25" in out
-    code, out = pushed("schedule", pushed.experiment, "--cron", "0 2 * * *", "--notify", "nope://user:s3cret@x")
+    code, out = pushed(
+        "schedule", pushed.experiment, "--cron", "0 2 * * *", *at_data, "--notify", "nope://user:s3cret@x"
+    )
     assert code == 2
+    assert "--data" not in out
     assert "s3cret" not in out
     assert not (pushed.home / "schedules").exists()
     code, out = pushed("schedule", "--list")

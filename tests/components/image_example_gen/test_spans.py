@@ -27,12 +27,22 @@ def test_spans_are_in_the_order_of_their_dates(tmp_path):
     assert span_names(tmp_path) == ["2025-12-31", "2026-11-02"]
 
 
-def test_a_folder_that_cannot_be_read_is_not_empty(tmp_path, monkeypatch):
-    make(tmp_path, "rose", "tulip")
-    closed = tmp_path / "tulip"
-    monkeypatch.setattr(os, "access", lambda path, _mode: path != closed)
-    with pytest.raises(DataError, match="tulip: expected a folder that can be read"):
-        Part("base", tmp_path, None).files("*/*")
+@pytest.mark.parametrize(
+    ("pattern", "closed"), [("*/*", "7"), ("train/*/*", "train"), ("train/*/*", "train/7"), ("train-*", "")]
+)
+def test_a_folder_that_cannot_be_read_is_not_empty(tmp_path, mnist_dataset, monkeypatch, pattern, closed):
+    (tmp_path / "7").mkdir()
+    (tmp_path / "train" / "7").mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, _mode: path != tmp_path / closed)
+    with pytest.raises(DataError, match="expected a folder that can be read"):
+        Part("base", tmp_path, mnist_dataset).files(pattern)
+
+
+def test_a_folder_of_no_class_need_not_be_read(tmp_path, mnist_dataset, monkeypatch):
+    make(tmp_path, "lost+found", "7")
+    (tmp_path / "7" / "a.png").touch()
+    monkeypatch.setattr(os, "access", lambda path, _mode: path != tmp_path / "lost+found")
+    assert Part("base", tmp_path, mnist_dataset).files("*/*") == [tmp_path / "7" / "a.png"]
 
 
 def test_spans_of_both_kinds_have_no_order(tmp_path):

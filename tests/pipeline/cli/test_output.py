@@ -28,6 +28,11 @@ def run(body, *arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+def last(done):
+    """Returns the JSON after the first line, which `reply_now` printed."""
+    return json.loads(done.stdout.partition("\n")[2])
+
+
 def test_with_json_standard_output_holds_the_replies_alone():
     done = run("return ExitCode.NOTHING_NEW", "--json")
     assert done.returncode == 4
@@ -50,33 +55,33 @@ def test_an_error_is_a_sentence_and_its_exit_code():
     assert (done.returncode, done.stderr.strip()) == (2, "conveyor: wrong")
 
 
-def test_with_json_an_error_is_a_reply_too():
+def test_with_json_an_error_is_the_reply():
     done = run("raise ConfigError('wrong')", "--json")
     assert json.loads(done.stdout.splitlines()[0]) == {"ready": True}
-    assert json.loads(done.stdout.splitlines()[-1]) == {"verdict": "failed", "error": "wrong"}
+    assert last(done) == {"verdict": "failed", "error": "wrong"}
 
 
 def test_a_stop_is_not_a_failure():
     done = run("from pipeline.run.runner import RunStopped; raise RunStopped('stopped')", "--json")
     assert done.returncode == 130
-    assert json.loads(done.stdout.splitlines()[-1])["verdict"] == "stopped"
+    assert last(done)["verdict"] == "stopped"
 
 
 def test_a_bug_keeps_its_traceback():
     done = run("raise OSError('a bug')", "--json")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["error"] == "a bug"
+    assert last(done)["error"] == "a bug"
 
 
 def test_an_interruption_ends_with_130():
     done = run("raise KeyboardInterrupt", "--json")
     assert done.returncode == 130
-    assert json.loads(done.stdout.splitlines()[-1])["verdict"] == "stopped"
+    assert last(done)["verdict"] == "stopped"
 
 
 def test_a_usage_error_of_the_verb_is_a_reply_too():
     done = run("raise click.UsageError('not both')", "--json")
     assert done.returncode == 2
-    assert json.loads(done.stdout.splitlines()[-1]) == {"verdict": "failed", "error": "not both"}
+    assert last(done) == {"verdict": "failed", "error": "not both"}
     assert "Usage" in done.stderr

@@ -16,8 +16,11 @@ def test_experiment_of_a_file(tmp_path):
     ("text", "message"),
     [
         pytest.param("EXPERIMENT = 3\n", "must set EXPERIMENT", id="no experiment"),
-        pytest.param(FILE + "EXPERIMENT = Gate(3.0)\n", r"mine.py: gate.min_accuracy is 3.0; it", id="a wrong value"),
+        pytest.param(
+            FILE + "EXPERIMENT = Gate(3.0)\n", r"mine.py, line 4: gate.min_accuracy is 3.0; it", id="a wrong value"
+        ),
         pytest.param("x = 1\nx / 0\n", r"mine.py, line 2: ZeroDivisionError: division by zero", id="an exception"),
+        pytest.param("import sys\nsys.exit(0)\n", r"mine.py, line 2: SystemExit: 0", id="an exit"),
         pytest.param("EXPERIMENT = (\n", r"mine.py: SyntaxError: .* \(mine.py, line 1\)", id="no Python"),
         pytest.param(FILE + "Gate(min=1)\n", r"gate.min is no setting; there are min_accuracy", id="a wrong name"),
     ],

@@ -37,6 +37,8 @@ def test_settings_are_replaced_and_typed():
         ("dataset.shape=[28, 28, 0]", "it must be three positive numbers"),
         ("network.dropout=1", "it should be less than 1"),
         ("name=../x", "it should hold letters, digits, '_', '-' and '.', and begin with a letter or a digit"),
+        ("name=_x", "it should hold letters"),
+        ("name=größe", "it should hold letters"),
         ("name=", "it should hold letters"),
         ("serving.model_name=a/b", "it should hold letters"),
         ("dataset.name=.hidden", "it should hold letters"),

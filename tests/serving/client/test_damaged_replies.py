@@ -47,6 +47,11 @@ def test_a_missing_certificate_is_an_error_of_the_client(target, tmp_path):
         Client(target, "m", tls=Tls(tmp_path / "nothing.pem"))
 
 
+def test_an_address_that_is_none_is_an_error_of_the_client():
+    with Client("http://localhost:abc", "m") as client, pytest.raises(ServingError, match="INVALID_ARGUMENT"):
+        client.status()
+
+
 def test_a_server_that_speaks_no_http_is_an_error_of_the_client():
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
@@ -56,7 +61,8 @@ def test_a_server_that_speaks_no_http_is_an_error_of_the_client():
                 connection.recv(1 << 16)
                 connection.sendall(b"\x00\x00\x18\x04\x00\n")
 
-        thread = threading.Thread(target=answer)
+        listening.settimeout(10)
+        thread = threading.Thread(target=answer, daemon=True)
         thread.start()
         client = Client(f"http://127.0.0.1:{listening.getsockname()[1]}", "m", retries=0)
         with client, pytest.raises(ServingError, match="UNAVAILABLE"):
