@@ -8,7 +8,7 @@ from tfx.types.standard_artifacts import InfraBlessing, Model, ModelBlessing, Pu
 from tfx.utils import path_utils
 
 from components.cached_component import cached_component
-from serving.model_store import StoredModel, VersionRecord
+from serving.model_store import ModelWithdrawn, StoredModel, VersionRecord
 
 
 @cached_component()
@@ -28,18 +28,24 @@ def AtomicPusher(
       model_blessing: the Evaluator's verdict.
       infra_blessing: the servability check's verdict.
       pushed_model: its custom property `pushed` is 1 if the model is being served; then `pushed_version` and
-        `pushed_destination` say under what number and where, and `pushed_new` whether this run put it there.
+        `pushed_destination` say under what number and where, and `pushed_new` whether this run put it there. Where a
+        person took the model back, `withdrawn` says so in a sentence.
       destination: folder of the served model's versions.
       record: where the model comes from, the fields of `VersionRecord` as JSON.
       canary: 1 to label it `canary` and keep the stable version; 0 to make it stable.
     """
     blessed = [b.get_int_custom_property("blessed") == 1 for b in (model_blessing, infra_blessing)]
-    pushed_model.set_int_custom_property("pushed", int(all(blessed)))
+    pushed_model.set_int_custom_property("pushed", 0)
     if not all(blessed):
         return
     source = Path(path_utils.serving_model_path(model.uri))
     known = VersionRecord.from_dict(json.loads(record))
-    pushed = StoredModel(Path(destination)).push(source, known, as_canary=bool(canary))
+    try:
+        pushed = StoredModel(Path(destination)).push(source, known, as_canary=bool(canary))
+    except ModelWithdrawn as error:
+        pushed_model.set_string_custom_property("withdrawn", str(error))
+        return
+    pushed_model.set_int_custom_property("pushed", 1)
     pushed_model.set_int_custom_property("pushed_version", pushed.version)
     pushed_model.set_string_custom_property("pushed_destination", str(pushed.path))
     pushed_model.set_int_custom_property("pushed_new", int(pushed.new))

@@ -62,11 +62,16 @@ def servability(run: metadata_store.Run) -> dict[str, Any]:
     return json.loads((folder / "outcome.json").read_text()) if folder else {}
 
 
-def rejection_reasons(evaluation: Evaluation | None, servable: dict[str, Any]) -> tuple[str, ...]:
-    """Returns a sentence for each gate that turned the model away."""
+def rejection_reasons(
+    run: metadata_store.Run, evaluation: Evaluation | None, servable: dict[str, Any]
+) -> tuple[str, ...]:
+    """Returns a sentence for each gate that turned the model away, and for a person who did."""
     reasons = evaluation.reasons if evaluation else []
     if servable and not servable["ok"]:
         reasons = [*reasons, f"it cannot be served: {servable['reason']}"]
+    pushed = run.output("AtomicPusher", "pushed_model")
+    if pushed and (withdrawn := metadata_store.property_of(pushed, "withdrawn")):
+        reasons = [*reasons, withdrawn]
     return tuple(reasons)
 
 

@@ -43,7 +43,7 @@ def write(home: Home, provenance: Provenance, run: metadata_store.Run, failure: 
         run=run.id,
         accuracy=evaluation.accuracy if evaluation else None,
         baseline=evaluation.baseline if evaluation else None,
-        reasons=gate_decisions.rejection_reasons(evaluation, servable),
+        reasons=gate_decisions.rejection_reasons(run, evaluation, servable),
         drift=tuple(measurement.sentence for measurement in drift if measurement.beyond),
         version=run.version,
         label=None if run.version is None else home.models.model(experiment.serving.model_name).label_of(run.version),

@@ -2,13 +2,14 @@
 
 from serving.model_store.labels import Labels
 from serving.model_store.records import ModelDataset, VersionRecord, read_dataset
-from serving.model_store.store import LabelsDamaged, ModelStore, Pushed, StableMove, StoredModel
+from serving.model_store.store import LabelsDamaged, ModelStore, ModelWithdrawn, Pushed, StableMove, StoredModel
 
 __all__ = [
     "Labels",
     "LabelsDamaged",
     "ModelDataset",
     "ModelStore",
+    "ModelWithdrawn",
     "Pushed",
     "StableMove",
     "StoredModel",

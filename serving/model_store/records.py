@@ -22,6 +22,7 @@ class VersionRecord:
       trainer_digest: SHA-256 of the code that trained it.
       version: its number.
       digest: SHA-256 over its files, but for this record.
+      identity: see `identity.model_identity`; empty in versions of 0.1.0.
     """
 
     run: str = ""
@@ -32,6 +33,7 @@ class VersionRecord:
     trainer_digest: str = ""
     version: int = 0
     digest: str = ""
+    identity: str = ""
 
     @classmethod
     def from_dict(cls, fields: Any) -> "VersionRecord":

@@ -16,6 +16,7 @@ import filelock
 
 from conveyor.errors import ConfigError, ConveyorError, StorageError, storage_errors
 from conveyor.files import flush, flush_tree, replace_file, tree_digest
+from serving.model_store.identity import model_identity
 from serving.model_store.labels import Labels
 from serving.model_store.records import RECORD, ModelDataset, VersionRecord, read_dataset
 
@@ -27,6 +28,10 @@ LOCK_SECONDS = 30
 
 class LabelsDamaged(ConveyorError):
     """The file of labels cannot be read."""
+
+
+class ModelWithdrawn(ConveyorError):
+    """The model is one that a person took back."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +150,11 @@ class StoredModel:
         """Returns the SHA-256 over a version's files, but for our own record."""
         return tree_digest(self.path(version), without=RECORD)
 
+    def identity(self, version: int) -> str:
+        """Returns what a version has in common with every other export of its model; see `model_identity`."""
+        record = self.record(version)
+        return (record.identity if record else "") or model_identity(self.path(version))
+
     def is_intact(self, version: int) -> bool:
         """Whether a version is there, with the files that were pushed; one without a record counts as intact."""
         if not self.path(version).is_dir():
@@ -187,7 +197,8 @@ class StoredModel:
     def rollback(self, version: int | None = None) -> StableMove:
         """Makes an earlier version stable: the one given, or the previous one, or the next lower one.
 
-        A canary is given up: it was measured against what is taken back.
+        A canary is given up: it was measured against what is taken back. No push gives the model that is taken back a
+        label again.
 
         Raises:
           ConfigError: there is no such version.
@@ -200,7 +211,10 @@ class StoredModel:
             if target is None:
                 raise ConfigError(f"There is no earlier version of {self.name}; {self._known()}.")
             self.require(target)
-            self._write(dataclasses.replace(labels.with_stable(target), canary=None))
+            after = dataclasses.replace(labels.with_stable(target), canary=None)
+            if labels.stable not in (None, target):
+                after = after.with_decision(self.identity(labels.stable), self.identity(target))
+            self._write(after)
         return StableMove(self.name, labels.stable, target)
 
     def promote(self, compared: int | None = None) -> StableMove:
@@ -221,13 +235,13 @@ class StoredModel:
                 raise ConfigError(
                     f"The canary of {self.name} is version {labels.canary} by now; version {compared} was compared."
                 )
-            self._write(labels.with_stable(labels.canary))
+            self._write(labels.with_stable(labels.canary).with_decision(None, self.identity(labels.canary)))
         return StableMove(self.name, labels.stable, labels.canary)
 
     # Versions.
 
     def push(self, source: Path, record: VersionRecord, as_canary: bool = False) -> Pushed:
-        """Copies a SavedModel to the next version, unless it is there already, and sets its label.
+        """Copies a SavedModel to the next version, unless the same model is there already, and sets its label.
 
         Args:
           source: folder of the SavedModel.
@@ -235,18 +249,21 @@ class StoredModel:
           as_canary: whether it is to be tried beside the stable version first, where there is one.
 
         Raises:
+          ModelWithdrawn: a person took this model back.
           StorageError: the disk is full, the folder cannot be written, or the copy differs from the original.
         """
-        digest = tree_digest(source)
+        identity = model_identity(source)
+        self._refuse_withdrawn(identity)
+        record = dataclasses.replace(record, digest=tree_digest(source), identity=identity)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self.folder / STAGING, ignore_errors=True)
-            same = [version for version in self.versions() if (r := self.record(version)) and r.digest == digest]
+            same = self._versions_of(identity)
             version = same[0] if same else self._next_version()
             if not same:
-                self._stage(source, dataclasses.replace(record, version=version, digest=digest))
+                self._stage(source, dataclasses.replace(record, version=version))
             with self._locked():
-                labels = self.labels()
+                labels = self._refuse_withdrawn(identity)
                 if not same:
                     (self.folder / STAGING).rename(self.path(version))
                     flush(self.folder)
@@ -257,6 +274,20 @@ class StoredModel:
                 f"The model could not be pushed to {self.folder}: {error}. What was served before stays."
             ) from error
         return Pushed(version, self.path(version), new=not same)
+
+    def _versions_of(self, identity: str) -> list[int]:
+        """Returns the versions that we pushed of a model, and that are what was pushed."""
+        return [v for v in self.versions() if self.record(v) and self.identity(v) == identity and self.is_as_pushed(v)]
+
+    def _refuse_withdrawn(self, identity: str) -> Labels:
+        """Returns the labels, if nobody took a model back."""
+        labels = self.labels()
+        if identity in labels.withdrawn:
+            there = self._versions_of(identity)
+            way = f"`conveyor rollback {self.name} --to {there[0]}` makes it stable again" if there else "train another"
+            which = f"version {there[0]}" if there else "a version"
+            raise ModelWithdrawn(f"it is {which} of {self.name}, which was rolled back; {way}")
+        return labels
 
     def _stage(self, source: Path, record: VersionRecord) -> None:
         """Copies a SavedModel beside the versions, verifies the copy, and writes it through to the disk."""

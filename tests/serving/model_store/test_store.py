@@ -14,7 +14,18 @@ import pytest
 
 from conveyor.errors import ConfigError, StorageError
 from conveyor.files import tree_digest
-from serving.model_store import Labels, LabelsDamaged, ModelStore, Pushed, StableMove, StoredModel, VersionRecord, store
+from serving.model_store import (
+    Labels,
+    LabelsDamaged,
+    ModelStore,
+    ModelWithdrawn,
+    Pushed,
+    StableMove,
+    StoredModel,
+    VersionRecord,
+    store,
+)
+from serving.model_store.identity import model_identity
 from serving.model_store.records import RECORD
 
 ROOT = Path(__file__).parents[3]
@@ -58,7 +69,9 @@ def test_version_holds_the_model_and_where_it_came_from(model, stored):
     pushed = push(stored, source)
     assert pushed == Pushed(1, stored.folder / "1", new=True)
     assert stored.digest(1) == tree_digest(source)
-    assert stored.record(1) == VersionRecord(run="r1", version=1, digest=tree_digest(source))
+    assert stored.record(1) == VersionRecord(
+        run="r1", version=1, digest=tree_digest(source), identity=model_identity(source)
+    )
 
 
 def test_same_files_are_never_pushed_twice(model, stored):
@@ -67,6 +80,73 @@ def test_same_files_are_never_pushed_twice(model, stored):
     again = push(stored, model("a"))
     assert (again.version, again.new) == (1, False)
     assert stored.versions() == [1, 2]
+
+
+def test_another_export_of_the_same_model_is_not_pushed(model, stored, monkeypatch):
+    monkeypatch.setattr(store, "model_identity", lambda folder: (folder / "saved_model.pb").read_text())
+    push(stored, model("a"))
+    source = model("a")
+    (source / "fingerprint.pb").write_text("a random number")
+    again = push(stored, source)
+    assert (again.version, again.new) == (1, False)
+
+
+def test_a_damaged_version_does_not_stand_for_its_model(model, stored):
+    push(stored, model("a"))
+    (stored.path(1) / "saved_model.pb").write_text("damaged")
+    assert push(stored, model("a")) == Pushed(2, stored.path(2), new=True)
+
+
+@pytest.fixture
+def rolled_back(model, stored):
+    """A model whose version 2, `b`, was taken back."""
+    push(stored, model("a"))
+    push(stored, model("b"))
+    stored.rollback()
+    return stored
+
+
+@pytest.mark.parametrize("as_canary", [False, True])
+def test_a_model_that_was_rolled_back_gets_no_label_by_a_push(model, rolled_back, as_canary):
+    with pytest.raises(
+        ModelWithdrawn, match="it is version 2 of m, which was rolled back; `conveyor rollback m --to 2`"
+    ):
+        push(rolled_back, model("b"), as_canary=as_canary)
+    assert (rolled_back.stable(), rolled_back.versions()) == (1, [1, 2])
+
+
+def test_a_model_that_was_rolled_back_is_remembered_without_its_version(model, rolled_back):
+    shutil.rmtree(rolled_back.path(2))
+    with pytest.raises(ModelWithdrawn, match="it is a version of m, which was rolled back; train another"):
+        push(rolled_back, model("b"))
+
+
+def test_another_model_is_pushed_after_a_rollback_and_the_one_taken_back_stays_so(model, rolled_back):
+    assert push(rolled_back, model("c")).version == 3
+    with pytest.raises(ModelWithdrawn):
+        push(rolled_back, model("b"))
+    assert rolled_back.stable() == 3
+
+
+def test_a_person_may_return_to_what_was_taken_back(model, rolled_back):
+    rolled_back.rollback(2)
+    assert push(rolled_back, model("b")) == Pushed(2, rolled_back.path(2), new=False)
+    assert rolled_back.stable() == 2
+    with pytest.raises(ModelWithdrawn):
+        push(rolled_back, model("a"))  # which was taken back by that
+
+
+def test_a_person_may_promote_what_was_taken_back(model, rolled_back):
+    taken_back = rolled_back.labels().withdrawn
+    push(rolled_back, model("c"), as_canary=True)
+    (rolled_back.folder / store.LABELS).write_text(json.dumps(dataclasses.asdict(Labels(3, 2, None, taken_back))))
+    rolled_back.promote()
+    assert rolled_back.labels() == Labels(2, None, 3, ())
+
+
+def test_labels_of_0_1_0_are_read(three):
+    (three.folder / store.LABELS).write_text('{"stable": 2, "canary": null, "previous": 1}')
+    assert three.labels() == Labels(2, None, 1)
 
 
 def test_pushes_in_one_second_and_with_a_clock_set_back_get_rising_versions(model, stored, monkeypatch):
