@@ -127,8 +127,9 @@ def promote(
     conveyor promote mnist --check
 
     While there is a canary, requests with the label stable go to the one, with the label canary to the other, and
-    without a label to the highest version. --check sends test images one by one to both. It promotes if the canary's
-    accuracy is at most gate.tolerance below the other's, and no request to it failed.
+    without a label to the highest version. --check sends test images one by one to both. It promotes if no request to
+    either failed, and if the canary's accuracy is not below gate.min_accuracy, nor below the other's by more than
+    gate.tolerance.
 
     \b
     Exit codes  0  promoted
@@ -141,7 +142,7 @@ def promote(
         _settle(home, model.promote(), {})
         return ExitCode.SUCCESS
     comparison = _compare(home, experiment, images, target, data)
-    sides = {label: {"label": label, **side} for label, side in dataclasses.asdict(comparison).items()}
+    sides = {label: _side_row(label, side) for label, side in comparison.sides.items()}
     table("test images, one a request; latencies in ms", list(sides.values()), "")
     if comparison.is_good(experiment.gate):
         _settle(home, model.promote(compared=comparison.canary.version), sides)
@@ -149,6 +150,10 @@ def promote(
     click.echo("The canary is not good enough, so nothing was changed.")
     reply({"verdict": "rejected", "sides": sides})
     return ExitCode.REJECTED
+
+
+def _side_row(label: str, side: Any) -> dict[str, Any]:
+    return {"label": label, "version": side.version, "accuracy": side.accuracy} | dataclasses.asdict(side)
 
 
 def _compare(home: Home, experiment: Experiment, count: int, target: str | None, data: Path | None) -> Any:

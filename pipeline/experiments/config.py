@@ -3,8 +3,10 @@
 An experiment is Python data. This folder holds ours; a user's own is a Python file that sets `EXPERIMENT`.
 """
 
+import fractions
 import hashlib
 import json
+import math
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -42,6 +44,23 @@ class Gate:
     min_accuracy: Share
     tolerance: Share = 0.005
     min_class_accuracy: Share = 0.0
+
+    def least_correct(self, examples: int, baseline_correct: int | None = None) -> int:
+        """Returns the smallest number of correct answers that passes, exactly as the limits are written.
+
+        Args:
+          examples: how many examples were answered.
+          baseline_correct: how many the stable version answered correctly; None where there is none.
+        """
+        floor = math.ceil(_exact(self.min_accuracy) * examples)
+        if baseline_correct is None:
+            return floor
+        return max(floor, baseline_correct - math.floor(_exact(self.tolerance) * examples))
+
+
+def _exact(number: float) -> fractions.Fraction:
+    """Returns a number as it is written: 0.1 is a tenth."""
+    return fractions.Fraction(repr(number))
 
 
 @settings("serving")

@@ -38,6 +38,7 @@ class Provenance:
       warm_start: the version whose weights the training starts from; None for a training from scratch.
       trainer_digest: SHA-256 of the code that makes a model of examples.
       pipeline_digest: SHA-256 of the code that makes, judges, pushes and reports a model.
+      baseline: SHA-256 over the files of the stable version, which the model has to beat; empty where there is none.
     """
 
     experiment: Experiment
@@ -45,6 +46,7 @@ class Provenance:
     warm_start: int | None
     trainer_digest: str
     pipeline_digest: str
+    baseline: str = ""
 
     @property
     def data_digest(self) -> str:
@@ -75,6 +77,7 @@ class Provenance:
             "experiment": self.experiment.to_dict(),
             "data": {"digest": self.data_digest, "parts": [dataclasses.asdict(part) for part in self.parts]},
             "warm_start": self.warm_start,
+            "baseline": self.baseline,
             "code": {"trainer_digest": self.trainer_digest, "pipeline_digest": self.pipeline_digest},
             "versions": stack_versions(),
         }

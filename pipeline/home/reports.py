@@ -34,6 +34,11 @@ class RunReport:
         return code.get("trainer_digest") or code.get("trainer", "")  # as 0.1.0 called it
 
     @property
+    def baseline(self) -> str | None:
+        """SHA-256 over the files of the version that the model was compared with; None where nobody wrote it down."""
+        return self.fields.get("baseline")
+
+    @property
     def trained_parts(self) -> list[str]:
         """Names of the parts of the data that the model was trained on."""
         return [part["name"] for part in self.fields.get("data", {}).get("parts", []) if part["trained_on"]]

@@ -19,17 +19,24 @@ class Side:
 
     Attributes:
       version: its number.
-      accuracy: share of correct answers, 0 to 1; a failed request counts as wrong.
+      images: how many were sent.
+      correct: how many were answered correctly.
       errors: how many requests failed.
       p50: median latency, milliseconds.
       p99: 99th percentile, milliseconds.
     """
 
     version: int
-    accuracy: float
+    images: int
+    correct: int
     errors: int
     p50: float
     p99: float
+
+    @property
+    def accuracy(self) -> float:
+        """The share of correct answers, 0 to 1; a failed request counts as wrong."""
+        return self.correct / self.images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +46,15 @@ class Comparison:
     stable: Side
     canary: Side
 
+    @property
+    def sides(self) -> dict[str, Side]:
+        """Both, by label."""
+        return {STABLE: self.stable, CANARY: self.canary}
+
     def is_good(self, gate: Gate) -> bool:
-        """Whether the canary may be promoted: no failed request, and an accuracy within the gate's tolerance."""
-        return self.canary.errors == 0 and self.canary.accuracy >= self.stable.accuracy - gate.tolerance
+        """Whether the canary may be promoted: no failed request on either side, and what the gate asks for."""
+        least = gate.least_correct(self.canary.images, self.stable.correct)
+        return self.canary.errors == self.stable.errors == 0 and self.canary.correct >= least
 
 
 def compare(target: str, model: str, images: np.ndarray, truth: np.ndarray) -> Comparison:
@@ -73,7 +86,8 @@ def _side(version: int, replies: list[tuple[bool | None, float]]) -> Side:
     correct = [answer for answer, _ in replies]
     return Side(
         version,
-        correct.count(True) / len(correct),
+        len(correct),
+        correct.count(True),
         correct.count(None),
         float(np.percentile(milliseconds, 50)),
         float(np.percentile(milliseconds, 99)),

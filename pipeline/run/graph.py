@@ -30,6 +30,8 @@ from conveyor.settings import to_json
 from pipeline.experiments.config import Gate
 from pipeline.run.plan import RunPlan
 
+# Two accuracies in float32 are less than this from what they stand for, and one answer of four million counts for more.
+ROUNDING = 2e-7
 SCALARS = ["label", "image_mean", "image_stddev", "image_size"]
 
 # Beam's own DirectRunner would first look for a runner to download; this one needs nothing but this process, and was
@@ -144,21 +146,23 @@ def _judged_and_pushed(plan: RunPlan, trainer: Trainer, examples: BaseChannel, i
 def eval_config(gate: Gate) -> config_pb2.EvalConfig:
     """Returns what is measured on the test split, and what it must reach.
 
-    The floor and the tolerance hold for the split as a whole: a plain `threshold` would hold for every class too.
+    The floor and the tolerance hold for the split as a whole: a plain `threshold` would hold for every class too. TFMA
+    compares accuracies, which are rounded to float32; `ROUNDING` makes that the comparison of counts that
+    `Gate.least_correct` is.
     """
     overall = config_pb2.PerSliceMetricThreshold(
         slicing_specs=[config_pb2.SlicingSpec()],
         threshold=config_pb2.MetricThreshold(
-            value_threshold=config_pb2.GenericValueThreshold(lower_bound={"value": gate.min_accuracy}),
+            value_threshold=config_pb2.GenericValueThreshold(lower_bound={"value": gate.min_accuracy - ROUNDING}),
             change_threshold=config_pb2.GenericChangeThreshold(
-                absolute={"value": -gate.tolerance}, direction=config_pb2.MetricDirection.HIGHER_IS_BETTER
+                absolute={"value": -gate.tolerance - ROUNDING}, direction=config_pb2.MetricDirection.HIGHER_IS_BETTER
             ),
         ),
     )
     by_class = config_pb2.PerSliceMetricThreshold(
         slicing_specs=[config_pb2.SlicingSpec(feature_keys=["label"])],
         threshold=config_pb2.MetricThreshold(
-            value_threshold=config_pb2.GenericValueThreshold(lower_bound={"value": gate.min_class_accuracy})
+            value_threshold=config_pb2.GenericValueThreshold(lower_bound={"value": gate.min_class_accuracy - ROUNDING})
         ),
     )
     accuracy = config_pb2.MetricConfig(

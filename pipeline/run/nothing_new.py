@@ -8,7 +8,8 @@ from pipeline.run.plan import RunPlan
 def repeated_outcome(plan: RunPlan, also_rejected: bool) -> Outcome | None:
     """Returns how the run would end, if settings, data and code are those of the last completed run; else None.
 
-    What was pushed then must still be there, byte for byte.
+    What was pushed then must still be there, byte for byte. A rejection holds as long as the version that the model was
+    compared with, and perhaps started from, is the stable one.
 
     Args:
       plan: the run.
@@ -25,6 +26,8 @@ def repeated_outcome(plan: RunPlan, also_rejected: bool) -> Outcome | None:
     if last.version is not None and not model.is_as_pushed(last.version):
         return None
     report = read_report(plan.home, last.id)
+    if last.version is None and report.baseline != plan.provenance.baseline:
+        return None
     return Outcome(
         Verdict.NOTHING_NEW if also_rejected else Verdict.UP_TO_DATE,
         last.id,

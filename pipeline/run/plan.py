@@ -66,8 +66,9 @@ def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
         baseline.version if baseline and warm_start else None,
         trainer_digest(),
         pipeline_digest(),
+        baseline.digest if baseline else "",
     )
-    initial = baseline.digest if baseline and warm_start else ""
+    initial = provenance.baseline if warm_start else ""
     now = datetime.datetime.now(datetime.timezone.utc)
     return RunPlan(
         run_id=f"{experiment.name}-{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}-{provenance.fingerprint}",

@@ -49,6 +49,15 @@ def test_a_second_run_finds_all_up_to_date(pushed):
     assert len(pushed.states()) == 1  # nothing ran
 
 
+def test_exactly_the_floor_is_enough_and_the_same_model_is_not_pushed_twice(pushed):
+    accuracy = round(500 * pushed.reports()[0]["outcome"]["accuracy"]) / 500
+    code, out = pushed.run(f"gate.min_accuracy={accuracy}")
+    assert code == 0, out
+    assert pushed.versions() == ["1"]
+    code, out = pushed.run(f"gate.min_accuracy={accuracy + 0.002:.3f}")
+    assert code == 3, out
+
+
 def test_a_better_model_is_pushed_and_weaker_ones_are_rejected(pushed):
     code, out = pushed.run("training.steps=60")
     assert code == 0, out

@@ -10,15 +10,28 @@ from serving.client import ServingError
 @pytest.mark.parametrize(
     ("canary", "good"),
     [
-        pytest.param(Side(2, 0.90, 0, 1, 2), True, id="the same accuracy"),
-        pytest.param(Side(2, 0.88, 0, 1, 2), True, id="within the tolerance"),
-        pytest.param(Side(2, 0.86, 0, 1, 2), False, id="beyond the tolerance"),
-        pytest.param(Side(2, 0.95, 1, 1, 2), False, id="a failed request"),
+        pytest.param((900, 0), True, id="the same accuracy"),
+        pytest.param((870, 0), True, id="the tolerance exactly"),
+        pytest.param((869, 0), False, id="beyond the tolerance"),
+        pytest.param((950, 1), False, id="a failed request"),
     ],
 )
 def test_a_good_canary_keeps_the_accuracy_and_fails_no_request(canary, good):
-    comparison = Comparison(stable=Side(1, 0.90, 0, 1, 2), canary=canary)
+    comparison = Comparison(stable=Side(1, 1000, 900, 0, 1, 2), canary=Side(2, 1000, *canary, 1, 2))
     assert comparison.is_good(Gate(min_accuracy=0.5, tolerance=0.03)) == good
+
+
+@pytest.mark.parametrize(
+    "stable", [pytest.param((100, 800), id="stable failed"), pytest.param((100, 0), id="stable is worse")]
+)
+def test_a_canary_below_the_floor_is_bad_whatever_stable_does(stable):
+    comparison = Comparison(stable=Side(1, 1000, *stable, 1, 2), canary=Side(2, 1000, 110, 0, 1, 2))
+    assert not comparison.is_good(Gate(min_accuracy=0.5, tolerance=0.03))
+
+
+def test_a_stable_version_that_fails_makes_no_canary_good():
+    comparison = Comparison(stable=Side(1, 1000, 999, 1, 1, 2), canary=Side(2, 1000, 1000, 0, 1, 2))
+    assert not comparison.is_good(Gate(min_accuracy=0.5))
 
 
 class Client:

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -35,7 +36,8 @@ def last(monkeypatch):
 
 
 def ask(home, also_rejected=False):
-    plan = SimpleNamespace(home=home, experiment=load("mnist"), provenance=SimpleNamespace(fingerprint="f"))
+    provenance = SimpleNamespace(fingerprint="f", baseline="b")
+    plan = SimpleNamespace(home=home, experiment=load("mnist"), provenance=provenance)
     return repeated_outcome(plan, also_rejected)
 
 
@@ -53,8 +55,21 @@ def test_another_fingerprint_is_new(home, last):
     assert ask(home) is None
 
 
+def report(home, **fields):
+    home.reports.mkdir(exist_ok=True)
+    (home.reports / "r1.json").write_text(json.dumps(fields))
+
+
+@pytest.mark.parametrize("fields", [{"baseline": "another"}, {}], ids=["rolled back since", "not written down"])
+def test_a_rejection_ends_with_what_it_was_measured_against(home, last, fields):
+    last(version=None)
+    report(home, **fields)
+    assert ask(home, also_rejected=True) is None
+
+
 def test_a_rejection_counts_for_a_retraining_alone(home, last):
     last(version=None)
+    report(home, baseline="b")
     assert ask(home) is None
     assert ask(home, also_rejected=True).verdict == Verdict.NOTHING_NEW
 
