@@ -6,7 +6,7 @@ from tfx.dsl.components.base import executor_spec
 from tfx.proto import example_gen_pb2
 
 from components.code_digest import code_digest
-from components.image_example_gen.executor import Executor, IngestionSettings
+from components.image_example_gen.executor import BaseFiles, Executor, IngestionSettings
 from components.image_example_gen.spans import BASE, Part
 
 MAX_LISTED = 1000  # files whose checksums are kept one by one in ML Metadata
@@ -25,13 +25,14 @@ class ImageExampleGen(FileBasedExampleGen):
     # of the content is among the parameters.
     DRIVER_CLASS = QueryBasedDriver
 
-    def __init__(self, part: Part, files: dict[str, str], digest: str) -> None:
+    def __init__(self, part: Part, files: dict[str, str], digest: str, base: BaseFiles | None = None) -> None:
         """Makes the component of one part of the input; a span's has the span's name in its own.
 
         Args:
           part: the files, their format and splits.
           files: SHA-256 of each file, by its name below the part's folder.
           digest: SHA-256 of all of them; the cache holds for the same digest.
+          base: for a span, the base files, whose splits test and eval must not be in it.
         """
         settings = IngestionSettings(
             part=part.name,
@@ -39,6 +40,7 @@ class ImageExampleGen(FileBasedExampleGen):
             input_digest=digest,
             input_files=files if len(files) <= MAX_LISTED else {},
             code_digest=code_digest("components.image_example_gen.executor"),
+            base=base,
         )
         custom_config = example_gen_pb2.CustomConfig()
         custom_config.custom_config.Pack(settings.to_message())

@@ -17,9 +17,24 @@ from tfx.utils import proto_utils
 
 from components.image_example_gen.dataset import Dataset, HashedSplits
 from components.image_example_gen.readers import DataError
-from components.image_example_gen.shards import Shard, plan, split_names
-from components.image_example_gen.spans import Part
+from components.image_example_gen.shards import Shard, plan, reserved_digests, split_names
+from components.image_example_gen.spans import BASE, Part
 from conveyor.settings import from_json, settings, to_json
+
+
+@settings("base files")
+class BaseFiles:
+    """The base files of a data set.
+
+    Attributes:
+      folder: where they are.
+      dataset: format, shape, classes and splits.
+      digest: SHA-256 of all of them.
+    """
+
+    folder: str
+    dataset: Dataset
+    digest: str
 
 
 @settings("ingestion")
@@ -32,6 +47,7 @@ class IngestionSettings:
       input_digest: SHA-256 of all files.
       input_files: SHA-256 of each file by its name; empty where there are too many.
       code_digest: SHA-256 of the code that ingests.
+      base: for a span, the base files, whose splits test and eval must not be in it.
     """
 
     part: str
@@ -39,6 +55,7 @@ class IngestionSettings:
     input_digest: str
     input_files: dict[str, str]
     code_digest: str
+    base: BaseFiles | None = None
 
     def to_message(self) -> wrappers_pb2.BytesValue:
         """Returns the settings as JSON in a message, as TFX's custom configuration takes them.
@@ -73,12 +90,15 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """Writes `Split-<name>/data_tfrecord-*` below the `examples` artifact.
 
         Raises:
-          DataError: a file is missing, truncated, corrupt or of another shape, or a label is out of range.
+          DataError: a file is missing, truncated, corrupt or of another shape, a label is out of range, or an image of
+            a span is one that the base files hold out of training.
         """
         given = IngestionSettings.of(exec_properties)
         dataset = given.dataset
         part = Part(given.part, Path(exec_properties["input_base"]), dataset)
         shards = plan(part)
+        base = given.base and Part(BASE, Path(given.base.folder), given.base.dataset)
+        reserved = reserved_digests(base) if base else frozenset()
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         if isinstance(dataset.splits, HashedSplits):
             splits = split_names(dataset.splits)
@@ -96,25 +116,39 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             _ = (
                 pipeline
                 | "Shards" >> beam.Create(shards, reshuffle=True)
-                | "WriteExamples" >> beam.ParDo(_WriteShard(dataset, folders))
+                | "WriteExamples" >> beam.ParDo(_WriteShard(dataset, folders, reserved))
             )
-        for split, folder in folders.items():
-            if not any(file.stat().st_size for file in folder.iterdir()):
-                if split != "eval":
-                    raise DataError.at(part.folder, None, f"at least one image for the split {split}", "none")
-                shutil.rmtree(folder)  # a few images need not have one to hold out
+        _settle(part, folders)
         examples.split_names = artifact_utils.encode_split_names([s for s in splits if folders[s].exists()])
+
+
+def _settle(part: Part, folders: dict[str, Path]) -> None:
+    """Removes an empty split of what is held out; a few images of a span that would all be held out are trained on.
+
+    Raises:
+      DataError: another split is empty.
+    """
+    empty = {split for split, folder in folders.items() if not any(file.stat().st_size for file in folder.iterdir())}
+    if part.name != BASE and empty == {"train"}:
+        shutil.rmtree(folders["train"])
+        folders["eval"].rename(folders["train"])
+        return
+    if "eval" in empty:
+        shutil.rmtree(folders["eval"])
+    for split in sorted(empty - {"eval"}):
+        raise DataError.at(part.folder, None, f"at least one image for the split {split}", "none")
 
 
 class _WriteShard(beam.DoFn):
     """Reads a shard and writes its examples."""
 
-    def __init__(self, dataset: Dataset, folders: dict[str, Path]) -> None:
+    def __init__(self, dataset: Dataset, folders: dict[str, Path], reserved: frozenset[bytes]) -> None:
         self._dataset = dataset
         self._folders = folders
+        self._reserved = reserved
 
     def process(self, shard: Shard) -> Iterator[Any]:
-        for split, images, labels in shard.read(self._dataset):
+        for split, images, labels in shard.read(self._dataset, self._reserved):
             with tf.io.TFRecordWriter(str(self._folders[split] / shard.name)) as writer:
                 for record in serialize(images, labels):
                     writer.write(record)

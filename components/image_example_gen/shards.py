@@ -31,13 +31,24 @@ class Shard:
     count: int
     name: str
 
-    def read(self, dataset: Dataset) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    def read(
+        self, dataset: Dataset, reserved: frozenset[bytes] = frozenset()
+    ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         """Yields each split that the shard has a part in, with its images and labels.
 
+        Args:
+          dataset: how images are divided into splits.
+          reserved: digests of images that must not be here; see `reserved_digests`.
+
         Raises:
-          DataError: a label out of range, or a file that cannot be decoded.
+          DataError: a label out of range, a file that cannot be decoded, or an image that is reserved.
         """
         images, labels = self.reader.read(self.start, self.count)
+        for number, image in enumerate(images if reserved else (), self.start):
+            if _digest(image) in reserved:
+                file, which = self.reader.place(number)
+                expected = "images that the base files do not hold out of training, as their splits test and eval"
+                raise DataError.at(file, None, expected, f"one that they do: {which}")
         if isinstance(dataset.splits, NamedSplits):
             assert self.split is not None  # `plan` gave it one
             yield self.split, images, labels
@@ -65,6 +76,21 @@ def plan(part: Part) -> list[Shard]:
         *_shards("eval", held_out, dataset),
         *_shards("test", _whole(test), dataset),
     ]
+
+
+def reserved_digests(base: Part) -> frozenset[bytes]:
+    """Returns the SHA-256 of each image of the base files' splits test and eval, which no span may bring into training.
+
+    Raises:
+      DataError: see `plan` and `Shard.read`.
+    """
+    shards = [shard for shard in plan(base) if shard.split != "train"]
+    parts = (part for shard in shards for part in shard.read(base.dataset))
+    return frozenset(_digest(image) for split, images, _ in parts if split != "train" for image in images)
+
+
+def _digest(image: np.ndarray) -> bytes:
+    return hashlib.sha256(image.tobytes()).digest()
 
 
 def _readers(part: Part, split: str, pattern: str) -> list[Reader]:
@@ -128,6 +154,6 @@ def content_splits(images: np.ndarray, splits: HashedSplits) -> np.ndarray:
       images: uint8 [N, height, width, channels].
       splits: the shares of test and eval.
     """
-    fractions = np.array([int.from_bytes(hashlib.sha256(image).digest()[:8], "big") / 2**64 for image in images])
+    fractions = np.array([int.from_bytes(_digest(image)[:8], "big") / 2**64 for image in images])
     bounds = np.cumsum([splits.test_share, splits.eval_share])
     return np.array(["test", "eval", "train"])[np.searchsorted(bounds, fractions, side="right")]

@@ -98,6 +98,14 @@ def span_names(root: Path) -> list[str]:
     return sorted(spans, key=spans.__getitem__)
 
 
+def is_later(name: str, other: str) -> bool:
+    """Whether a span comes after another; two whose names are of different kinds have no order."""
+    place, before = order(name), order(other)
+    if isinstance(place, int) and isinstance(before, int):
+        return place > before
+    return isinstance(place, datetime.date) and isinstance(before, datetime.date) and place > before
+
+
 def order(name: str) -> int | datetime.date | None:
     """Returns a span's number or date; None where the name is no span's."""
     if match := _NUMBERED.fullmatch(name):

@@ -2,10 +2,8 @@
 
 import dataclasses
 import datetime
-import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
@@ -14,7 +12,7 @@ import tqdm
 
 from components.image_example_gen import spans
 from components.image_example_gen.readers import DataError
-from components.image_example_gen.shards import Shard, plan
+from components.image_example_gen.shards import plan, reserved_digests
 from components.image_example_gen.spans import MANIFEST, Part
 from conveyor.errors import ConfigError, storage_errors
 from conveyor.files import file_digest, flush_tree
@@ -55,7 +53,8 @@ def add(experiment: Experiment, root: Path, source: Path, date: str | None = Non
 
     Raises:
       ConfigError: `date` is none, or not later than the newest span.
-      DataError: a file is not as it should be, or an image is in the test split too; nothing was added.
+      DataError: a file is not as it should be, or an image is one that the base files hold out of training; nothing was
+        added.
     """
     if not source.is_dir():
         raise DataError.at(source, None, "a folder of labelled images", "none")
@@ -75,26 +74,14 @@ def add(experiment: Experiment, root: Path, source: Path, date: str | None = Non
 
 def _check(part: Part, base: Part) -> dict[str, int]:
     """Reads every image, and returns how many there are of each class."""
-    shards = plan(part)
-    tested = {digest for shard in plan(base) if shard.split in ("test", None) for digest in _test_digests(shard, base)}
+    shards, reserved = plan(part), reserved_digests(base)
     counts = np.zeros(len(part.dataset.classes), np.int64)
     with tqdm.tqdm(total=sum(shard.count for shard in shards), desc="checking", unit=" images", disable=None) as bar:
         for shard in shards:
-            images, labels = shard.reader.read(shard.start, shard.count)
-            for number, image in enumerate(images, shard.start):
-                if hashlib.sha256(image).digest() in tested:
-                    file, which = shard.reader.place(number)
-                    expected = "images that are not in the test split, which every model is measured on"
-                    raise DataError.at(file, None, expected, f"one that is: {which}")
-            counts += np.bincount(labels, minlength=len(counts))
-            bar.update(len(images))
+            for _, images, labels in shard.read(part.dataset, reserved):
+                counts += np.bincount(labels, minlength=len(counts))
+                bar.update(len(images))
     return {name: int(count) for name, count in zip(part.dataset.classes, counts, strict=True)}
-
-
-def _test_digests(shard: Shard, base: Part) -> Iterator[bytes]:
-    for split, images, _ in shard.read(base.dataset):
-        if split == "test":
-            yield from (hashlib.sha256(image).digest() for image in images)
 
 
 def _next_name(root: Path, date: str | None) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from components.image_example_gen.spans import BASE, is_later
 from conveyor.errors import storage_errors
 from pipeline.data.inputs import Input
 from pipeline.experiments.config import Experiment
@@ -29,6 +30,18 @@ class Baseline:
     def was_trained_on(self, source: Input) -> bool:
         """Whether it was trained on a part of the data."""
         return self.parts.get(source.part.name) == source.digest
+
+    def has_arrived_since(self, source: Input) -> bool:
+        """Whether a part is another than it was, or a span that is later than all that it was trained on.
+
+        An older part that it was not trained on lay outside its window, and is no news.
+        """
+        name = source.part.name
+        if name in self.parts:
+            return not self.was_trained_on(source)
+        if name == BASE:
+            return False
+        return all(is_later(name, span) for span in self.parts if span != BASE)
 
     def as_artifact(self, folder: Path) -> Path:
         """Returns a folder that looks like a Trainer's output: TFX looks for a model below `Format-Serving`."""

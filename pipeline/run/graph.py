@@ -22,11 +22,12 @@ from components.anomaly_gate.component import AnomalyGate
 from components.atomic_pusher.component import AtomicPusher
 from components.drift_gate.component import DriftGate
 from components.image_example_gen.component import ImageExampleGen
-from components.image_example_gen.spans import BASE
+from components.image_example_gen.executor import BaseFiles
 from components.network_trainer.component import network_trainer
 from components.schema_gen.component import DatasetSchemaGen
 from components.servability_check.component import ServabilityCheck
 from conveyor.settings import to_json
+from pipeline.data.inputs import Input
 from pipeline.experiments.config import Gate
 from pipeline.run.plan import RunPlan
 
@@ -48,11 +49,12 @@ BEAM_ARGS = [
 def create_pipeline(plan: RunPlan) -> Pipeline:
     """Returns the TFX pipeline of a planned run; each part of the data is ingested, and cached, by itself."""
     experiment, home = plan.experiment, plan.home
-    example_gens = [ImageExampleGen(source.part, source.files, source.digest) for source in plan.inputs]
-    examples = [example_gen.outputs["examples"] for example_gen in example_gens]
+    example_gens = [_example_gen(plan, source) for source in (*plan.inputs, *plan.compared)]
+    ingested = [example_gen.outputs["examples"] for example_gen in example_gens]
+    examples = ingested[: len(plan.inputs)]
     schema_gen = DatasetSchemaGen(dataset=to_json(experiment.dataset))
     schema = schema_gen.outputs["schema"]
-    gates = [*_anomaly_gate(examples[0], schema), *_drift_gate(plan, examples, schema)]
+    gates = [*_anomaly_gate(examples[0], schema), *_drift_gate(plan, ingested, schema)]
     imports = _baseline_import(plan)
     trainer = network_trainer(
         examples=union(examples),
@@ -76,6 +78,12 @@ def create_pipeline(plan: RunPlan) -> Pipeline:
     )
 
 
+def _example_gen(plan: RunPlan, source: Input) -> ImageExampleGen:
+    base = plan.inputs[0]
+    of_span = BaseFiles(str(base.part.folder), base.part.dataset, base.digest) if source is not base else None
+    return ImageExampleGen(source.part, source.files, source.digest, of_span)
+
+
 def _anomaly_gate(examples: BaseChannel, schema: BaseChannel) -> list[Any]:
     """Returns the components that measure the base files, and stop the run where they are not as the schema says."""
     options = tfdv.StatsOptions(feature_allowlist=SCALARS)
@@ -86,10 +94,9 @@ def _anomaly_gate(examples: BaseChannel, schema: BaseChannel) -> list[Any]:
 
 def _drift_gate(plan: RunPlan, examples: Sequence[BaseChannel], schema: BaseChannel) -> list[Any]:
     """Returns the component that compares new spans with what the baseline was trained on, where there are both."""
-    limits, baseline = plan.experiment.drift, plan.baseline
-    known = [s.part.name == BASE if baseline is None else baseline.was_trained_on(s) for s in plan.inputs]
-    trained_on = [channel for channel, old in zip(examples, known, strict=True) if old]
-    arrived = [channel for channel, old in zip(examples, known, strict=True) if not old]
+    limits = plan.experiment.drift
+    by_name = {s.part.name: channel for s, channel in zip((*plan.inputs, *plan.compared), examples, strict=True)}
+    trained_on, arrived = ([by_name[source.part.name] for source in side] for side in plan.drift_sides)
     if not trained_on or not arrived:
         return []
     return [

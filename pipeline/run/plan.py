@@ -6,8 +6,9 @@ import hashlib
 from pathlib import Path
 
 from components.code_digest import code_digest
+from components.image_example_gen.spans import span
 from conveyor.settings import to_json
-from pipeline.data.inputs import Input, read_inputs
+from pipeline.data.inputs import Input, read_input, read_inputs
 from pipeline.experiments.config import Experiment
 from pipeline.home.folders import Home
 from pipeline.home.provenance import PartDigest, Provenance, pipeline_digest, trainer_digest
@@ -24,6 +25,7 @@ class RunPlan:
       experiment: the settings.
       home: where everything goes.
       inputs: the parts of the data with the checksums of their files, the base files first.
+      compared: spans that the baseline was trained on and this run is not, for the comparison with what has arrived.
       baseline: the stable version; None where there is none.
       job: what is trained, and how.
       warm_start: whether the training starts from the baseline's weights.
@@ -35,11 +37,25 @@ class RunPlan:
     experiment: Experiment
     home: Home
     inputs: tuple[Input, ...]
+    compared: tuple[Input, ...]
     baseline: Baseline | None
     job: TrainingJob
     warm_start: bool
     checkpoints: Path
     provenance: Provenance
+
+    @property
+    def drift_sides(self) -> tuple[tuple[Input, ...], tuple[Input, ...]]:
+        """What the baseline was trained on, and what has arrived since.
+
+        Without a baseline that says what it was trained on, that is the base files and the spans.
+        """
+        sources = (*self.inputs, *self.compared)
+        known = self.baseline if self.baseline and self.baseline.parts else None
+        if known is None:
+            return sources[:1], sources[1:]
+        trained_on = tuple(source for source in sources if known.was_trained_on(source))
+        return trained_on, tuple(source for source in sources if known.has_arrived_since(source))
 
 
 def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
@@ -75,12 +91,24 @@ def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
         experiment=experiment,
         home=home,
         inputs=inputs,
+        compared=_compared(experiment, folder, inputs, baseline),
         baseline=baseline,
         job=job,
         warm_start=warm_start,
         checkpoints=home.checkpoints / experiment.name / _training_key(experiment, job, provenance, initial),
         provenance=provenance,
     )
+
+
+def _compared(
+    experiment: Experiment, folder: Path, inputs: tuple[Input, ...], baseline: Baseline | None
+) -> tuple[Input, ...]:
+    """Returns the spans that the baseline was trained on, that are still there, and that have left the window."""
+    taken = {source.part.name for source in inputs}
+    names = [name for name in (baseline.parts if baseline else ()) if name not in taken]
+    dataset, share = experiment.dataset, experiment.spans.holdout_share
+    found = [read_input(span(folder / name, dataset, share)) for name in names if (folder / name).is_dir()]
+    return tuple(source for source in found if baseline and baseline.was_trained_on(source))
 
 
 def _training_key(experiment: Experiment, job: TrainingJob, provenance: Provenance, initial: str) -> str:

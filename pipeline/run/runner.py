@@ -53,6 +53,10 @@ def run(experiment: Experiment, home: Home, source: Path | None, console: Consol
         plan = make_plan(experiment, home, input_folder(experiment, home, source, console.note))
         if repeated := repeated_outcome(plan, also_rejected=only_new):
             return repeated
+        trained_on, arrived = plan.drift_sides
+        if arrived and not trained_on and plan.baseline:
+            version = plan.baseline.version
+            console.note(f"Drift is not measured: nothing that version {version} was trained on is there any more.")
         log = home.log(plan.run_id)
         console.note(f"run {plan.run_id}, log {log}")
         backup.save(home)

@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from tfx.utils import proto_utils
 
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.dataset import HashedSplits
-from components.image_example_gen.executor import Executor, serialize
+from components.image_example_gen.executor import BaseFiles, Executor, serialize
 from components.image_example_gen.spans import BASE, Part, span
 from pipeline.run.error_text import error_text
 from pipeline.run.graph import BEAM_ARGS
@@ -49,6 +50,40 @@ def ingest(folder, dataset, target, workers=1, name=BASE):
 def read(folder):
     files = sorted(str(path) for path in folder.glob("*"))
     return [tf.train.Example.FromString(record.numpy()) for record in tf.data.TFRecordDataset(files)]
+
+
+def ingest_span(root, dataset, target, holdout_share=0.0):
+    base = BaseFiles(str(root), dataset, "")
+    part = span(root / "span-1", dataset, holdout_share)
+    return run(ImageExampleGen(part, {}, "", base), target)
+
+
+@pytest.mark.parametrize("file", ["t10k", "train"], ids=["test", "eval"])
+def test_what_the_base_holds_out_is_refused_in_a_span(small_mnist, mnist_dataset, tmp_path, file):
+    shutil.copytree(small_mnist, tmp_path / "root")
+    images, labels = read_idx(small_mnist, file, 5)
+    write_idx(tmp_path / "root" / "span-1", "x", images, labels)
+    with pytest.raises(Exception, match="x-images-idx3-ubyte") as error:
+        ingest_span(tmp_path / "root", held_out(mnist_dataset, 300), tmp_path / "out")
+    assert "expected images that the base files do not hold out" in error_text(error.value)
+    assert "image 0, counted from 0" in error_text(error.value)
+
+
+def test_what_the_base_trains_on_may_be_in_a_span(small_mnist, mnist_dataset, tmp_path):
+    shutil.copytree(small_mnist, tmp_path / "root")
+    images, labels = read_idx(small_mnist, "train", 305)
+    write_idx(tmp_path / "root" / "span-1", "x", images[300:], labels[300:])
+    assert ingest_span(tmp_path / "root", held_out(mnist_dataset, 300), tmp_path / "out").split_names == '["train"]'
+
+
+@pytest.mark.parametrize("number", range(300, 306))
+def test_a_span_of_one_image_is_trained_on_whatever_is_held_out(small_mnist, mnist_dataset, tmp_path, number):
+    shutil.copytree(small_mnist, tmp_path / "root")
+    images, labels = read_idx(small_mnist, "train", number + 1)
+    write_idx(tmp_path / "root" / "span-1", "x", images[-1:], labels[-1:])
+    examples = ingest_span(tmp_path / "root", held_out(mnist_dataset, 300), tmp_path / "out", 0.7)
+    assert examples.split_names == '["train"]'
+    assert len(read(tmp_path / "out" / "Split-train")) == 1
 
 
 def test_a_span_that_arrives_is_no_change_of_the_base(tmp_path, mnist_dataset):

@@ -1,9 +1,11 @@
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 
 from components.code_digest import ROOT, imported_files
+from pipeline.data.inputs import read_inputs
 from pipeline.experiments import load
 from pipeline.experiments.overrides import override
 from pipeline.home.folders import Home
@@ -79,6 +81,60 @@ def test_the_data_digest_changes_with_what_is_trained_on(plan):
     whole = plan().provenance.data_digest
     assert plan("spans.window=1").provenance.data_digest != whole
     assert plan("spans.window=2").provenance.data_digest == whole
+
+
+@pytest.fixture
+def spans(root):
+    """Three spans; the digest of each part by its name."""
+    for number in (2, 3):
+        write_idx(root / f"span-{number}", "a", np.full((2, 28, 28), number), np.zeros(2))
+    return {source.part.name: source.digest for source in read_inputs(root, load("mnist"))}
+
+
+def sides(made):
+    return tuple([source.part.name for source in side] for side in made.drift_sides)
+
+
+def stable(home, tmp_path, parts):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "saved_model.pb").write_text("a")
+    home.models.model("mnist").push(tmp_path / "model", VersionRecord(parts=parts))
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "window", "expected"),
+    [
+        pytest.param([], 0, (["base"], ["span-1", "span-2", "span-3"]), id="nobody wrote it down"),
+        pytest.param(["base", "span-1"], 0, (["base", "span-1"], ["span-2", "span-3"]), id="all parts"),
+        pytest.param(["span-2"], 1, (["span-2"], ["span-3"]), id="what it was trained on has left the window"),
+        pytest.param(["span-1", "span-2"], 2, (["span-2", "span-1"], ["span-3"]), id="the window has moved"),
+        pytest.param(["span-3"], 1, (["span-3"], []), id="nothing has arrived"),
+        pytest.param(["span-3"], 0, (["span-3"], []), id="the window has grown: older spans are no news"),
+        pytest.param(["span-2"], 3, (["span-2"], ["span-3"]), id="the base files are no news either"),
+    ],
+)
+def test_what_has_arrived_is_compared_with_what_the_baseline_was_trained_on(
+    home, plan, spans, tmp_path, trained_on, window, expected
+):
+    stable(home, tmp_path, {name: spans[name] for name in trained_on})
+    assert sides(plan(f"spans.window={window}")) == expected
+
+
+def test_a_span_with_other_content_has_arrived_again(home, plan, spans, tmp_path):
+    stable(home, tmp_path, {"base": spans["base"], "span-1": "another", "span-2": spans["span-2"]})
+    assert sides(plan()) == (["base", "span-2"], ["span-1", "span-3"])
+
+
+def test_spans_that_are_gone_are_compared_with_nothing(home, plan, spans, root, tmp_path):
+    stable(home, tmp_path, {"span-2": spans["span-2"]})
+    shutil.rmtree(root / "span-2")
+    assert sides(plan("spans.window=1")) == ([], ["span-3"])
+
+
+def test_spans_that_are_only_compared_are_no_part_of_what_the_model_comes_from(home, plan, spans, tmp_path):
+    alone = plan("spans.window=1").provenance.data_digest
+    stable(home, tmp_path, {"span-2": spans["span-2"]})
+    assert plan("spans.window=1").provenance.data_digest == alone
 
 
 def test_the_fingerprint_changes_with_the_code(plan):
