@@ -1,10 +1,11 @@
 """Finds the parts that a data set's input is made of: the base files, and the spans that arrived after them.
 
-A span is a folder in the input folder, `span-1`, `span-2`, ... or `2026-11-22` and later dates, that holds labelled
-images in any of the formats that the readers know. All of them are for training, but for the share that
-`Spans.holdout_share` holds out. The test split is always the base files'.
+A span is a folder in the input folder that holds labelled images in any of the formats that the readers know. It is
+named `span-1`, `span-2`, ... or by a date, `2026-11-22`, `2026-11-22-2`, ... All of its images are for training, but
+for the share that `Spans.holdout_share` holds out. The test split is always the base files'.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import glob
@@ -20,6 +21,7 @@ from components.image_example_gen.readers import DataError
 BASE = "base"
 MANIFEST = "span.json"
 _NUMBERED = re.compile(r"span-([1-9]\d*)")
+_DATED = re.compile(r"(\d{4}-\d\d-\d\d)(?:-([2-9]|[1-9]\d+))?")
 _PATTERNS: dict[Literal["idx", "cifar_binary", "folders"], str] = {
     "idx": "*-ubyte",
     "cifar_binary": "*.bin",
@@ -44,7 +46,9 @@ class Part:
     trained_on: bool = True
 
     def files(self, pattern: str) -> list[Path]:
-        """Returns the files that match a split's pattern, in the order of their names; a span's are not the base's.
+        """Returns the files that match a split's pattern, in the order of their names.
+
+        A span's are not the base's. Hidden files, and those in hidden folders, are nobody's.
 
         Raises:
           DataError: a folder that they may be in cannot be read.
@@ -52,10 +56,15 @@ class Part:
         for place in self._folders(pattern):
             if not os.access(place, os.R_OK | os.X_OK):  # `glob` would take it for an empty one
                 raise DataError.at(place, None, "a folder that can be read", "one that cannot")
-        found = sorted(path for path in self.folder.glob(pattern) if path.is_file() and path.name != MANIFEST)
-        if self.name != BASE:
-            return found
-        return [path for path in found if order(path.relative_to(self.folder).parts[0]) is None]
+        found = {path: path.relative_to(self.folder).parts for path in sorted(self.folder.glob(pattern))}
+        return [
+            path
+            for path, names in found.items()
+            if path.name != MANIFEST
+            and not any(name.startswith(".") for name in names)
+            and (self.name != BASE or order(names[0]) is None)
+            and path.is_file()
+        ]
 
     def _folders(self, pattern: str) -> Iterator[Path]:
         """Yields the folders with the images that match a pattern, the outer ones first; of pictures, the classes'."""
@@ -103,14 +112,14 @@ def is_later(name: str, other: str) -> bool:
     place, before = order(name), order(other)
     if isinstance(place, int) and isinstance(before, int):
         return place > before
-    return isinstance(place, datetime.date) and isinstance(before, datetime.date) and place > before
+    return isinstance(place, tuple) and isinstance(before, tuple) and place > before
 
 
-def order(name: str) -> int | datetime.date | None:
-    """Returns a span's number or date; None where the name is no span's."""
+def order(name: str) -> int | tuple[datetime.date, int] | None:
+    """Returns a span's number, or its date and its number on that day; None where the name is no span's."""
     if match := _NUMBERED.fullmatch(name):
         return int(match[1])
-    try:
-        return datetime.date.fromisoformat(name) if len(name) == 10 else None
-    except ValueError:
-        return None
+    if match := _DATED.fullmatch(name):
+        with contextlib.suppress(ValueError):  # such as the 31st of February
+            return datetime.date.fromisoformat(match[1]), int(match[2] or 1)
+    return None

@@ -76,9 +76,14 @@ def require_known(home: Home, name: str | None, found: bool) -> None:
         raise ConfigError(f"There is no experiment {name!r}, and nothing of that name in {home.root}.")
 
 
+def experiment_source() -> str:
+    """Returns the experiment as the command line names it; empty where it does not."""
+    return click.get_current_context().meta.get(_SOURCE, "")
+
+
 def named_experiment() -> Experiment | None:
     """Returns the experiment that a name or a file stands for; None where there is none any more, or none is given."""
-    source = click.get_current_context().meta.get(_SOURCE, "")
+    source = experiment_source()
     return load(source) if source in BUILT_IN or source.endswith(".py") else None
 
 
@@ -171,6 +176,26 @@ class NotifierOptions:
     notify_on: tuple[str, ...]
     hook: str | None
 
+    @classmethod
+    def of(cls, ctx: click.Context) -> "NotifierOptions":
+        """Returns the options of a command line, of which nothing else may be known yet: they are eager."""
+        return cls(**{field.name: ctx.params[field.name] for field in dataclasses.fields(cls)})
+
+    @property
+    def for_file(self) -> tuple[str, ...]:
+        """The options as they may stand in a file of another scheduler.
+
+        Raises:
+          ConfigError: there are addresses, which may hold passwords.
+        """
+        if self.notify:
+            raise ConfigError(
+                "--notify is written into no file, as an address may hold a password: set $CONVEYOR_NOTIFY where the job "
+                "runs."
+            )
+        events = (part for event in self.notify_on for part in ("--notify-on", event))
+        return (*events, *(("--hook", self.hook) if self.hook else ()))
+
     def notifier(self) -> "Notifier":
         """Returns the notifier of the addresses given, or of those in $CONVEYOR_NOTIFY, separated by spaces.
 
@@ -189,6 +214,7 @@ NOTIFIER = bundle(
     click.option(
         "--notify",
         multiple=True,
+        is_eager=True,
         metavar="URL",
         help="Sends the outcome to an apprise address. [default: those in $CONVEYOR_NOTIFY, which keeps passwords out "
         "of ps]",
@@ -196,10 +222,14 @@ NOTIFIER = bundle(
     click.option(
         "--notify-on",
         multiple=True,
+        is_eager=True,
         type=click.Choice(EVENTS),
         help="Verdicts that are sent, and given to the hook. [default: all]",
     ),
     click.option(
-        "--hook", metavar="COMMAND", help="Command to run at the end, with the outcome as JSON on standard input."
+        "--hook",
+        is_eager=True,
+        metavar="COMMAND",
+        help="Command to run at the end, with the outcome as JSON on standard input.",
     ),
 )

@@ -8,7 +8,17 @@ from pathlib import Path
 import click
 
 from conveyor.errors import ConveyorError, ExitCode
-from pipeline.cli.options import DATA, EXPERIMENT, HOME, JSON, METADATA, NOTIFIER, SET, NotifierOptions
+from pipeline.cli.options import (
+    DATA,
+    EXPERIMENT,
+    HOME,
+    JSON,
+    METADATA,
+    NOTIFIER,
+    SET,
+    NotifierOptions,
+    experiment_source,
+)
 from pipeline.cli.output import Verb, reply, warn
 from pipeline.data.inputs import input_folder
 from pipeline.experiments.config import Experiment
@@ -48,7 +58,19 @@ def run(experiment: Experiment, home: Home, data: Path | None) -> ExitCode:
     return outcome.exit_code
 
 
-@click.command(cls=Verb)
+class NotifyingVerb(Verb):
+    """A verb that notifies of a wrong experiment or setting too, which end it before its function is called."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except ConveyorError as error:
+            with contextlib.suppress(ConveyorError):  # a wrong address is not the error that ended the verb
+                _notify_of(error, NotifierOptions.of(ctx).notifier(), experiment_source())
+            raise
+
+
+@click.command(cls=NotifyingVerb)
 @EXPERIMENT
 @SET
 @HOME
@@ -91,16 +113,22 @@ def retrain(
 
 @contextlib.contextmanager
 def _failure_notified(notifier: Notifier, experiment: str) -> Iterator[None]:
+    """Notifies of whatever ends the block, but for a stop."""
     try:
         yield
     except runner.RunStopped:
         raise
-    except (ConveyorError, OSError) as error:
-        code = getattr(error, "exit_code", ExitCode.FAILED)
-        outcome = {"experiment": experiment, "verdict": Verdict.FAILED.value, "error": str(error)}
-        for problem in notifier.tell(outcome | {"exit_code": int(code)}):
-            warn(problem)
+    except Exception as error:
+        _notify_of(error, notifier, experiment)
         raise
+
+
+def _notify_of(error: Exception, notifier: Notifier, experiment: str) -> None:
+    text = str(error) if isinstance(error, ConveyorError) else f"{type(error).__name__}: {error}"
+    code = getattr(error, "exit_code", ExitCode.FAILED)
+    outcome = {"experiment": experiment, "verdict": Verdict.FAILED.value, "error": text, "exit_code": int(code)}
+    for problem in notifier.tell(outcome):
+        warn(problem)
 
 
 @click.command(cls=Verb)

@@ -127,6 +127,7 @@ def schedule(
     check_source(experiment, home, data)
     if exported.kind:
         writes = (data.resolve(),) if data and not experiment.dataset.canonical else ()
+        plan = dataclasses.replace(plan, arguments=(*plan.arguments, *notifications.for_file))
         _export(export.files(exported.kind, plan, home, writes, exported.image), exported.folder)
         return
     if home.metadata:

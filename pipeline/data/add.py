@@ -49,10 +49,11 @@ def add(experiment: Experiment, root: Path, source: Path, date: str | None = Non
       experiment: classes and shape of the images, and how its spans are used.
       root: the input folder, with the base files.
       source: an IDX pair, CIFAR-10 binary files, or class folders of pictures.
-      date: the span's name, as 2026-11-22; without one it is numbered, or named by today where others have dates.
+      date: the span's name, as 2026-11-22; the second of a day is 2026-11-22-2. Without one it is numbered, or named by
+        today where others have dates.
 
     Raises:
-      ConfigError: `date` is none, or not later than the newest span.
+      ConfigError: `date` is none, or earlier than the newest span's, or the others are numbered.
       DataError: a file is not as it should be, or an image is one that the base files hold out of training; nothing was
         added.
     """
@@ -89,13 +90,23 @@ def _next_name(root: Path, date: str | None) -> str:
     newest = spans.order(known[-1]) if known else 0
     if date is None and isinstance(newest, int):
         return f"span-{newest + 1}"
-    name = date or f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}"
-    place = spans.order(name)
-    if not isinstance(place, datetime.date):
-        raise ConfigError(f"--date {name}: expected a date such as 2026-11-22.")
-    if known and not (isinstance(newest, datetime.date) and place > newest):
-        raise ConfigError(f"The span {name} cannot follow {known[-1]}: give a later --date, or none to count on.")
-    return name
+    try:
+        day = datetime.date.fromisoformat(date) if date else datetime.datetime.now(datetime.timezone.utc).date()
+    except ValueError:
+        raise ConfigError(f"--date {date}: expected a date such as 2026-11-22.") from None
+    if not known:
+        return f"{day}"
+    if isinstance(newest, int):
+        raise ConfigError(f"--date {date}: the spans of {root} are numbered, so that one with a date has no place.")
+    assert newest is not None  # it is a span
+    newest_day, number = newest
+    if date is None:
+        day = max(day, newest_day)  # a clock that is behind is no reason to refuse images
+    if day < newest_day:
+        raise ConfigError(
+            f"--date {date}: the newest span is {known[-1]}, and a later one cannot have an earlier date."
+        )
+    return f"{day}" if day > newest_day else f"{day}-{number + 1}"
 
 
 def _copy(source: Input, root: Path, added: Added) -> None:

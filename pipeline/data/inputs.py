@@ -9,7 +9,7 @@ from pathlib import Path
 from components.image_example_gen import spans
 from components.image_example_gen.readers import DataError
 from components.image_example_gen.spans import MANIFEST, Part
-from conveyor.errors import ConfigError, storage_errors
+from conveyor.errors import ConfigError, StorageError, storage_errors
 from conveyor.files import file_digest
 from pipeline.data import fetch
 from pipeline.experiments.config import Experiment
@@ -51,7 +51,10 @@ def input_folder(experiment: Experiment, home: Home, source: Path | None, say: C
     check_source(experiment, home, source)
     dataset = experiment.dataset
     if dataset.canonical:
-        return fetch.fetch(dataset.name, home.data, source, say)
+        folder = fetch.fetch(dataset.name, home.data, source, say)
+        if source and source.is_dir() and source.resolve() != folder.resolve() and (names := spans.span_names(source)):
+            say(f"The spans in {source} are not used: {', '.join(names)}. `conveyor add` brings them to {folder}.")
+        return folder
     return (source or home.data / dataset.name).resolve()
 
 
@@ -82,13 +85,38 @@ def read_inputs(folder: Path, experiment: Experiment) -> tuple[Input, ...]:
 def read_input(part: Part) -> Input:
     """Returns the checksums of one part's files; see `read_inputs`."""
     paths = sorted({path for pattern in part.dataset.splits.patterns.values() for path in part.files(pattern)})
+    for path in paths:
+        if not _is_utf8(path):  # as a run's records are
+            raise DataError.at(part.folder, None, "names of files in UTF-8", ascii(str(path.relative_to(part.folder))))
     with storage_errors(f"The files in {part.folder} cannot be read"):
         found = Input(part, {str(path.relative_to(part.folder)): file_digest(path) for path in paths})
     manifest = part.folder / MANIFEST
     if manifest.exists():
-        added = json.loads(manifest.read_text())["files"]
+        added = _added(manifest)
         for name in sorted(added.keys() | found.files.keys()):
             if added.get(name) != found.files.get(name):
                 state = "missing" if name not in found.files else "another" if name in added else "a file more"
                 raise DataError.at(part.folder / name, None, "the file that was added with this span", state)
     return found
+
+
+def _added(manifest: Path) -> dict[str, str]:
+    """Returns the checksums that `conveyor add` wrote down."""
+    try:
+        files = json.loads(manifest.read_bytes())["files"]
+    except OSError as error:
+        raise StorageError(f"{manifest} cannot be read: {error}.") from error
+    except (ValueError, KeyError, TypeError):
+        files = None
+    if not isinstance(files, dict):
+        expected = "the checksums that `conveyor add` writes"
+        raise DataError.at(manifest, None, expected, "something else; delete the file to use the images unchecked")
+    return files
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

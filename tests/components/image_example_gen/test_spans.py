@@ -23,8 +23,16 @@ def test_spans_are_in_the_order_of_their_numbers(tmp_path, mnist_dataset):
 
 
 def test_spans_are_in_the_order_of_their_dates(tmp_path):
-    make(tmp_path, "2026-11-02", "2025-12-31", "2026-13-01")
-    assert span_names(tmp_path) == ["2025-12-31", "2026-11-02"]
+    make(tmp_path, "2026-11-02-10", "2026-11-02-9", "2026-11-02", "2025-12-31", "2026-13-01", "2026-11-02-1")
+    assert span_names(tmp_path) == ["2025-12-31", "2026-11-02", "2026-11-02-9", "2026-11-02-10"]
+
+
+def test_hidden_files_and_folders_are_nobodys(tmp_path, mnist_dataset):
+    for name in ("7/a.png", "7/.b.png", ".span.partial/c.png", ".git/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert Part("base", tmp_path, mnist_dataset).files("*/*") == [tmp_path / "7" / "a.png"]
+    assert Part("base", tmp_path, mnist_dataset).files("**/*") == [tmp_path / "7" / "a.png"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from pipeline.cli import main as main_module
 from pipeline.cli.main import main
 from pipeline.home import listing
+from pipeline.run import runner
 from serving.model_store.records import RECORD
 
 ROOT = Path(__file__).parents[3]
@@ -99,6 +100,45 @@ def test_failed_retraining_is_told_of(conveyor, tmp_path):
     (tmp_path / "told").unlink()
     assert conveyor(*arguments, "--notify-on", "pushed").exit_code == 2
     assert not (tmp_path / "told").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("mnist", "--set", "gate.min_accuracy=2"), "it should be less than or equal to 1"),
+        (("gone.py",), "There is no file gone.py"),
+    ],
+    ids=["a wrong setting", "no experiment"],
+)
+def test_what_ends_a_retraining_before_it_begins_is_told_of(conveyor, tmp_path, arguments, message):
+    assert conveyor("retrain", *arguments, "--hook", f"tee {tmp_path / 'told'}").exit_code == 2
+    told = json.loads((tmp_path / "told").read_text())
+    assert (told["experiment"], told["verdict"], told["exit_code"]) == (arguments[0], "failed", 2)
+    assert message in told["error"]
+
+
+def test_a_bug_is_told_of_and_keeps_its_traceback(conveyor, tmp_path, monkeypatch):
+    def fail(*_args, **_options):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(runner, "run", fail)
+    result = conveyor("retrain", "mnist", "--hook", f"tee {tmp_path / 'told'}")
+    assert isinstance(result.exception, RuntimeError)
+    assert json.loads((tmp_path / "told").read_text())["error"] == "RuntimeError: a bug"
+
+
+def test_an_export_notifies_as_the_schedule_would(conveyor):
+    notified = ("--hook", "/opt/tell it", "--notify-on", "failed")
+    result = conveyor("schedule", "mnist", "--cron", "0 3 * * *", "--export", "crontab", *notified)
+    assert result.exit_code == 0
+    assert "--notify-on failed --hook '/opt/tell it'" in result.output
+
+
+def test_an_export_holds_no_addresses_and_says_so(conveyor):
+    result = conveyor("schedule", "mnist", "--cron", "0 3 * * *", "--export", "crontab", "--notify", "json://u:pw@h")
+    assert result.exit_code == 2
+    assert "set $CONVEYOR_NOTIFY where the job runs" in result.output.replace("\n", " ")
+    assert "pw@" not in result.output
 
 
 def test_nothing_to_move(conveyor):

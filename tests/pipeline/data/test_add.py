@@ -5,6 +5,7 @@ import shutil
 import PIL.Image
 import pytest
 
+from components.image_example_gen import spans
 from components.image_example_gen.readers import DataError
 from conveyor.errors import ConfigError, StorageError
 from pipeline.data import add as adding
@@ -49,16 +50,23 @@ def test_spans_are_numbered_and_say_what_they_hold(root, experiment, batch):
 def test_spans_may_have_dates(root, experiment, batch):
     assert add(experiment, root, batch(1), "2026-11-20").span == "2026-11-20"
     assert add(experiment, root, batch(2), "2026-11-22").span == "2026-11-22"
-    for date, message in (("2026-11-21", "cannot follow 2026-11-22"), ("monday", "expected a date")):
+    for date, message in (("2026-11-21", "the newest span is 2026-11-22"), ("monday", "expected a date")):
         with pytest.raises(ConfigError, match=message):
             add(experiment, root, batch(3), date)
     shutil.rmtree(root / "2026-11-22")
     assert len(add(experiment, root, batch(3)).span) == len("2026-11-22")  # today's, as its neighbour has one
 
 
+@pytest.mark.parametrize("date", ["2126-11-20", None], ids=["the same date", "a clock that is behind"])
+def test_a_day_may_bring_several_spans(root, experiment, batch, date):
+    names = [add(experiment, root, batch(number), "2126-11-20" if number == 1 else date).span for number in (1, 2, 3)]
+    assert names == ["2126-11-20", "2126-11-20-2", "2126-11-20-3"]
+    assert spans.span_names(root) == names
+
+
 def test_numbers_and_dates_are_not_mixed(root, experiment, batch):
     add(experiment, root, batch(1))
-    with pytest.raises(ConfigError, match="cannot follow span-1"):
+    with pytest.raises(ConfigError, match="are numbered"):
         add(experiment, root, batch(2), "2026-11-22")
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from components.image_example_gen.readers import DataError
 from conveyor.errors import ConfigError
+from pipeline.data import fetch
 from pipeline.data.inputs import input_folder, read_inputs
 from pipeline.experiments import load
 from pipeline.experiments.overrides import override
@@ -70,3 +71,25 @@ def test_own_data_need_a_folder(tmp_path):
     assert input_folder(own, home, tmp_path, print) == tmp_path
     (home.data / "own").mkdir(parents=True)
     assert input_folder(own, home, None, print) == home.data / "own"
+
+
+@pytest.mark.parametrize("text", ["", '{"files": ', '{"other": 1}', "[]", '{"files": 3}', "\xff"])
+def test_a_record_of_a_span_that_is_none_is_refused(root, text):
+    (root / "span-1" / "span.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=r"span.json: expected the checksums that `conveyor add` writes"):
+        span(root)
+
+
+def test_a_name_that_is_not_utf8_is_refused(root):
+    name = os.fsencode(root / "span-1") + b"/\xe9-labels-idx1-ubyte"
+    with open(name, "wb"):  # noqa: PTH123 (a Path has no such name)
+        pass
+    with pytest.raises(DataError, match=r"span-1: expected names of files in UTF-8, found '.udce9-labels"):
+        span(root)
+
+
+def test_spans_beside_published_files_are_not_used_without_a_word(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "fetch", lambda *_: tmp_path / "home")
+    said = []
+    input_folder(load("mnist"), Home(tmp_path / "home"), root, said.append)
+    assert said == [f"The spans in {root} are not used: span-1. `conveyor add` brings them to {tmp_path / 'home'}."]
