@@ -190,8 +190,8 @@ class NotifierOptions:
         """
         if self.notify:
             raise ConfigError(
-                "--notify is not written into files, for an address may hold a password: set $CONVEYOR_NOTIFY where the "
-                "job runs."
+                "--notify is not written into files, for an address may hold a password: "
+                "set $CONVEYOR_NOTIFY where the job runs."
             )
         events = (part for event in self.notify_on for part in ("--notify-on", event))
         return (*events, *(("--hook", self.hook) if self.hook else ()))
