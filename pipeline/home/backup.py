@@ -2,15 +2,17 @@
 
 import contextlib
 import datetime
-import shutil
 import sqlite3
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
 from conveyor.errors import storage_errors
+from conveyor.files import flush
 from pipeline.home.folders import Home, MetadataUnavailable
 
 KEPT = 3
+JOURNALS = ("-journal", "-wal", "-shm")
 LOCKED_SECONDS = 5  # how long another process may hold the file
 
 
@@ -39,7 +41,7 @@ def save(home: Home) -> None:
         return
     with storage_errors(f"The folder of backups {home.backups} cannot be made"):
         home.backups.mkdir(parents=True, exist_ok=True)
-    target = home.backups / f"metadata-{datetime.datetime.now(datetime.timezone.utc):%Y%m%dT%H%M%S%f}.db"
+    target = home.backups / f"metadata-{_now()}.db"
     scratch = target.with_suffix(".new")
     with (
         _as_sentences(home),
@@ -48,25 +50,56 @@ def save(home: Home) -> None:
     ):
         database.backup(copy)
     with storage_errors(f"The copies of the metadata in {home.backups} cannot be written"):
+        flush(scratch)
         scratch.replace(target)
+        flush(home.backups)
         for old in copies(home)[:-KEPT]:
             old.unlink()
 
 
 def restore(home: Home) -> Path:
-    """Returns to the newest copy, and keeps what was there beside it.
+    """Returns to the newest copy, and keeps what was there beside it, under a name that is given once.
+
+    What SQLite left beside the file belongs to it alone: a journal would be played into the copy.
 
     Raises:
-      MetadataUnavailable: there is no copy.
+      MetadataUnavailable: there is no copy, or it is damaged too.
     """
     known = copies(home)
     if not known:
         raise MetadataUnavailable(f"There is no copy of the metadata in {home.backups}.")
+    scratch = home.database.with_suffix(".new")
     with storage_errors(f"{known[-1]} cannot be copied to {home.database}"):
-        if home.database.exists():
-            shutil.move(home.database, home.database.with_suffix(".db.damaged"))
-        shutil.copyfile(known[-1], home.database)
+        scratch.unlink(missing_ok=True)
+        _copy(known[-1], scratch)
+        flush(scratch)
+        aside = f"{home.database.name}.damaged-{_now()}"
+        for suffix in (*JOURNALS, ""):
+            old = home.database.with_name(home.database.name + suffix)
+            if old.exists():
+                old.rename(home.database.with_name(aside + suffix))
+        scratch.rename(home.database)
+        flush(home.root)
     return known[-1]
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        with (
+            contextlib.closing(
+                sqlite3.connect(f"file:{urllib.parse.quote(str(source))}?mode=ro", uri=True)
+            ) as database,
+            contextlib.closing(sqlite3.connect(target)) as copy,
+        ):
+            database.backup(copy)
+    except sqlite3.DatabaseError as error:
+        raise MetadataUnavailable(
+            f"The copy {source} is damaged too: {error}. Delete it to use the one before."
+        ) from error
+
+
+def _now() -> str:
+    return f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%dT%H%M%S%f}"
 
 
 def copies(home: Home) -> list[Path]:

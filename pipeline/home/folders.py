@@ -64,18 +64,44 @@ class Home:
 
     @property
     def has_metadata(self) -> bool:
-        """Whether there may be metadata: a server is named, or the SQLite file exists.
+        """Whether there may be metadata: a server is named, here or by an earlier run, or the SQLite file exists.
 
         Raises:
           StorageError: the home folder cannot be read.
         """
         with storage_errors(f"The home folder {self.root} cannot be read"):
-            return bool(self.metadata) or self.database.exists()
+            on_server = self.own_store not in (None, self.database.name)
+            return bool(self.metadata) or on_server or self.database.exists()
 
     @property
     def metadata_place(self) -> str:
         """Where the metadata is, in words and without a password."""
         return self.metadata.rpartition("@")[2] if self.metadata else str(self.database)
+
+    @property
+    def store_name(self) -> str:
+        """The metadata's store: `metadata.db`, or a server's address without user and password."""
+        if not self.metadata:
+            return self.database.name
+        url = urllib.parse.urlsplit(self.metadata)
+        return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+
+    @property
+    def own_store(self) -> str | None:
+        """The name of the store that this home's artifacts are in; None where nothing is known of it.
+
+        Raises:
+          StorageError: the home folder cannot be read.
+        """
+        with storage_errors(f"The home folder {self.root} cannot be read"):
+            if self.store_record.exists():
+                return self.store_record.read_text().strip()
+            return self.database.name if self.database.exists() else None  # as 0.1.0 left it
+
+    @property
+    def store_record(self) -> Path:
+        """Names the store that this home's artifacts are in."""
+        return self.root / "metadata_store.txt"
 
     @property
     def artifacts(self) -> Path:

@@ -11,6 +11,8 @@ from ml_metadata import errors, metadata_store
 from ml_metadata.proto import metadata_store_pb2
 from ml_metadata.proto.metadata_store_pb2 import Execution
 
+from conveyor.errors import ConfigError, storage_errors
+from conveyor.files import replace_file
 from pipeline.home import backup
 from pipeline.home.folders import Home, MetadataUnavailable
 
@@ -113,14 +115,38 @@ def connect(home: Home) -> metadata_store.MetadataStore:
     """Returns the home folder's store, and makes its tables where it is new.
 
     Raises:
+      ConfigError: the home folder's store is another, or cannot be known.
       MetadataUnavailable: the server does not answer, or the file is damaged.
     """
+    _check_store(home)
     try:
         return metadata_store.MetadataStore(home.connection(), enable_upgrade_migration=False)
     except (RuntimeError, errors.StatusError) as error:
         raise MetadataUnavailable(
             f"The metadata in {home.metadata_place} cannot be opened: {error}. {backup.way_back(home)}"
         ) from error
+
+
+def _check_store(home: Home) -> None:
+    """Checks that the store is the home folder's own, and makes it so where the home has none yet.
+
+    The artifacts in a home mean nothing to another store, which would take them for leftovers.
+    """
+    own = home.own_store
+    if own is None and home.artifacts.exists() and not home.metadata:
+        raise ConfigError(
+            f"The artifacts in {home.artifacts} are of metadata that are not here: name their server with --metadata, "
+            "or remove the artifacts to start anew."
+        )
+    if own not in (None, home.store_name):
+        way = "leave --metadata and $CONVEYOR_METADATA out" if own == home.database.name else "name it with --metadata"
+        raise ConfigError(
+            f"The metadata of {home.root} are in {own}, and not in {home.store_name}: {way}, or choose another --home."
+        )
+    if not home.store_record.exists():
+        with storage_errors(f"{home.store_record} cannot be written"):
+            home.root.mkdir(parents=True, exist_ok=True)
+            replace_file(home.store_record, f"{home.store_name}\n")
 
 
 def property_of(artifact: metadata_store_pb2.Artifact, name: str) -> Any:

@@ -52,3 +52,12 @@ def test_run_and_second_run(conveyor, postgresql, monkeypatch):
     code, out = conveyor("runs")
     assert re.search(r"digits-\S+ .*pushed", out)
     assert "secret" not in out
+
+    before = sorted(conveyor.home.glob("artifacts/*/*/*/*"))
+    assert before
+    monkeypatch.delenv("CONVEYOR_METADATA")
+    for verb in (["runs"], conveyor.run_arguments()):
+        code, out = conveyor(*verb)
+        assert code == 2
+        assert "and not in metadata.db: name it with --metadata" in out
+    assert sorted(conveyor.home.glob("artifacts/*/*/*/*")) == before

@@ -1,0 +1,87 @@
+import contextlib
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.home import backup
+from pipeline.home.folders import Home, MetadataUnavailable
+
+CUT_OFF = """
+import os, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("PRAGMA cache_size = 1")
+database.execute("BEGIN")
+for number in range(2000):
+    database.execute("UPDATE facts SET value = 'half a change' || ?", (number,))
+    database.execute("INSERT INTO facts VALUES (?)", ("x" * 4000,))
+os._exit(1)
+"""
+
+
+def values(path):
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        return [value for (value,) in database.execute("SELECT value FROM facts")]
+
+
+def write(path, *rows):
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE IF NOT EXISTS facts (value TEXT)")
+        database.execute("DELETE FROM facts")
+        database.executemany("INSERT INTO facts VALUES (?)", [(row,) for row in rows])
+
+
+@pytest.fixture
+def home(tmp_path):
+    home = Home(tmp_path)
+    write(home.database, "as it was")
+    backup.save(home)
+    return home
+
+
+def test_the_newest_copy_is_returned_to(home):
+    write(home.database, "later")
+    backup.restore(home)
+    assert values(home.database) == ["as it was"]
+
+
+def test_a_journal_that_is_left_is_not_played_into_the_copy(home):
+    write(home.database, "the damaged one")
+    subprocess.run([sys.executable, "-c", CUT_OFF, home.database], check=False)
+    journal = home.database.with_name("metadata.db-journal")
+    assert journal.stat().st_size > 0  # a hot one, of a process that was killed
+    backup.restore(home)
+    assert not journal.exists()
+    assert values(home.database) == ["as it was"]
+    (aside,) = home.root.glob("metadata.db.damaged-*[0-9]")
+    assert values(aside) == ["the damaged one"]  # whose journal went with it
+
+
+def test_each_restoration_keeps_what_was_there(home):
+    for text in ("first", "second"):
+        write(home.database, text)
+        backup.restore(home)
+    kept = sorted(values(path)[0] for path in home.root.glob("metadata.db.damaged-*"))
+    assert kept == ["first", "second"]
+
+
+def test_a_copy_that_is_damaged_leaves_what_is_there(home):
+    (copy,) = backup.copies(home)
+    copy.write_bytes(b"no database" * 1000)
+    write(home.database, "later")
+    with pytest.raises(MetadataUnavailable, match="is damaged too"):
+        backup.restore(home)
+    assert values(home.database) == ["later"]
+
+
+def test_without_a_copy_there_is_nothing_to_return_to(tmp_path):
+    with pytest.raises(MetadataUnavailable, match="There is no copy"):
+        backup.restore(Home(tmp_path))
+
+
+def test_three_copies_are_kept(home):
+    for number in range(5):
+        write(home.database, str(number))
+        backup.save(home)
+    assert [values(path) for path in backup.copies(home)] == [["2"], ["3"], ["4"]]
