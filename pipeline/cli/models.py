@@ -18,7 +18,7 @@ from pipeline.cli.options import (
     named_experiment,
     require_known,
 )
-from pipeline.cli.output import Verb, reply, table, wants_json
+from pipeline.cli.output import Verb, reply, table, wants_json, warn
 from pipeline.experiments.config import Experiment, Serving
 from pipeline.home import listing
 from pipeline.home.folders import Home
@@ -89,7 +89,7 @@ def _of(experiment: str | None) -> str:
 @click.option("--to", "version", type=click.IntRange(1), help="The version. [default: the previous one]")
 @HOME
 @JSON
-def rollback(experiment: Experiment, version: int | None, home: Home) -> None:
+def rollback(experiment: Experiment, version: int | None, home: Home) -> ExitCode:
     """Make an earlier version stable again.
 
     \b
@@ -101,11 +101,11 @@ def rollback(experiment: Experiment, version: int | None, home: Home) -> None:
 
     \b
     Exit codes  0  the version is stable
-                1  the labels cannot be changed
+                1  the labels cannot be changed, or a server does not follow
                 2  there is no such version
     """
     model = home.models.pushed(experiment.serving.model_name)
-    _settle(home, model.rollback(version), {})
+    return _settle(home, model.rollback(version), {})
 
 
 @click.command(cls=Verb)
@@ -139,14 +139,12 @@ def promote(
     """
     model = home.models.pushed(experiment.serving.model_name)
     if not check:
-        _settle(home, model.promote(), {})
-        return ExitCode.SUCCESS
+        return _settle(home, model.promote(), {})
     comparison = _compare(home, experiment, images, target, data)
     sides = {label: _side_row(label, side) for label, side in comparison.sides.items()}
     table("test images, one a request; latencies in ms", list(sides.values()), "")
     if comparison.is_good(experiment.gate):
-        _settle(home, model.promote(compared=comparison.canary.version), sides)
-        return ExitCode.SUCCESS
+        return _settle(home, model.promote(compared=comparison.canary.version), sides)
     click.echo("The canary is not good enough, so nothing was changed.")
     reply({"verdict": "rejected", "sides": sides})
     return ExitCode.REJECTED
@@ -161,9 +159,11 @@ def _compare(home: Home, experiment: Experiment, count: int, target: str | None,
     from pipeline.release import promotion, rollout
     from pipeline.run.console import Console, redirected
 
-    address = target or rollout.endpoint(home)
+    address = target or rollout.endpoint(home, experiment.serving.model_name)
     if address is None:
-        raise ConfigError("No `conveyor serve` runs on this home folder: start one, or name a server with --target.")
+        raise ConfigError(
+            "No `conveyor serve` follows the labels of this model: start one, or name a server with --target."
+        )
     folder = input_folder(experiment, home, data, Console().note)
     with redirected(home.log("promote")):
         from pipeline.run.evaluate import test_split
@@ -172,17 +172,22 @@ def _compare(home: Home, experiment: Experiment, count: int, target: str | None,
     return promotion.compare(address, experiment.serving.model_name, pixels[:count], truth[:count])
 
 
-def _settle(home: Home, move: StableMove, sides: dict[str, Any]) -> None:
-    """Waits until a running server has made the change, and prints it."""
+def _settle(home: Home, move: StableMove, sides: dict[str, Any]) -> ExitCode:
+    """Waits until the running servers have made the change, prints what they answer with, and returns the exit code."""
     from pipeline.release import rollout
 
-    target = rollout.settle(home, move.model)
+    settled = rollout.settle(home, move.model)
     before = "" if move.before is None else f" in place of {move.before}"
     change = " already" if move.before == move.after else before
     click.echo(f"{move.model}: version {move.after} is stable{change}.")
-    if target:
-        click.echo(f"{target} answers with it.")
-    reply({"verdict": "moved", **dataclasses.asdict(move), "target": target, "sides": sides})
+    for server in settled:
+        if server.made:
+            click.echo(f"{server.target} answers with it.")
+        else:
+            warn(f"{server.target} does not answer with it: see logs/serve-{server.target.rpartition(':')[2]}.log.")
+    servers = [dataclasses.asdict(server) for server in settled]
+    reply({"verdict": "moved", **dataclasses.asdict(move), "servers": servers, "sides": sides})
+    return ExitCode.SUCCESS if all(server.made for server in settled) else ExitCode.FAILED
 
 
 @click.command(cls=Verb)
@@ -250,8 +255,8 @@ def gc(experiment: str | None, keep: int | None, yes: bool, home: Home) -> None:
     conveyor gc                     shows what would be removed
     conveyor gc mnist --keep 3 --yes
 
-    Kept are the newest versions, every version with a label (stable, canary, previous), what their runs made, and
-    what the next run takes from the cache. Reports, logs and data are never removed.
+    Kept are the newest versions, every version with a label (stable, canary, previous) or in a running `conveyor
+    serve`, what their runs made, and what the next run takes from the cache. Reports, logs and data are never removed.
 
     \b
     Exit codes  0  removed or shown
@@ -270,13 +275,24 @@ def gc(experiment: str | None, keep: int | None, yes: bool, home: Home) -> None:
     known = named_experiment()
     number = keep or (known.serving if known else Serving("any")).keep_versions
     with locked(home):
-        removals = collector.plan(home, number, experiment)
+        removals = collector.plan(home, number, experiment, _pinned(home))
         if yes:
             collector.remove(home, removals)
     rows = [dataclasses.asdict(removal) for removal in removals]
     table("removed" if yes else "would be removed; --yes does it", rows, "There is nothing to remove.")
     click.echo(f"folders: {len(rows)}, together {sum(row['megabytes'] for row in rows):,.1f} MB")
     reply({"removed": yes, "folders": rows})
+
+
+def _pinned(home: Home) -> dict[str, set[int]]:
+    """Returns the versions that running servers were told to serve, by model."""
+    from pipeline.release.server_folder import running_servers
+
+    pinned: dict[str, set[int]] = {}
+    for server in running_servers(home):
+        for model, versions in server.pinned.items():
+            pinned.setdefault(model, set()).update(versions)
+    return pinned
 
 
 VERBS = (runs, models, rollback, promote, lineage, gc)

@@ -1,6 +1,7 @@
 """The verbs that serve and ask: serve, predict, loadtest."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,13 @@ CONNECTION = bundle(
 
 @click.command(cls=Verb)
 @SERVER
-@click.option("--dry-run", is_flag=True, help="Writes the configuration files, prints the command, and stops.")
+@click.option("--dry-run", is_flag=True, help="Prints the command, and stops; nothing is written.")
+@click.option(
+    "--files-only", is_flag=True, help="Writes the server's files, prints the command, and stops: for one of your own."
+)
 @HOME
 @JSON
-def serve(server: serving.ServerSettings, dry_run: bool, home: Home) -> None:
+def serve(server: serving.ServerSettings, dry_run: bool, files_only: bool, home: Home) -> None:
     """Serve the pushed models over gRPC and REST, with a page to try them.
 
     \b
@@ -107,11 +111,15 @@ def serve(server: serving.ServerSettings, dry_run: bool, home: Home) -> None:
                 1  the server ended by itself, or did not answer
                 2  a wrong option, a port that is taken, or nothing to serve
     """
-    if dry_run:
-        commands = serving.commands(home, server, serving.prepare(home, server, dry_run=True))
+    if dry_run or files_only:
+        prepared = serving.prepare(home, server)
+        if files_only:
+            with serving.written(home, server, prepared):
+                click.echo(f"The server's files are in {prepared.folder.path}.")
+        commands = serving.commands(home, server, prepared)
         for command in commands:
-            click.echo(" ".join(command))
-        reply({"commands": commands})
+            click.echo(shlex.join(command))
+        reply({"commands": commands, "files": str(prepared.folder.path)})
         return
     serving.serve(home, server, lambda endpoint: _ready(home, endpoint))
 

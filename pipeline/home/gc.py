@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ml_metadata.proto.metadata_store_pb2 import Artifact
@@ -27,7 +28,9 @@ class Removal:
     megabytes: float
 
 
-def plan(home: Home, keep: int, experiment: str | None = None) -> list[Removal]:
+def plan(
+    home: Home, keep: int, experiment: str | None = None, pinned: Mapping[str, Collection[int]] | None = None
+) -> list[Removal]:
     """Returns what can go: versions beyond the newest `keep` and without a label, and what only they needed.
 
     Needed are the artifacts of every run that made a kept version, and of each experiment's last run and last verdict,
@@ -37,21 +40,25 @@ def plan(home: Home, keep: int, experiment: str | None = None) -> list[Removal]:
       home: where to look.
       keep: how many of the newest versions of a model are kept, besides those with a label.
       experiment: looks at this one's models and artifacts alone.
+      pinned: versions that are served whatever their labels, by model.
     """
-    versions, kept_runs = _versions(home, keep, experiment)
+    versions, kept_runs = _versions(home, keep, experiment, pinned or {})
     artifacts = _artifacts(home, kept_runs, experiment) if home.has_metadata else []
     gone = {removal.path for removal in versions}
     return [*versions, *artifacts, *_baselines(home, gone, experiment), *_checkpoints(home, experiment)]
 
 
-def _versions(home: Home, keep: int, experiment: str | None) -> tuple[list[Removal], set[str]]:
+def _versions(
+    home: Home, keep: int, experiment: str | None, pinned: Mapping[str, Collection[int]]
+) -> tuple[list[Removal], set[str]]:
     """Returns the versions that can go, and the names of the runs that made the others."""
     removals, kept_runs = [], set()
     for model in home.models.models():
         labels, there = model.labels(), model.versions()
         for version in there:
             record = model.record(version) or VersionRecord()
-            is_kept = version in there[-keep:] or bool(labels.of_version(version))
+            is_served = bool(labels.of_version(version)) or version in pinned.get(model.name, ())
+            is_kept = version in there[-keep:] or is_served
             if is_kept or experiment not in (None, record.experiment_name):
                 kept_runs.add(record.run)
             else:
@@ -89,7 +96,11 @@ def remove(home: Home, removals: list[Removal]) -> None:
     """Removes what `plan` found, and marks artifacts as deleted in ML Metadata. For the holder of the home's lock."""
     for removal in removals:
         with storage_errors(f"{removal.path} cannot be removed"):
-            shutil.rmtree(removal.path)
+            if removal.kind == "version":
+                path = Path(removal.path)
+                home.models.model(path.parent.name).remove(int(path.name))
+            else:
+                shutil.rmtree(removal.path)
     gone = {removal.path for removal in removals if removal.kind == "artifact"}
     if not gone:
         return

@@ -9,22 +9,18 @@ Source: https://www.tensorflow.org/tfx/serving/serving_config#assigning_string_l
 
 import contextlib
 import dataclasses
-import json
 import time
-from collections.abc import Iterator
+from pathlib import Path
 
-import filelock
-
-from conveyor.errors import StorageError, storage_errors
-from conveyor.files import replace_file
+from conveyor.errors import ConfigError, StorageError, storage_errors
 from pipeline.home.folders import Home
 from pipeline.release import server_files
 from pipeline.release.server_files import Served
+from pipeline.release.server_folder import running_servers, server_folders
 from serving.client import Client, ServingError
 from serving.model_store import LabelsDamaged
 from serving.model_store.labels import STABLE
 
-ENDPOINT, FOLLOWED, LOCK = "endpoint.json", "followed.json", "serve.lock"
 WAIT_SECONDS = 60
 _AVAILABLE = "AVAILABLE"
 
@@ -35,12 +31,14 @@ class Rollout:
 
     Attributes:
       home: whose models are served.
+      folder: of the server's files.
       target: host:port of the server's gRPC.
       models: those whose labels are followed.
       current: how each model is served, as the server's file says.
     """
 
     home: Home
+    folder: Path
     target: str
     models: tuple[str, ...]
     current: dict[str, Served]
@@ -57,7 +55,7 @@ class Rollout:
                 if wanted.versions and wanted != self.current[model]:
                     after[model] = self._next(model, self.current[model], wanted)
             if after != self.current:
-                server_files.write_models(self.home, after)
+                server_files.write_models(self.home, self.folder, after)
                 self.current = after
 
     def _next(self, model: str, current: Served, wanted: Served) -> Served:
@@ -80,62 +78,52 @@ def answering(target: str, model: str, label: str | None = None) -> set[int]:
             return set()
 
 
-def announce(home: Home, models: tuple[str, ...]) -> None:
-    """Writes down whose labels the server's files follow; nobody's where versions were chosen otherwise."""
-    with storage_errors(f"The server's files in {home.server} cannot be written"):
-        if models:
-            replace_file(home.server / FOLLOWED, json.dumps(models))
-        else:
-            (home.server / FOLLOWED).unlink(missing_ok=True)
+@dataclasses.dataclass(frozen=True)
+class Settled:
+    """Whether a server has made a change of the labels.
 
-
-@contextlib.contextmanager
-def following(home: Home, target: str, models: tuple[str, ...], current: dict[str, Served]) -> Iterator[Rollout]:
-    """Yields a rollout; other commands know meanwhile that somebody follows the labels, and where the server is."""
-    with contextlib.ExitStack() as stack:
-        if not models:
-            yield Rollout(home, target, models, current)
-            return
-        with contextlib.suppress(filelock.Timeout):  # another `conveyor serve` follows them too
-            stack.enter_context(filelock.FileLock(home.server / LOCK, timeout=0))
-        with storage_errors(f"The server's files in {home.server} cannot be written"):
-            replace_file(home.server / ENDPOINT, json.dumps(target))
-        stack.callback((home.server / ENDPOINT).unlink, missing_ok=True)
-        yield Rollout(home, target, models, current)
-
-
-def endpoint(home: Home) -> str | None:
-    """Returns host:port of the `conveyor serve` that follows this home's labels; None where none does."""
-    path = home.server / ENDPOINT
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def settle(home: Home, model: str) -> str | None:
-    """Sees a change of labels through, and returns the address of the server that has made it, if one runs.
-
-    Where `conveyor serve` follows the labels, waits for it. Where it does not, but left its files, as for a server
-    that was started on them otherwise, writes them anew; that server reads them within a second.
+    Attributes:
+      target: host:port of its gRPC.
+      made: whether it answers as the labels say.
     """
-    with storage_errors(f"The labels are changed, but the server's files in {home.server} cannot be"):
-        return _settle(home, model)
+
+    target: str
+    made: bool
 
 
-def _settle(home: Home, model: str) -> str | None:
-    followed = home.server / FOLLOWED
-    models = json.loads(followed.read_text()) if followed.exists() else []
-    if model not in models:
-        return None
-    try:
-        with filelock.FileLock(home.server / LOCK, timeout=0):
-            server_files.write_models(home, {name: server_files.labelled(home, name) for name in models})
-            return None
-    except filelock.Timeout:
-        pass
+def endpoint(home: Home, model: str) -> str | None:
+    """Returns host:port of a running `conveyor serve` that follows a model's labels; None where none does."""
+    return next((server.target for server in running_servers(home) if model in server.followed), None)
+
+
+def settle(home: Home, model: str) -> list[Settled]:
+    """Sees a change of a model's labels through, and returns how each running server took it.
+
+    A running `conveyor serve` that follows the labels is waited for. Where none runs, the files that one left are
+    written anew, as somebody may have started a server on them; that server reads them within a second.
+    """
+    settled = []
+    for folder in server_folders(home):
+        record = folder.record()
+        if record is None or model not in record.followed:
+            continue
+        try:
+            with folder.held():
+                models = {name: server_files.labelled(home, name) for name in record.followed}
+                with storage_errors(f"The labels are changed, but the server's files in {folder.path} cannot be"):
+                    server_files.write_models(home, folder.path, models)
+        except ConfigError:  # it runs
+            settled.append(Settled(record.target, _answers_as_labelled(home, model, record.target)))
+    return settled
+
+
+def _answers_as_labelled(home: Home, model: str, target: str) -> bool:
+    """Waits until a server answers as the labels say; False where it does not in time."""
     deadline = time.monotonic() + WAIT_SECONDS
-    while (target := endpoint(home)) and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
         wanted = server_files.labelled(home, model)
         moved = answering(target, model, STABLE) == {wanted.labels.get(STABLE)}
         if moved and answering(target, model) == set(wanted.versions):
-            return target
+            return True
         time.sleep(0.2)
-    return None
+    return False

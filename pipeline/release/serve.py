@@ -22,9 +22,11 @@ import PIL.Image
 
 from conveyor.errors import ConfigError, ConveyorError, storage_errors
 from pipeline.home.folders import Home
-from pipeline.release import backends, rollout, server_files
+from pipeline.release import backends, server_files
 from pipeline.release.backends import Backend
+from pipeline.release.rollout import Rollout
 from pipeline.release.server_files import Served
+from pipeline.release.server_folder import ServerFolder, ServerRecord
 from serving.client import Client, ServingError
 
 START_LIMIT = 300  # seconds until a server must answer
@@ -58,6 +60,11 @@ class ServerSettings:
     image: str = backends.IMAGE
 
     @property
+    def target(self) -> str:
+        """host:port to ask at, over gRPC."""
+        return f"{self.reach}:{self.port}"
+
+    @property
     def reach(self) -> str:
         """The address to ask at."""
         return "localhost" if self.host in ("127.0.0.1", "0.0.0.0", "::") else self.host
@@ -83,41 +90,51 @@ class Prepared:
 
     Attributes:
       backend: what serves.
-      files: folder of its configuration files.
+      folder: of its configuration files.
       models: the stable version of each.
       served: how each is served.
       followed: those whose labels are followed, as nothing else was asked for.
     """
 
     backend: Backend
-    files: Path
+    folder: ServerFolder
     models: dict[str, int]
     served: dict[str, Served]
     followed: tuple[str, ...]
 
 
-def prepare(home: Home, settings: ServerSettings, dry_run: bool = False) -> Prepared:
-    """Chooses the backend, writes its files, and returns both and the models.
-
-    Args:
-      home: whose models are served.
-      settings: what the command line says.
-      dry_run: whether nothing will be started, so that the ports need not be free.
+def prepare(home: Home, settings: ServerSettings) -> Prepared:
+    """Chooses the backend, the models and their versions; nothing is written.
 
     Raises:
-      ConfigError: nothing to serve, a wrong option, a port that is taken, or a host that is not this machine's.
+      ConfigError: nothing to serve, or a wrong option.
     """
     models = server_files.pushed_models(home, settings.models)
     labels = server_files.labels_of(settings.labels, models)
     choice = server_files.VersionChoice.of(settings.versions)
     served = {name: choice.of_model(home, name, labels[name]) for name in models}
-    backend = backends.choose(settings.backend)
-    if not dry_run:
-        _check_address(settings, backend)
-    folder = server_files.write(home, served)
     followed = tuple(models) if choice.stable and not settings.labels else ()
-    rollout.announce(home, followed)
-    return Prepared(backend, folder, models, served, followed)
+    folder = ServerFolder.of(home, settings.port)
+    return Prepared(backends.choose(settings.backend), folder, models, served, followed)
+
+
+@contextlib.contextmanager
+def written(home: Home, settings: ServerSettings, prepared: Prepared) -> Iterator[None]:
+    """Writes the server's files, and holds their folder as long as the block lasts.
+
+    Raises:
+      ConfigError: another `conveyor serve` holds it.
+      StorageError: the folder cannot be written.
+    """
+    pinned = {
+        name: served.all_versions(home.models.model(name).versions())
+        for name, served in prepared.served.items()
+        if name not in prepared.followed
+    }
+    with prepared.folder.held():
+        server_files.write(home, prepared.folder.path, prepared.served)
+        prepared.folder.write_record(ServerRecord(settings.target, prepared.followed, pinned))
+        yield
 
 
 def _check_address(settings: ServerSettings, backend: Backend) -> None:
@@ -149,12 +166,13 @@ def _check_address(settings: ServerSettings, backend: Backend) -> None:
 def commands(home: Home, settings: ServerSettings, prepared: Prepared) -> list[list[str]]:
     """Returns the commands to start: the server, and for one without a page the page."""
     backend = prepared.backend
-    server = backend.command(home, prepared.files, settings.host, settings.port, settings.rest_port, settings.image)
+    files = prepared.folder.path
+    server = backend.command(home, files, settings.host, settings.port, settings.rest_port, settings.image)
     if backend.has_page:
         return [server]
     page = [
-        sys.executable, "-m", "serving.server.page.remote", f"{settings.reach}:{settings.port}", str(home.serving),
-        settings.host, str(settings.rest_port + 1),
+        sys.executable, "-m", "serving.server.page.remote", settings.target, str(home.serving), settings.host,
+        str(settings.rest_port + 1),
     ]  # fmt: skip
     return [server, page]
 
@@ -168,14 +186,15 @@ def serve(home: Home, settings: ServerSettings, say: Callable[[Endpoint], None])
       say: called once, when the newest version of every model has answered.
 
     Raises:
-      ConfigError: see `prepare`.
+      ConfigError: see `prepare` and `written`; or a port is taken, or the host is not this machine's.
       ServeFailed: the server ended by itself, or did not answer in time.
     """
     prepared = prepare(home, settings)
     backend, models = prepared.backend, prepared.models
-    target = f"{settings.reach}:{settings.port}"
-    log = home.log("serve")
+    _check_address(settings, backend)
+    log = home.log(f"serve-{settings.port}")
     with contextlib.ExitStack() as stack, _signals() as stopped:
+        stack.enter_context(written(home, settings, prepared))
         with storage_errors(f"The log {log} cannot be written"):
             output = stack.enter_context(log.open("wb"))
         started = []
@@ -193,19 +212,19 @@ def serve(home: Home, settings: ServerSettings, say: Callable[[Endpoint], None])
             Endpoint(
                 backend.name,
                 backend.why,
-                target,
+                settings.target,
                 rest,
                 f"http://{settings.reach}:{page}/",
                 models,
-                str(prepared.files),
+                str(prepared.folder.path),
                 str(log),
             )
         )
-        with rollout.following(home, target, prepared.followed, prepared.served) as following:
-            while not stopped():
-                _check(started, log)
-                following.step()
-                time.sleep(0.2)
+        following = Rollout(home, prepared.folder.path, settings.target, prepared.followed, prepared.served)
+        while not stopped():
+            _check(started, log)
+            following.step()
+            time.sleep(0.2)
 
 
 def snippets(home: Home, endpoint: Endpoint) -> dict[str, str]:
@@ -249,7 +268,7 @@ def _await(
     while waiting and not stopped():
         _check(started, log)
         model = next(iter(waiting))
-        with Client(f"{settings.reach}:{settings.port}", model, timeout=5, retries=0) as client:
+        with Client(settings.target, model, timeout=5, retries=0) as client:
             try:
                 _ask_once(client)
                 del waiting[model]

@@ -29,6 +29,14 @@ class Served:
     labels: dict[str, int]
     policy: str = ""
 
+    def all_versions(self, there: list[int]) -> tuple[int, ...]:
+        """Returns the versions that are served now, of those that are there."""
+        chosen = self.versions
+        if self.policy:
+            latest = re.search(r"num_versions: (\d+)", self.policy)
+            chosen = tuple(there[-int(latest[1]) :] if latest else there)
+        return tuple(sorted({*chosen, *self.labels.values()}))
+
 
 @dataclasses.dataclass(frozen=True)
 class VersionChoice:
@@ -122,7 +130,7 @@ def labels_of(texts: tuple[str, ...], models: dict[str, int]) -> dict[str, dict[
     return named
 
 
-def write_models(home: Home, models: dict[str, Served]) -> None:
+def write_models(home: Home, folder: Path, models: dict[str, Served]) -> None:
     """Writes the file that names the models, their versions and labels; the server reads it every second."""
     entries = []
     for name, served in models.items():
@@ -133,11 +141,11 @@ def write_models(home: Home, models: dict[str, Served]) -> None:
             f"  config {{\n    name: {json.dumps(name)}\n    base_path: {json.dumps(str(home.serving / name))}\n"
             f'    model_platform: "tensorflow"\n    model_version_policy {{ {policy} }}{pairs}\n  }}\n'
         )
-    replace_file(home.server / MODELS, f"model_config_list {{\n{''.join(entries)}}}\n")
+    replace_file(folder / MODELS, f"model_config_list {{\n{''.join(entries)}}}\n")
 
 
-def write(home: Home, models: dict[str, Served]) -> Path:
-    """Writes the files into the home's `server/`, each whole or not at all, and returns that folder."""
+def write(home: Home, folder: Path, models: dict[str, Served]) -> None:
+    """Writes a server's files into its folder, each whole or not at all."""
     # A batch runs on every core, so two at once gain nothing on a few; one that runs lets the next fill up.
     threads = max(1, len(os.sched_getaffinity(0)) // 4)
     batching = {
@@ -146,13 +154,11 @@ def write(home: Home, models: dict[str, Served]) -> Path:
         "num_batch_threads": threads,
         "max_enqueued_batches": 256,
     }
-    folder = home.server
     with storage_errors(f"The server's files in {folder} cannot be written"):
         folder.mkdir(parents=True, exist_ok=True)
-        write_models(home, models)
+        write_models(home, folder, models)
         replace_file(folder / BATCHING, "".join(f"{k} {{ value: {v} }}\n" for k, v in batching.items()))
         replace_file(folder / MONITORING, 'prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }\n')
-    return folder
 
 
 def flags(folder: Path, port: int, rest_port: int) -> list[str]:
@@ -176,6 +182,7 @@ def protoset(folder: Path) -> Path:
     """
     path = folder / PROTOSET
     if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "serving.protoset", str(path)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return path

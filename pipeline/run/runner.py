@@ -63,8 +63,9 @@ def run(experiment: Experiment, home: Home, source: Path | None, console: Consol
         with redirected(log):
             outcome = _carry_out(plan, console, log)
             model = experiment.serving.model_name
-            if outcome.version is not None and (target := rollout.settle(home, model)):
-                console.note(f"{target} serves version {outcome.version}, as {outcome.label}")
+            for server in rollout.settle(home, model) if outcome.version is not None else ():
+                state = "serves" if server.made else "does not serve"
+                console.note(f"{server.target} {state} version {outcome.version}, as {outcome.label}")
         return outcome
 
 

@@ -23,6 +23,7 @@ from serving.model_store.records import RECORD, ModelDataset, VersionRecord, rea
 LABELS = "labels.json"
 LAST_VERSION = ".last_version"
 STAGING = ".staging"
+REMOVED = ".removed-"
 LOCK_SECONDS = 30
 
 
@@ -289,6 +290,24 @@ class StoredModel:
             raise ModelWithdrawn(f"it is {which} of {self.name}, which was rolled back; {way}")
         return labels
 
+    def remove(self, version: int) -> bool:
+        """Removes a version, if it has no label now, and returns whether it did.
+
+        It leaves by one rename: a process that dies meanwhile leaves no half version under its number.
+
+        Raises:
+          StorageError: it cannot be removed.
+        """
+        with self._changing():
+            if self.labels().of_version(version):
+                return False
+            removed = self.folder / f"{REMOVED}{version}"
+            shutil.rmtree(removed, ignore_errors=True)
+            self.path(version).rename(removed)
+            for rest in self.folder.glob(f"{REMOVED}*"):  # also of a process that died
+                shutil.rmtree(rest)
+        return True
+
     def _stage(self, source: Path, record: VersionRecord) -> None:
         """Copies a SavedModel beside the versions, verifies the copy, and writes it through to the disk."""
         staging = self.folder / STAGING
@@ -309,7 +328,7 @@ class StoredModel:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
         """Holds the labels; a failure to write them is an error in a sentence."""
-        with storage_errors(f"The labels of {self.name} in {self.folder} cannot be changed"), self._locked():
+        with storage_errors(f"The versions of {self.name} in {self.folder} cannot be changed"), self._locked():
             yield
 
     def _locked(self) -> filelock.BaseFileLock:

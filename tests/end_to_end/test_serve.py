@@ -218,8 +218,23 @@ def test_what_cannot_be_served_is_a_wrong_command(home, tmp_path):
         assert message in done.stderr
 
 
-def test_dry_run_writes_the_files_and_prints_the_command(home):
-    done = conveyor("serve", f"--home={home}", "--backend=embedded", "--dry-run", "--port=18500", "--rest-port=18501")
+def test_files_for_a_server_of_your_own(home):
+    done = conveyor(
+        "serve", f"--home={home}", "--backend=embedded", "--files-only", "--port=18500", "--rest-port=18501"
+    )
     assert done.returncode == 0
-    assert f"--model_config_file={home}/server/models.config" in done.stdout
-    assert (home / "server" / "models.config").exists()
+    assert f"--model_config_file={home}/server/18500/models.config" in done.stdout
+    assert (home / "server" / "18500" / "models.config").exists()
+
+
+def test_a_second_server_leaves_the_files_of_the_first_alone(serving, home):
+    files = home / "server" / str(serving.port)
+    before = {path.name: path.read_bytes() for path in files.iterdir()}
+    for extra in ((), ("--dry-run",), ("--files-only",)):
+        done = conveyor(
+            "serve", f"--home={home}", "--backend=embedded", f"--port={serving.port}", "--versions=1", *extra
+        )
+        assert done.returncode == (0 if "--dry-run" in extra else 2)
+    with Serving(home, "--backend=embedded", "--versions=1"):
+        pass
+    assert {path.name: path.read_bytes() for path in files.iterdir()} == before

@@ -4,10 +4,12 @@ import shutil
 
 import pytest
 
+from conveyor.errors import ConfigError
 from pipeline.home.folders import Home
 from pipeline.release import rollout, server_files
-from pipeline.release.rollout import Rollout
+from pipeline.release.rollout import Rollout, Settled
 from pipeline.release.server_files import Served
+from pipeline.release.server_folder import RECORD, ServerFolder, ServerRecord, running_servers
 from serving.model_store import Labels
 from serving.model_store.store import LABELS
 
@@ -16,13 +18,18 @@ def label(home, labels):
     (home.serving / "m" / LABELS).write_text(json.dumps(dataclasses.asdict(labels)))
 
 
+def folder(home):
+    return ServerFolder.of(home, 8500)
+
+
 @pytest.fixture
 def home(tmp_path):
     home = Home(tmp_path)
     for version in (1, 2, 3):
         (home.serving / "m" / str(version)).mkdir(parents=True)
     label(home, Labels(3, None, 2))
-    server_files.write(home, {"m": server_files.labelled(home, "m")})
+    folder(home).path.mkdir(parents=True)
+    server_files.write(home, folder(home).path, {"m": server_files.labelled(home, "m")})
     return home
 
 
@@ -39,7 +46,7 @@ class Server:
 
 def test_a_change_takes_three_steps_each_when_the_one_before_was_made(home, monkeypatch):
     server = Server(monkeypatch)
-    following = Rollout(home, "", ("m",), {"m": Served((3,), {"stable": 3})})
+    following = Rollout(home, folder(home).path, "", ("m",), {"m": Served((3,), {"stable": 3})})
     following.step()
     assert following.current["m"] == Served((3,), {"stable": 3})
     label(home, Labels(2, None, 3))
@@ -55,12 +62,12 @@ def test_a_change_takes_three_steps_each_when_the_one_before_was_made(home, monk
     server.labels = {"stable": 2}
     following.step()
     assert following.current["m"] == Served((2,), {"stable": 2})  # let the old one go
-    assert "versions: 2 }" in (home.server / server_files.MODELS).read_text()
+    assert "versions: 2 }" in (folder(home).path / server_files.MODELS).read_text()
 
 
 def test_a_version_that_cannot_be_loaded_takes_nothing_away(home, monkeypatch):
     Server(monkeypatch)
-    following = Rollout(home, "", ("m",), {"m": Served((3,), {"stable": 3})})
+    following = Rollout(home, folder(home).path, "", ("m",), {"m": Served((3,), {"stable": 3})})
     label(home, Labels(2, None, 3))
     for _ in range(5):
         following.step()
@@ -69,7 +76,7 @@ def test_a_version_that_cannot_be_loaded_takes_nothing_away(home, monkeypatch):
 
 def test_damaged_labels_and_deleted_versions_change_nothing(home, monkeypatch):
     Server(monkeypatch)
-    following = Rollout(home, "", ("m",), {"m": Served((3,), {"stable": 3})})
+    following = Rollout(home, folder(home).path, "", ("m",), {"m": Served((3,), {"stable": 3})})
     (home.serving / "m" / LABELS).write_text("{")
     following.step()
     shutil.rmtree(home.serving / "m")
@@ -78,25 +85,57 @@ def test_damaged_labels_and_deleted_versions_change_nothing(home, monkeypatch):
 
 
 def test_without_a_server_the_files_are_written_for_one(home):
-    rollout.announce(home, ("m",))
+    folder(home).write_record(ServerRecord("localhost:8500", ("m",)))
     label(home, Labels(2, 3, None))
-    assert rollout.settle(home, "m") is None
-    text = (home.server / server_files.MODELS).read_text()
+    assert rollout.settle(home, "m") == []
+    text = (folder(home).path / server_files.MODELS).read_text()
     assert "versions: 2 versions: 3" in text
     assert 'key: "canary" value: 3' in text
-    rollout.announce(home, ())  # a server with versions of its own choice is left alone
+
+
+def test_a_server_with_versions_of_its_own_choice_is_left_alone(home):
+    before = (folder(home).path / server_files.MODELS).read_text()
+    folder(home).write_record(ServerRecord("localhost:8500", (), {"m": (3,)}))
     label(home, Labels(1, None, None))
-    assert rollout.settle(home, "m") is None
-    assert (home.server / server_files.MODELS).read_text() == text
+    assert rollout.settle(home, "m") == []
+    assert (folder(home).path / server_files.MODELS).read_text() == before
 
 
-def test_where_the_server_is_is_known_while_it_is_followed(home, monkeypatch):
+def test_a_running_server_is_waited_for(home, monkeypatch):
     Server(monkeypatch)
-    current = {"m": Served((3,), {"stable": 3})}
-    with rollout.following(home, "localhost:1", ("m",), current):
-        assert rollout.endpoint(home) == "localhost:1"
-        rollout.announce(home, ("m",))
-        assert json.loads((home.server / rollout.FOLLOWED).read_text()) == ["m"]
-        assert rollout.settle(home, "m") == "localhost:1"
-        assert rollout.settle(home, "another") is None  # which that server does not serve: nothing to wait for
-    assert rollout.endpoint(home) is None
+    folder(home).write_record(ServerRecord("localhost:8500", ("m",)))
+    with folder(home).held():
+        assert rollout.endpoint(home, "m") == "localhost:8500"
+        assert rollout.endpoint(home, "another") is None
+        assert rollout.settle(home, "m") == [Settled("localhost:8500", made=True)]
+        assert rollout.settle(home, "another") == []  # which that server does not serve: nothing to wait for
+    assert rollout.endpoint(home, "m") is None
+
+
+def test_a_server_that_does_not_follow_is_said_not_to(home, monkeypatch):
+    Server(monkeypatch)
+    monkeypatch.setattr(rollout, "WAIT_SECONDS", 0.5)
+    folder(home).write_record(ServerRecord("localhost:8500", ("m",)))
+    with folder(home).held():
+        label(home, Labels(2, None, 3))
+        assert rollout.settle(home, "m") == [Settled("localhost:8500", made=False)]
+
+
+def test_each_server_has_files_of_its_own(home):
+    other = ServerFolder.of(home, 9500)
+    folder(home).write_record(ServerRecord("localhost:8500", ("m",)))
+    with folder(home).held(), other.held():
+        other.write_record(ServerRecord("localhost:9500", (), {"m": (1,)}))
+        assert [server.target for server in running_servers(home)] == ["localhost:8500", "localhost:9500"]
+        with (
+            pytest.raises(ConfigError, match="Another `conveyor serve` of this home has --port 8500"),
+            folder(home).held(),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"target": 1}', '{"target": "x", "followed": [], "pinned": 3}'])
+def test_a_damaged_record_is_none(home, text):
+    (folder(home).path / RECORD).write_text(text)
+    with folder(home).held():
+        assert running_servers(home) == []

@@ -1,16 +1,20 @@
 import socket
 
 import pytest
+from click.testing import CliRunner
 
 from conveyor.errors import ConfigError
+from pipeline.cli.main import main
 from pipeline.home.folders import Home
 from pipeline.release import serve
 from pipeline.release.serve import ServerSettings
+from pipeline.release.server_folder import ServerFolder
 
 
 @pytest.fixture
 def home(tmp_path):
-    (tmp_path / "serving" / "mnist" / "1").mkdir(parents=True)
+    for version in (1, 2):
+        (tmp_path / "serving" / "mnist" / str(version)).mkdir(parents=True)
     return Home(tmp_path)
 
 
@@ -20,14 +24,23 @@ def taken():
         yield listening.getsockname()[1]
 
 
+def settings(**options):
+    return ServerSettings(backend="embedded", **options)
+
+
 def test_a_port_that_is_taken_is_refused_and_nothing_is_written(home, taken):
     with pytest.raises(ConfigError, match=f"--port {taken} cannot be listened on"):
-        serve.prepare(home, ServerSettings(backend="embedded", port=taken))
+        serve.serve(home, settings(port=taken), print)
     assert not home.server.exists()
 
 
-def test_a_dry_run_needs_no_free_port(home, taken):
-    assert serve.prepare(home, ServerSettings(backend="embedded", port=taken), dry_run=True).models == {"mnist": 1}
+def test_a_look_writes_nothing_and_needs_no_free_port(home, taken):
+    result = CliRunner().invoke(
+        main, ["serve", "--home", str(home.root), "--backend=embedded", "--dry-run", f"--port={taken}"]
+    )
+    assert result.exit_code == 0
+    assert f"--model_config_file={home.server}/{taken}/models.config" in result.output
+    assert not home.server.exists()
 
 
 @pytest.mark.parametrize(
@@ -39,9 +52,28 @@ def test_a_dry_run_needs_no_free_port(home, taken):
 )
 def test_a_host_that_is_not_ours_is_refused(home, host, message):
     with pytest.raises(ConfigError, match=message):
-        serve.prepare(home, ServerSettings(backend="embedded", host=host))
+        serve.serve(home, settings(host=host), print)
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
 def test_an_ipv6_address_is_an_address(home):
-    assert serve.prepare(home, ServerSettings(backend="embedded", host="::", port=18573, rest_port=18574))
+    given = settings(host="::", port=18573, rest_port=18574)
+    serve._check_address(given, serve.prepare(home, given).backend)
+
+
+@pytest.mark.parametrize(
+    ("options", "followed", "pinned"),
+    [
+        ({}, ("mnist",), {}),
+        ({"versions": "1"}, (), {"mnist": (1,)}),
+        ({"versions": "all"}, (), {"mnist": (1, 2)}),
+        ({"versions": "latest"}, (), {"mnist": (2,)}),
+        ({"versions": "latest", "labels": ("tried=1",)}, (), {"mnist": (1, 2)}),
+    ],
+    ids=str,
+)
+def test_what_a_server_serves_is_written_down(home, options, followed, pinned):
+    given = settings(port=18500, **options)
+    with serve.written(home, given, serve.prepare(home, given)):
+        record = ServerFolder.of(home, 18500).record()
+    assert (record.target, record.followed, record.pinned) == ("localhost:18500", followed, pinned)

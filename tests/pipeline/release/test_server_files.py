@@ -84,7 +84,9 @@ def test_labels():
 
 def test_what_is_written_is_what_the_server_reads(home):
     latest = VersionChoice.of("latest:2").of_model(home, "mnist", {"stable": 1})
-    folder = server_files.write(home, {"mnist": latest, "cifar10": Served((3,), {})})
+    folder = home.server
+    folder.mkdir()
+    server_files.write(home, folder, {"mnist": latest, "cifar10": Served((3,), {})})
     config = config_files.read(folder / server_files.MODELS, "ModelServerConfig").model_config_list.config
     assert [(entry.name, entry.base_path) for entry in config] == [
         ("mnist", str(home.serving / "mnist")),
@@ -102,7 +104,7 @@ def test_what_is_written_is_what_the_server_reads(home):
 
 def test_compose_file_starts_the_server_with_the_same_flags(home):
     text = (ROOT / "deploy" / "compose.yaml").read_text()
-    folder = home.root / "server"
+    folder = home.root / "server" / "8500"
     for flag in server_files.flags(folder, 8500, 8501):
         assert flag.replace(str(home.root), "${CONVEYOR_HOME}") in text.replace(
             "${CONVEYOR_HOME:?the absolute path of the home folder}", "${CONVEYOR_HOME}"

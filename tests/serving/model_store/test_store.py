@@ -355,13 +355,35 @@ def test_a_folder_that_cannot_be_written_is_an_error_in_a_sentence(three, monkey
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(store, "replace_file", read_only)
-    with pytest.raises(StorageError, match=r"The labels of m in .* cannot be changed: .*Read-only file system"):
+    with pytest.raises(StorageError, match=r"The versions of m in .* cannot be changed: .*Read-only file system"):
         three.rollback()
 
 
 def test_a_model_that_was_never_pushed_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="No model n has been pushed"):
         ModelStore(tmp_path / "serving").pushed("n")
+
+
+def test_a_version_with_a_label_is_not_removed(three):
+    label(three, 2, None, 1)
+    assert [three.remove(version) for version in (1, 2, 3)] == [False, False, True]
+    assert three.versions() == [1, 2]
+
+
+def test_a_removal_that_is_killed_leaves_no_half_version(three, monkeypatch):
+    label(three, 3)
+    (three.path(1) / "saved_model.pb").touch()
+
+    def killed(_path, **_options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.shutil, "rmtree", lambda path, **options: None if options else killed(path))
+        with pytest.raises(KeyboardInterrupt):
+            three.remove(1)
+    assert three.versions() == [2, 3]
+    assert three.remove(2)
+    assert sorted(path.name for path in three.folder.iterdir() if path.is_dir()) == ["3"]
 
 
 def test_models_are_the_folders_in_the_store(three, tmp_path):

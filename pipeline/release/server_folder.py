@@ -1,0 +1,101 @@
+"""The folder of one server, `server/<port>/`: its configuration files, its lock, and what it serves."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from conveyor.errors import ConfigError, storage_errors
+from conveyor.files import replace_file
+from pipeline.home.folders import Home
+
+RECORD, LOCK = "server.json", "serve.lock"
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerRecord:
+    """What a server of ours serves.
+
+    Attributes:
+      target: host:port of its gRPC.
+      followed: the models whose labels it follows.
+      pinned: the versions of the other models that it was told to serve, by model.
+    """
+
+    target: str
+    followed: tuple[str, ...] = ()
+    pinned: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerFolder:
+    """A folder below the home's `server/`.
+
+    Attributes:
+      path: the folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, home: Home, port: int) -> "ServerFolder":
+        """Returns the folder of the server that listens, or would, on a port."""
+        return cls(home.server / str(port))
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Holds the folder, as the server's files are this process's business alone.
+
+        Raises:
+          ConfigError: another process holds it.
+          StorageError: it cannot be made.
+        """
+        with contextlib.ExitStack() as stack:
+            with storage_errors(f"The server's files in {self.path} cannot be written"):
+                self.path.mkdir(parents=True, exist_ok=True)
+                try:
+                    stack.enter_context(filelock.FileLock(self.path / LOCK, timeout=1))  # `is_held` has it for a moment
+                except filelock.Timeout:
+                    raise ConfigError(
+                        f"Another `conveyor serve` of this home has --port {self.path.name}; choose another."
+                    ) from None
+            yield
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a process holds the folder: its server starts, runs or stops."""
+        if not (self.path / LOCK).exists():
+            return False
+        with contextlib.suppress(filelock.Timeout), filelock.FileLock(self.path / LOCK, timeout=0):
+            return False
+        return True
+
+    def record(self) -> ServerRecord | None:
+        """Returns what its server serves; None where nobody wrote it down."""
+        try:
+            fields: dict[str, Any] = json.loads((self.path / RECORD).read_text())
+            pinned = {model: tuple(versions) for model, versions in fields["pinned"].items()}
+            return ServerRecord(fields["target"], tuple(fields["followed"]), pinned)
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def write_record(self, record: ServerRecord) -> None:
+        """Writes down what the server serves."""
+        with storage_errors(f"The server's files in {self.path} cannot be written"):
+            replace_file(self.path / RECORD, json.dumps(dataclasses.asdict(record), indent=1))
+
+
+def server_folders(home: Home) -> list[ServerFolder]:
+    """Returns the folders of all servers of a home that have a record, whether they run or not."""
+    with storage_errors(f"The folder {home.server} cannot be read"):
+        return [ServerFolder(path.parent) for path in sorted(home.server.glob(f"*/{RECORD}"))]
+
+
+def running_servers(home: Home) -> list[ServerRecord]:
+    """Returns what the running servers of a home serve."""
+    records = [folder.record() for folder in server_folders(home) if folder.is_held]
+    return [record for record in records if record is not None]
