@@ -17,6 +17,7 @@ INSTALL_REQUIRES = [
     # What a well-kept library does better than we would.
     "apprise",  # tells somebody how a run ended: e-mail, chat, webhooks
     "apscheduler>=3.10,<4",  # retrains by the clock
+    "cronsim",  # which times a cron expression means, as Debian's cron does, also where the clocks change
     "aiohttp",  # the embedded server's REST API and page
     "click",  # the command line
     "filelock",  # one run at a time in a home folder

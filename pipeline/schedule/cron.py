@@ -10,14 +10,14 @@ import re
 import zoneinfo
 
 from apscheduler.triggers.base import BaseTrigger
-from apscheduler.triggers.combining import OrTrigger
-from apscheduler.triggers.cron import CronTrigger
+from cronsim import CronSim, CronSimError
 
 from conveyor.errors import ConfigError
 
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _RANGES = {"second": (0, 59), "minute": (0, 59), "hour": (0, 23), "day": (1, 31), "month": (1, 12), "weekday": (0, 7)}
+_ANY_DAY = datetime.datetime(2026, 1, 1)
 _ITEM = re.compile(r"(?:\*|(\d+)(?:-(\d+))?)(?:/([1-9]\d*))?")
 
 
@@ -50,6 +50,10 @@ class Cron:
         times = {name: _values(name, field, text) for name, field in zip(_RANGES, padded, strict=True)}
         if times["weekday"] is not None:
             times["weekday"] = tuple(sorted({day % 7 for day in times["weekday"]}))
+        try:
+            next(CronSim(text, _ANY_DAY))
+        except (CronSimError, StopIteration):
+            raise ConfigError(f'--cron "{text}": such a day never comes.') from None
         return cls(text, times)
 
     @property
@@ -62,15 +66,9 @@ class Cron:
 
         Args:
           timezone: what the hours are in.
-          jitter: each time is moved by up to so many seconds.
+          jitter: each time is moved by up to so many seconds, to later.
         """
-        triggers = []
-        for fields in self._alternatives():
-            named = {name: _listed(values) for name, values in fields.items() if name != "weekday"}
-            weekdays = fields["weekday"]  # by name: APScheduler counts from Monday, cron from Sunday
-            named["day_of_week"] = "*" if weekdays is None else ",".join(DAYS[day] for day in weekdays)
-            triggers.append(CronTrigger(**named, timezone=timezone, jitter=jitter or None))
-        return triggers[0] if len(triggers) == 1 else OrTrigger(triggers)
+        return _CronTrigger(self.text, timezone, jitter)
 
     def calendar(self, timezone: str) -> list[str]:
         """Returns systemd's calendar expressions."""
@@ -84,10 +82,28 @@ class Cron:
         return lines
 
     def _alternatives(self) -> list[dict[str, tuple[int, ...] | None]]:
-        """Returns one set of fields, or two: where cron is given days of both kinds, either will do."""
-        if self.times["day"] is None or self.times["weekday"] is None:
+        """Returns one set of fields, or two: where neither kind of days begins with a star, either will do."""
+        *_, day, _, weekday = self.text.split()
+        if day.startswith("*") or weekday.startswith("*"):
             return [self.times]
         return [self.times | {"weekday": None}, self.times | {"day": None}]
+
+
+class _CronTrigger(BaseTrigger):
+    """The times of an expression, as Debian's cron has them.
+
+    Where the clock goes back, a job of a certain hour runs once; where it goes forward over the hour, right after that.
+    """
+
+    def __init__(self, text: str, timezone: datetime.tzinfo, jitter: int) -> None:
+        self._text, self._timezone, self._jitter = text, timezone, jitter
+
+    def get_next_fire_time(
+        self, previous_fire_time: datetime.datetime | None, now: datetime.datetime
+    ) -> datetime.datetime | None:
+        after = previous_fire_time or now - datetime.timedelta(microseconds=1)
+        due = next(CronSim(self._text, after.astimezone(self._timezone)), None)
+        return self._apply_jitter(due, self._jitter or None, now)
 
 
 def zone(name: str | None) -> zoneinfo.ZoneInfo:

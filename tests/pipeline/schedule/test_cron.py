@@ -1,7 +1,9 @@
+import contextlib
 import datetime
 import shutil
 import subprocess
 import zoneinfo
+from random import Random
 
 import pytest
 
@@ -12,8 +14,8 @@ BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 START = datetime.datetime(2026, 11, 22, 1, 0, tzinfo=BERLIN)  # a Sunday
 
 
-def fires(text, count=3):
-    trigger, found, now = Cron.of(text).trigger(BERLIN, 0), [], START
+def fires(text, count=3, start=START):
+    trigger, found, now = Cron.of(text).trigger(BERLIN, 0), [], start
     for _ in range(count):
         found.append(trigger.get_next_fire_time(found[-1] if found else None, now))
         now = found[-1] + datetime.timedelta(microseconds=1)
@@ -41,6 +43,8 @@ def test_times(text, expected):
     ("text", "message"),
     [
         ("0 3 * *", "expected five fields"),
+        ("0 0 30 2 *", "such a day never comes"),
+        ("0 0 31 4,6,9,11 *", "such a day never comes"),
         ("60 3 * * *", "the minute is 60; expected such as 0, 0-59"),
         ("0 3 * * someday", "the weekday is someday; expected such as mon-fri"),
         ("0 9-3 * * *", "the hour is 9-3"),
@@ -52,6 +56,70 @@ def test_times(text, expected):
 def test_what_is_no_time_is_refused(text, message):
     with pytest.raises(ConfigError, match=message):
         Cron.of(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "expected"),
+    [
+        ("30 2 * * *", (2026, 10, 24), ["10-24 02:30:00", "10-25 02:30:00", "10-26 02:30:00"]),  # 02:30 comes twice
+        ("30 2 * * *", (2026, 3, 28), ["03-28 02:30:00", "03-29 03:00:00", "03-30 02:30:00"]),  # 02:30 is left out
+        ("0 * * * *", (2026, 10, 25, 1), ["10-25 01:00:00", "10-25 02:00:00", "10-25 02:00:00"]),  # every hour
+    ],
+)
+def test_where_the_clock_changes(text, start, expected):
+    assert fires(text, start=datetime.datetime(*start, tzinfo=BERLIN)) == expected
+
+
+def test_a_star_with_a_step_is_a_star():
+    assert fires("0 3 */2 * 1") == ["11-23 03:00:00", "12-07 03:00:00", "12-21 03:00:00"]  # odd days that are Mondays
+
+
+def test_jitter_moves_to_later_and_no_time_is_met_twice():
+    trigger = Cron.of("0 3 * * *").trigger(BERLIN, 600)
+    first = trigger.get_next_fire_time(None, START)
+    second = trigger.get_next_fire_time(first, first)
+    assert [time.day for time in (first, second)] == [22, 23]
+    assert all(0 <= time.minute < 11 for time in (first, second))
+
+
+def random_field(random, low, high, names=()):
+    """Returns a field of a cron expression in one of its forms."""
+    begin, end = sorted(random.sample(range(low, high + 1), 2))
+    step = random.randint(1, max(1, (high - low) // 2))
+    forms = ["*", "*", f"*/{step}", str(begin), f"{begin}-{end}", f"{begin}-{end}/{step}", f"{begin},{end}", *names]
+    return random.choice(forms)
+
+
+def expressions(count):
+    random, found = Random(7), []
+    while len(found) < count:
+        days = f"{random_field(random, 1, 31)} {random_field(random, 1, 12, ['feb', 'jan,Jul'])}"
+        text = f"{random.randint(0, 59)} {random.randint(0, 23)} {days} {random_field(random, 0, 7, ['mon-fri'])}"
+        with contextlib.suppress(ConfigError):  # such a day never comes
+            found.append(Cron.of(text))
+    return found
+
+
+@pytest.mark.parametrize("cron", expressions(60), ids=lambda cron: cron.text)
+def test_the_times_of_ten_years_are_what_the_fields_say(cron):
+    """The fields make the units of systemd; the trigger's times come from a library that follows Debian's cron."""
+    utc = datetime.timezone.utc
+    start, end = datetime.datetime(2026, 1, 1, tzinfo=utc), datetime.datetime(2036, 1, 1, tzinfo=utc)
+    trigger, found = cron.trigger(utc, 0), []
+    while (due := trigger.get_next_fire_time(found[-1] if found else None, start)) < end:
+        found.append(due)
+    assert {(due.hour,) for due in found} <= {cron.times["hour"]}
+    assert {(due.minute,) for due in found} <= {cron.times["minute"]}
+    days = (start.date() + datetime.timedelta(number) for number in range((end - start).days))
+    assert [due.date() for due in found] == [day for day in days if matches(cron, day)]
+
+
+def matches(cron, day):
+    values = {"day": day.day, "month": day.month, "weekday": day.isoweekday() % 7}
+    return any(
+        all(fields[name] is None or value in fields[name] for name, value in values.items())
+        for fields in cron._alternatives()
+    )
 
 
 def test_zone():
