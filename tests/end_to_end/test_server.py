@@ -116,7 +116,13 @@ def test_plain_stubs_of_the_protocol(stubs):
         (predict_request(1, "nope"), "NOT_FOUND", "Servable not found for request: Latest(nope)"),
         (predict_request(1, ""), "INVALID_ARGUMENT", "ModelSpec has no name specified."),
         (predict_pb2.PredictRequest(), "INVALID_ARGUMENT", "Missing ModelSpec"),
+        (
+            predict_request(1, 20_000 * "é"),
+            "NOT_FOUND",
+            f"Servable not found for request: Latest({980 * 'é'}...",
+        ),
     ],
+    ids=["unknown", "no name", "no spec", "a long name"],
 )
 def test_failures_have_the_real_servers_codes(stubs, request_, code, message):
     with pytest.raises(grpc.RpcError) as error:
@@ -156,6 +162,9 @@ def test_rest_as_documented(server):
         ("/v1/models/half:explain", {}, 400, "Malformed request: POST /v1/models/half:explain"),
         ("/v1/models/nope", None, 404, "Could not find any versions of model nope"),
         ("/v1/models/half/versions/99999999999999999999", None, 400, "to numeric"),
+        (f"/v1/models/half/versions/{5000 * '9'}", None, 400, "Failed to convert version: 9"),
+        (f"/v1/models/half/versions/{200 * '0'}9", None, 404, "9"),
+        ("/v1/models/half:predict", b'{"signature_name": "\\ud800", "instances": [NaN]}', 400, "JSON Parse error"),
         ("/v1/models", None, 400, "Missing model name in request."),
     ],
 )

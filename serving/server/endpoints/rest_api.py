@@ -31,7 +31,7 @@ HTTP_CODES = {
     "UNAUTHENTICATED": 401,
 }  # fmt: skip
 
-_MODEL = r"(?i:/v1/models)/(?P<model>[^/:]+)(?:/(?i:versions)/(?P<version>\d+)|/(?i:labels)/(?P<label>[^/:]+))?"
+_MODEL = r"(?i:/v1/models)/(?P<model>[^/:]+)(?:/(?i:versions)/(?P<version>[0-9]+)|/(?i:labels)/(?P<label>[^/:]+))?"
 _ASK = re.compile(_MODEL + r":(?P<method>(?i:classify|regress|predict))")
 _LOOK = re.compile(_MODEL + r"(?P<metadata>/(?i:metadata))?")
 _LARGE = 2**16  # bytes of a body that is parsed beside the event loop
@@ -154,9 +154,10 @@ def _filled(spec: Any, match: re.Match) -> Any:
     """Returns a ModelSpec with the path's name, version and label."""
     spec.name = urllib.parse.unquote(match["model"])
     if match["version"] is not None:
-        if int(match["version"]) >= 2**63:
+        digits = match["version"].lstrip("0") or "0"
+        if len(digits) > len(str(2**63)) or int(digits) >= 2**63:
             raise invalid_argument(f"Failed to convert version: {match['version']} to numeric.")
-        spec.version.value = int(match["version"])
+        spec.version.value = int(digits)
     if match["label"] is not None:
         spec.version_label = urllib.parse.unquote(match["label"])
     return spec

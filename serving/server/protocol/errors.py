@@ -3,19 +3,25 @@
 import grpc
 import tensorflow as tf
 
+# Of a message. It travels in a header whose length is limited, and takes up to three times as many there; a request's
+# own names, which may be as long as the request, are in messages.
+MAX_BYTES = 2000
+
 
 class StatusError(Exception):
     """A failure with a status code.
 
     Attributes:
       code: name of the code, such as `NOT_FOUND`.
-      message: the text that the client gets.
+      message: the text that the client gets, at most `MAX_BYTES` and an ellipsis long.
     """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
-        self.message = message
+        whole = message.encode("utf-8", "replace")
+        cut = whole[:MAX_BYTES].decode("utf-8", "ignore")
+        self.message = cut if len(whole) <= MAX_BYTES else f"{cut}..."
 
     @property
     def grpc_code(self) -> grpc.StatusCode:

@@ -45,6 +45,7 @@ def parse(body: bytes) -> dict[str, Any]:
             raise invalid_argument(f"JSON Parse error: {error}") from error
         try:
             value = json.loads(body)
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text, as for orjson
         except (ValueError, RecursionError) as error:
             raise invalid_argument(f"JSON Parse error: {error}") from error
     if not isinstance(value, dict):

@@ -99,6 +99,7 @@ def test_what_is_wrong_is_said(body, inputs, message):
         (b'{"instances": [NaN}', "JSON Parse error"),
         (b"[" * 100_000, "JSON Parse error"),
         (b"[NaN," + b"[" * 100_000, "JSON Parse error"),
+        (b'{"signature_name": "\\ud800", "instances": [NaN]}', "surrogates not allowed"),
     ],
 )
 def test_what_is_no_json_is_refused(body, message):
