@@ -148,9 +148,21 @@ def _signature(name: str, value: Any) -> str:
         return f"class {name}({value.__bases__[0].__name__})"
     fields = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
     if fields:
-        return f"{name}({', '.join(field.name for field in fields)})"
+        return f"{name}({', '.join(map(_parameter, fields))})"
     parameters = [p for p in inspect.signature(value).parameters.values() if p.name != "self"]
     return f"{name}({', '.join(str(p.replace(annotation=inspect.Parameter.empty)) for p in parameters)})"
+
+
+def _parameter(field: dataclasses.Field) -> str:
+    """Returns a parameter with its default, as Python is written."""
+    if field.default_factory is not dataclasses.MISSING:
+        return f"{field.name}={type(field.default_factory()).__name__}()"
+    if factory := getattr(field.default, "default_factory", None):
+        return f"{field.name}={type(factory()).__name__}()"
+    if field.default is dataclasses.MISSING:
+        return field.name
+    plain = f"{type(field.default).__name__}()" if dataclasses.is_dataclass(field.default) else repr(field.default)
+    return f"{field.name}={plain}"
 
 
 def _text(parsed: docstring_parser.Docstring) -> str:

@@ -48,7 +48,7 @@ class Reader(Protocol):
         """
 
     def place(self, number: int) -> tuple[Path, str]:
-        """Returns the file that an image is in, and which one it is there, in words."""
+        """Returns the file that an image is in, and which one it is there, as the end of a sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ class IdxReader:
         return images.reshape(count, *self.dataset.shape), labels.astype(np.int64)
 
     def place(self, number: int) -> tuple[Path, str]:
-        return self.images, f"image {number}, counted from 0"
+        return self.images, f" as image {number}, counted from 0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +121,7 @@ class CifarReader:
         return np.ascontiguousarray(images), records[:, 0].astype(np.int64)
 
     def place(self, number: int) -> tuple[Path, str]:
-        return self.path, f"image {number}, counted from 0"
+        return self.path, f" as image {number}, counted from 0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +150,7 @@ class FolderReader:
         return np.stack([self._decode(path) for path in paths]), np.array(labels, np.int64)
 
     def place(self, number: int) -> tuple[Path, str]:
-        return self.paths[number], "the image"
+        return self.paths[number], ""
 
     def _decode(self, path: Path) -> np.ndarray:
         height, width, channels = self.dataset.shape
@@ -158,7 +158,8 @@ class FolderReader:
             with PIL.Image.open(path, formats=("PNG", "JPEG")) as file:
                 image = file.convert(PIL_MODES[channels])
         except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-            raise DataError.at(path, None, "a whole PNG or JPEG image", str(error)) from error
+            found = "a file of another kind" if isinstance(error, PIL.UnidentifiedImageError) else f"one with: {error}"
+            raise DataError.at(path, None, "a whole PNG or JPEG image", found) from error
         if image.size != (width, height):
             image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
         return np.asarray(image, np.uint8).reshape(self.dataset.shape)

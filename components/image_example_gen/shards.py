@@ -48,7 +48,7 @@ class Shard:
             if _digest(image) in reserved:
                 file, which = self.reader.place(number)
                 expected = "images that the base files do not hold out of training, as their splits test and eval"
-                raise DataError.at(file, None, expected, f"one that they do: {which}")
+                raise DataError.at(file, None, expected, f"one of those{which}")
         if isinstance(dataset.splits, NamedSplits):
             assert self.split is not None  # `plan` gave it one
             yield self.split, images, labels
@@ -97,7 +97,9 @@ def _readers(part: Part, split: str, pattern: str) -> list[Reader]:
     paths = part.files(pattern)
     if not paths:
         what = "labelled images" if isinstance(part.dataset.splits, HashedSplits) else f"the files of the split {split}"
-        raise DataError.at(part.folder, None, f"{what}, which match {pattern}", "none")
+        packed = sorted(path.name for path in part.folder.glob("*.gz"))
+        found = f"only {', '.join(packed)}: unpack gzipped files first" if packed else "none"
+        raise DataError.at(part.folder, None, f"{what}, which match {pattern}", found)
     return open_readers(paths, part.dataset)
 
 

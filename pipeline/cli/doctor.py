@@ -105,7 +105,7 @@ def _metadata(home: Home) -> Finding:
     try:
         count = len(metadata_store.runs(metadata_store.connect(home)))
     except ConveyorError as error:
-        return Finding("metadata", False, str(error), "then run conveyor doctor again")
+        return Finding("metadata", False, str(error), "mend that, and run conveyor doctor again")
     return Finding("metadata", True, f"{place}, {count} runs")
 
 

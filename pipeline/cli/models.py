@@ -14,6 +14,7 @@ from pipeline.cli.options import (
     HOME,
     JSON,
     METADATA,
+    NAMED_EXPERIMENT,
     SET,
     named_experiment,
     require_known,
@@ -23,7 +24,7 @@ from pipeline.experiments.config import Experiment, Serving
 from pipeline.home import listing
 from pipeline.home.folders import Home
 from pipeline.home.lock import locked
-from serving.model_store import StableMove
+from serving.model_store import StableMove, StoredModel
 
 
 @click.command(cls=Verb)
@@ -85,11 +86,11 @@ def _of(experiment: str | None) -> str:
 
 
 @click.command(cls=Verb)
-@EXPERIMENT
+@NAMED_EXPERIMENT
 @click.option("--to", "version", type=click.IntRange(1), help="The version. [default: the previous one]")
 @HOME
 @JSON
-def rollback(experiment: Experiment, version: int | None, home: Home) -> ExitCode:
+def rollback(experiment: str, version: int | None, home: Home) -> ExitCode:
     """Make an earlier version stable again.
 
     \b
@@ -104,8 +105,20 @@ def rollback(experiment: Experiment, version: int | None, home: Home) -> ExitCod
                 1  the labels cannot be changed, or a server does not follow
                 2  there is no such version
     """
-    model = home.models.pushed(experiment.serving.model_name)
-    return _settle(home, model.rollback(version), {})
+    return _settle(home, _model_of(home, experiment).rollback(version), {})
+
+
+def _model_of(home: Home, experiment: str) -> StoredModel:
+    """Returns the pushed model of an experiment, whose file need not be there any more.
+
+    Raises:
+      ConfigError: it has none.
+    """
+    if known := named_experiment():
+        return home.models.pushed(known.serving.model_name)
+    found = listing.models_of(home, experiment)
+    require_known(home, experiment, bool(found))
+    return found[0]
 
 
 @click.command(cls=Verb)
@@ -138,7 +151,7 @@ def promote(
                 3  the canary was not good enough; nothing was changed
     """
     model = home.models.pushed(experiment.serving.model_name)
-    if not check:
+    if not check or model.labels().canary is None:
         return _settle(home, model.promote(), {})
     comparison = _compare(home, experiment, images, target, data)
     sides = {label: _side_row(label, side) for label, side in comparison.sides.items()}
@@ -191,12 +204,12 @@ def _settle(home: Home, move: StableMove, sides: dict[str, Any]) -> ExitCode:
 
 
 @click.command(cls=Verb)
-@EXPERIMENT
+@NAMED_EXPERIMENT
 @click.argument("version", type=click.IntRange(1), required=False)
 @HOME
 @METADATA
 @JSON
-def lineage(experiment: Experiment, version: int | None, home: Home) -> None:
+def lineage(experiment: str, version: int | None, home: Home) -> None:
     """Print where a version came from, down to its input files.
 
     \b
@@ -216,7 +229,7 @@ def lineage(experiment: Experiment, version: int | None, home: Home) -> None:
     from pipeline.home import metadata_store
     from pipeline.home.lineage import of_version
 
-    model = home.models.pushed(experiment.serving.model_name)
+    model = _model_of(home, experiment)
     number = version or model.stable()
     assert number is not None  # there is a version, so one of them is stable
     origin = of_version(metadata_store.connect(home), model.name, number)

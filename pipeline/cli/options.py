@@ -106,6 +106,7 @@ def _kept(key: str) -> Callable[[click.Context, click.Parameter, Any], None]:
 
 EXPERIMENT = click.argument("experiment", type=ExperimentType())
 OPTIONAL_EXPERIMENT = click.argument("experiment", type=ExperimentType(), required=False)
+NAMED_EXPERIMENT = click.argument("experiment", type=ExperimentNameType())
 EXPERIMENT_NAME = click.argument("experiment", type=ExperimentNameType(), required=False)
 HOME = click.option(
     "--home",
@@ -230,6 +231,7 @@ NOTIFIER = bundle(
         "--hook",
         is_eager=True,
         metavar="COMMAND",
-        help="Command to run at the end, with the outcome as JSON on standard input.",
+        help="Command to run at the end, without a shell, with the outcome as JSON on standard input. If it fails, a "
+        "line says so.",
     ),
 )

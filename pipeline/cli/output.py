@@ -14,14 +14,18 @@ from conveyor.errors import ConveyorError, ExitCode
 from pipeline.home.outcome import Verdict
 
 WANTS_JSON, _REPLIES = "pipeline.cli.json", "pipeline.cli.replies"
-INTERRUPTED = "Interrupted."
 
 
 class Verb(click.Command):
     """A command that ends with the exit code that its function returns, and whose errors are sentences.
 
     An error that is no `ConveyorError` is a bug, and keeps its traceback.
+
+    Attributes:
+      interrupted: what Ctrl+C prints.
     """
+
+    interrupted = "Interrupted."
 
     def make_context(self, info_name: Any, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
         as_json = "--json" in args  # click takes the arguments out of the list
@@ -36,7 +40,7 @@ class Verb(click.Command):
             sys.exit(int(problem.exit_code))
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _reported(ctx.meta.get(WANTS_JSON, False)) as replies:
+        with _reported(ctx.meta.get(WANTS_JSON, False), self.interrupted) as replies:
             ctx.meta[_REPLIES] = replies
             code = super().invoke(ctx)
         ctx.exit(int(code or ExitCode.SUCCESS))
@@ -113,22 +117,22 @@ class _Replies:
 
 
 @contextlib.contextmanager
-def _reported(as_json: bool) -> Iterator[_Replies]:
+def _reported(as_json: bool, interrupted: str) -> Iterator[_Replies]:
     """Yields the replies, printed as JSON at the end; ends the process with a sentence where an error comes."""
     replies = _Replies()
     try:
-        with _standard_output_for_json(as_json, replies):
+        with _standard_output_for_json(as_json, replies, interrupted):
             yield replies
     except ConveyorError as problem:
         error(problem)
         sys.exit(int(problem.exit_code))
     except KeyboardInterrupt:
-        error(INTERRUPTED)
+        error(interrupted)
         sys.exit(int(ExitCode.INTERRUPTED))
 
 
 @contextlib.contextmanager
-def _standard_output_for_json(as_json: bool, replies: _Replies) -> Iterator[None]:
+def _standard_output_for_json(as_json: bool, replies: _Replies, interrupted: str) -> Iterator[None]:
     """Keeps standard output for the replies, where JSON is wanted; all else then goes to standard error."""
     if not as_json:
         yield
@@ -143,7 +147,7 @@ def _standard_output_for_json(as_json: bool, replies: _Replies) -> Iterator[None
         replies.failure = _failure(problem)
         raise
     except KeyboardInterrupt:
-        replies.failure = {"verdict": Verdict.STOPPED.value, "error": INTERRUPTED}
+        replies.failure = {"verdict": Verdict.STOPPED.value, "error": interrupted}
         raise
     finally:
         sys.stdout.flush()

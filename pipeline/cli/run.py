@@ -30,7 +30,13 @@ from pipeline.schedule.notify import Notifier
 from trainer import processes
 
 
-@click.command(cls=Verb)
+class PipelineVerb(Verb):
+    """A verb that runs a pipeline."""
+
+    interrupted = "Interrupted. Run again to continue from the last checkpoint."
+
+
+@click.command(cls=PipelineVerb)
 @EXPERIMENT
 @SET
 @HOME
@@ -58,7 +64,7 @@ def run(experiment: Experiment, home: Home, data: Path | None) -> ExitCode:
     return outcome.exit_code
 
 
-class NotifyingVerb(Verb):
+class NotifyingVerb(PipelineVerb):
     """A verb that notifies of a wrong experiment or setting too, which end it before its function is called."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -162,6 +168,9 @@ def evaluate(experiment: Experiment, home: Home, data: Path | None) -> None:
 
 def _show(outcome: Outcome) -> None:
     lines = [("verdict", outcome.verdict.value)]
+    if outcome.verdict in (Verdict.NOTHING_NEW, Verdict.UP_TO_DATE):
+        how = "rejected" if outcome.version is None else "pushed"
+        lines.append(("last run", f"{outcome.run}, {how}; its figures follow"))
     if outcome.accuracy is not None:
         lines.append(("test accuracy", f"{100 * outcome.accuracy:.2f} %"))
         lines.append(("baseline", "none" if outcome.baseline is None else f"{100 * outcome.baseline:.2f} %"))

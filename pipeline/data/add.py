@@ -58,7 +58,8 @@ def add(experiment: Experiment, root: Path, source: Path, date: str | None = Non
         added.
     """
     if not source.is_dir():
-        raise DataError.at(source, None, "a folder of labelled images", "none")
+        found = "a file" if source.is_file() else "none"
+        raise DataError.at(source, None, "a folder of labelled images", found)
     dataset = experiment.dataset
     part = spans.span(source.resolve(), dataset)
     new = read_input(part)

@@ -83,6 +83,8 @@ def _fetch(name: str, data: Path, source: Path | None, say: Callable[[str], obje
     canonical = CANONICAL[name]
     target = data / name
     if is_complete(name, data):
+        if source and source.resolve() != target.resolve():
+            say(f"{name} is in {target} already, and verified: --data {source} is not used.")
         return target
     staging = data / f".{name}.partial"
     failures = []

@@ -59,17 +59,15 @@ def input_folder(experiment: Experiment, home: Home, source: Path | None, say: C
 
 
 def check_source(experiment: Experiment, home: Home, source: Path | None) -> None:
-    """Checks that there is a folder of the data, where they are the user's own; published ones can be fetched.
+    """Checks that there is a folder of the data: the one that is named, or for the user's own one in the home folder.
 
     Raises:
-      ConfigError: the data are the user's own, and no folder is named, or there is none.
+      ConfigError: there is none.
     """
-    if experiment.dataset.canonical:
-        return
-    name = experiment.dataset.name
-    if source is not None and not source.is_dir():
+    name, canonical = experiment.dataset.name, experiment.dataset.canonical
+    if source is not None and not (source.exists() if canonical else source.is_dir()):
         raise ConfigError(f"--data {source}: there is no such folder.")
-    if source is None and not (home.data / name).is_dir():
+    if source is None and not canonical and not (home.data / name).is_dir():
         raise ConfigError(f"The data set {name} is your own: give its folder with --data.")
 
 

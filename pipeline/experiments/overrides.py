@@ -47,7 +47,8 @@ def _collect(owner: Any, changes: dict[str, Any], path: list[str], text: str) ->
     name, *rest = path
     names = [field.name for field in dataclasses.fields(owner)]
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
+        inner = [f"{field}.{name}" for field in names if hasattr(getattr(owner, field), name)]
+        close = inner or difflib.get_close_matches(name, names, n=1)
         hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(names)}."
         raise ConfigError(f"{owner.SETTINGS_NAME} has no field {name!r}. {hint}")
     if not rest:

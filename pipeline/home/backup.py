@@ -122,6 +122,8 @@ def _as_sentences(home: Home) -> Iterator[None]:
 
 def way_back(home: Home) -> str:
     """Returns what to do when the metadata cannot be read."""
+    if home.metadata:
+        return "Nothing was changed. See that the server runs, and that user, password and database are right."
     known = copies(home)
     if known:
         return f"Nothing was changed. `conveyor doctor --restore-metadata` returns to the copy {known[-1].name}."

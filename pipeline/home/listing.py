@@ -18,6 +18,15 @@ def past_runs(home: Home, experiment: str | None) -> list[Any]:
     return metadata_store.runs(metadata_store.connect(home), experiment)
 
 
+def models_of(home: Home, experiment: str) -> list[StoredModel]:
+    """Returns the models that hold a version of an experiment."""
+    return [
+        model
+        for model in home.models.models()
+        if any((r := model.record(v)) and r.experiment_name == experiment for v in model.versions())
+    ]
+
+
 def run_row(home: Home, run: Any) -> dict[str, Any]:
     """Returns what is worth knowing of a run."""
     cached = sum(component.state == "cached" for component in run.components)

@@ -123,7 +123,7 @@ def connect(home: Home) -> metadata_store.MetadataStore:
         return metadata_store.MetadataStore(home.connection(), enable_upgrade_migration=False)
     except (RuntimeError, errors.StatusError) as error:
         raise MetadataUnavailable(
-            f"The metadata in {home.metadata_place} cannot be opened: {error}. {backup.way_back(home)}"
+            f"The metadata in {home.metadata_place} cannot be opened: {str(error).strip()}. {backup.way_back(home)}"
         ) from error
 
 

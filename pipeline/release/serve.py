@@ -109,6 +109,8 @@ def prepare(home: Home, settings: ServerSettings) -> Prepared:
     Raises:
       ConfigError: nothing to serve, or a wrong option.
     """
+    if settings.port in (settings.rest_port, settings.rest_port + 1):
+        raise ConfigError(f"--port {settings.port} and --rest-port {settings.rest_port}: leave two between them.")
     models = server_files.pushed_models(home, settings.models)
     labels = server_files.labels_of(settings.labels, models)
     choice = server_files.VersionChoice.of(settings.versions)

@@ -80,6 +80,9 @@ class RestTransport:
             raise ServingError(_STATUS_CODES.get(error.code, "UNKNOWN"), _error_text(error)) from error
         except TimeoutError as error:
             raise ServingError("DEADLINE_EXCEEDED", f"{self._target} did not answer in {timeout:.1f} s") from error
+        except http.client.BadStatusLine as error:
+            text = f"{self._target} does not speak HTTP; a gRPC server is asked as host:port"
+            raise ServingError("UNAVAILABLE", text) from error
         except http.client.InvalidURL as error:
             raise ServingError("INVALID_ARGUMENT", f"{self._target}: {error}") from error
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError) as error:

@@ -64,15 +64,21 @@ def test_usage_errors_end_with_2(conveyor, arguments, message):
     assert "Traceback" not in result.output
 
 
-def test_unfetchable_data_ends_with_1_and_names_the_folder(conveyor, tmp_path):
+def test_data_that_are_nowhere_are_a_usage_error(conveyor, tmp_path):
     result = conveyor("run", "mnist", "--data", str(tmp_path / "nowhere"))
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "nowhere: there is no such folder" in result.output
+
+
+def test_unfetchable_data_ends_with_1(conveyor, tmp_path):
+    result = conveyor("run", "mnist", "--data", str(tmp_path))
+    assert result.exit_code == 1
+    assert "mnist could not be fetched" in result.output
 
 
 def test_failure_is_json_too(tmp_path, conveyor):
     result = conveyor("run", "mnist", "--json", "--data", str(tmp_path / "nowhere"))
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     told = json.loads(result.stdout[result.stdout.index("{") : result.stdout.rindex("}") + 1])
     assert told["verdict"] == "failed"
     assert "there is no such folder" in told["error"]
@@ -173,6 +179,17 @@ def test_home_that_cannot_be_made_is_a_sentence(conveyor, tmp_path):
     result = conveyor("fetch", "mnist", "--home", str(tmp_path / "file" / "home"))
     assert result.exit_code == 2
     assert f"{tmp_path / 'file'} is a file" in result.output
+
+
+def test_a_model_is_rolled_back_by_the_name_of_an_experiment_whose_file_is_gone(conveyor, tmp_path):
+    for version in ("1", "2"):
+        record = tmp_path / "home" / "serving" / "its_model" / version / RECORD
+        record.parent.mkdir(parents=True)
+        record.write_text(json.dumps({"experiment": {"name": "gone"}}))
+    result = conveyor("rollback", "gone")
+    assert result.exit_code == 0, result.output
+    assert "its_model: version 1 is stable in place of 2." in result.output
+    assert conveyor("rollback", "another").exit_code == 2
 
 
 @pytest.mark.parametrize("verb", ["models", "gc"])

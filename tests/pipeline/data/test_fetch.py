@@ -93,8 +93,11 @@ def test_second_call_does_nothing(published, tmp_path):
     fetch("toy", tmp_path / "data", tmp_path / "source")
     shutil.rmtree(tmp_path / "source")
     said = []
-    fetch("toy", tmp_path / "data", tmp_path / "source", said.append)
+    fetch("toy", tmp_path / "data", None, said.append)
     assert said == []
+    fetch("toy", tmp_path / "data", tmp_path / "source", said.append)
+    assert len(said) == 1
+    assert f"--data {tmp_path / 'source'} is not used" in said[0]
 
 
 def test_damaged_file_is_fetched_anew(published, tmp_path):

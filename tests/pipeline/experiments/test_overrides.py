@@ -22,6 +22,7 @@ def test_settings_are_replaced_and_typed():
     [
         ("training.steps", "expected a field and a value"),
         ("training.stepz=3", r"training has no field 'stepz'\. Did you mean steps\?"),
+        ("steps=3", r"experiment has no field 'steps'\. Did you mean training\.steps\?"),
         ("zzz=3", r"experiment has no field 'zzz'\. There are: name, dataset"),
         ("training.steps=many", "--set training.steps=many: it should be a valid integer"),
         ("training.steps=2.5", "it should be a valid integer"),

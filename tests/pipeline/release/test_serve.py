@@ -55,6 +55,12 @@ def test_a_host_that_is_not_ours_is_refused(home, host, message):
         serve.serve(home, settings(host=host), print)
 
 
+@pytest.mark.parametrize("rest_port", [8499, 8500])
+def test_ports_that_are_one_are_refused(home, rest_port):
+    with pytest.raises(ConfigError, match=f"--port 8500 and --rest-port {rest_port}"):
+        serve.prepare(home, settings(port=8500, rest_port=rest_port))
+
+
 @pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
 def test_an_ipv6_address_is_an_address(home):
     given = settings(host="::", port=18573, rest_port=18574)
