@@ -68,14 +68,15 @@ async def serve(given: argparse.Namespace) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
         calls, cache = _calls(given, stack)
-        await _loaded(calls.manager, given, stop)
+        config = model_config(given)
+        await _loaded(calls.manager, config, stop)
         if stop.is_set():
             return
         health = await _listen_grpc(calls, given, stack)
         if given.rest_api_port:
             await _listen_http(calls, cache, given, stack)
         if given.model_config_file and given.model_config_file_poll_wait_seconds > 0:
-            watcher = asyncio.create_task(_watch(calls.manager, given))
+            watcher = asyncio.create_task(_watch(calls.manager, given, config))
             stack.callback(watcher.cancel)
         await stop.wait()
         log.info("Stopping: running requests have %d s.", GRACE)
@@ -121,9 +122,9 @@ def _calls(given: argparse.Namespace, stack: contextlib.AsyncExitStack) -> tuple
     return Calls(manager, dispatcher, metrics, limits), cache
 
 
-async def _loaded(manager: Manager, given: argparse.Namespace, stop: asyncio.Event) -> None:
+async def _loaded(manager: Manager, config: Any, stop: asyncio.Event) -> None:
     """Waits until the models are loaded; a signal ends the waiting."""
-    loading = asyncio.create_task(asyncio.to_thread(manager.configure, model_config(given)))
+    loading = asyncio.create_task(asyncio.to_thread(manager.configure, config))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -190,9 +191,8 @@ async def _listen_http(
     log.info("Exporting HTTP/REST API at:%s:%d ...", given.bind_address, given.rest_api_port)
 
 
-async def _watch(manager: Manager, given: argparse.Namespace) -> None:
-    """Reads the model configuration again and again; a wrong one changes nothing."""
-    current = model_config(given)
+async def _watch(manager: Manager, given: argparse.Namespace, current: Any) -> None:
+    """Reads the model configuration again and again, and takes it where it differs; a wrong one changes nothing."""
     while True:
         await asyncio.sleep(given.model_config_file_poll_wait_seconds)
         try:

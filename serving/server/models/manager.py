@@ -255,13 +255,16 @@ class Manager:
         model.missing = complaint
         if complaint:
             return  # the folder does not say, so all stays as it is
+        asked = set(paths)
         if config is not None:
             paths |= self._fallback(model, paths, found)
         for number, path in paths.items():
             version = model.versions.get(number)
-            if version is None or (version.state == State.END and (not version.error or path != version.path)):
+            if version is None or _is_wanted_anew(version, path, number in asked):
                 version = model.versions[number] = Version(name, number, path)
                 self._workers.submit(self._load_with_retries, version)
+        for number, version in model.versions.items():
+            version.wanted = number in asked
         self._unload_unwanted(model, paths, found)
         if model.config is None and all(version.state == State.END for version in model.versions.values()):
             del self._models[name]
@@ -342,6 +345,11 @@ def _found(name: str, config: model_server_config_pb2.ModelConfig | None) -> tup
         return version_policy.available(Path(config.base_path)), ""
     except OSError as error:
         return {}, f"Could not find base path {config.base_path} for servable {name}: {error.strerror}"
+
+
+def _is_wanted_anew(version: Version, path: Path, asked: bool) -> bool:
+    """Whether to load a version again that was unloaded, or failed in another folder or before it was asked for anew."""
+    return version.state == State.END and (not version.error or path != version.path or (asked and not version.wanted))
 
 
 def _described(error: Exception) -> str:

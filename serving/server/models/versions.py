@@ -33,6 +33,7 @@ class Version:
       error: why it could not be loaded; None where nothing is wrong.
       bundle: what is loaded; None before and after.
       users: requests that run on it now.
+      wanted: whether the configuration asked for it when its folder was last looked at.
     """
 
     model: str
@@ -42,6 +43,7 @@ class Version:
     error: StatusError | None = None
     bundle: Bundle | None = None
     users: int = 0
+    wanted: bool = False
 
     @property
     def loaded(self) -> Bundle:

@@ -43,6 +43,9 @@ class World:
         if bad:
             (path / "bad").touch()
 
+    def mend(self, number: int, model: str = "m") -> None:
+        (self.root / model / str(number) / "bad").unlink()
+
     def config(self, text: str = "", *models: str):
         config = model_server_config_pb2.ModelServerConfig()
         config.model_config_list.SetInParent()
@@ -154,6 +157,17 @@ def test_a_start_with_a_damaged_newest_version_serves_the_one_before(manager, wo
     world.push(4)
     eventually(lambda: answers(manager, 4))
     eventually(lambda: state(manager, 2) == State.END)
+
+
+def test_a_version_that_failed_is_loaded_when_it_is_asked_for_again(manager, world):
+    for number in (1, 2):
+        world.push(number, bad=number == 1)
+    manager.configure(world.config("model_version_policy { specific { versions: 1 versions: 2 } }"))
+    eventually(lambda: state(manager, 1) == State.END and world.attempts.count("1") == 3)
+    world.mend(1)
+    manager.configure(world.config("model_version_policy { specific { versions: 2 } }"))
+    manager.configure(world.config("model_version_policy { specific { versions: 1 versions: 2 } }"))
+    eventually(lambda: answers(manager, 1, number=1))
 
 
 def test_rollback_by_taking_the_newest_away(manager, world):
