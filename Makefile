@@ -20,7 +20,7 @@ lint: setup  ## ruff, mypy, the import contracts, the documentation built strict
 	.venv/bin/lint-imports
 	.venv/bin/python docs/make_reference.py --check
 	.venv/bin/python docs/make_measurements.py --check
-	.venv/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet
 
 unit: setup  ## The quick unit tests, in under a minute
 	.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow" --ignore=tests/end_to_end --ignore=tests/benchmarks
@@ -28,7 +28,7 @@ unit: setup  ## The quick unit tests, in under a minute
 docs: setup  ## Writes the reference pages from the code, and builds the documentation into build/site
 	.venv/bin/python docs/make_reference.py
 	.venv/bin/python docs/make_measurements.py
-	.venv/bin/mkdocs build
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
 
 lock: setup  ## Resolves every stack anew
 	requirements/lock.sh
