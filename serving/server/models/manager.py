@@ -348,7 +348,7 @@ def _found(name: str, config: model_server_config_pb2.ModelConfig | None) -> tup
 
 
 def _is_wanted_anew(version: Version, path: Path, asked: bool) -> bool:
-    """Whether to load a version again that was unloaded, or that failed, in another folder or before it was asked anew."""
+    """Whether to load a version again: one that was unloaded, or that failed and is asked for anew, or is elsewhere."""
     return version.state == State.END and (not version.error or path != version.path or (asked and not version.wanted))
 
 
