@@ -19,11 +19,15 @@ def past_runs(home: Home, experiment: str | None) -> list[Any]:
 
 
 def models_of(home: Home, experiment: str) -> list[StoredModel]:
-    """Returns the models that hold a version of an experiment."""
+    """Returns the models that hold a version of an experiment, or are called like it."""
     return [
         model
         for model in home.models.models()
-        if any((r := model.record(v)) and r.experiment_name == experiment for v in model.versions())
+        if model.versions()
+        and (
+            model.name == experiment
+            or any((r := model.record(v)) and r.experiment_name == experiment for v in model.versions())
+        )
     ]
 
 

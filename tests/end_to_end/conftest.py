@@ -75,7 +75,8 @@ class Conveyor:
         return self("add", self.experiment, folder, "--data", self.data, *options)
 
     def labels(self) -> dict[str, int | None]:
-        return json.loads((self.home / "serving" / "digits" / "labels.json").read_text())
+        labels = json.loads((self.home / "serving" / "digits" / "labels.json").read_text())
+        return {name: labels[name] for name in ("stable", "canary", "previous")}
 
     def run(self, *settings: str) -> tuple[int, str]:
         return self(*self.run_arguments(*settings))

@@ -203,6 +203,10 @@ def test_a_rollback_survives_restarts_and_is_what_the_next_model_has_to_beat(pus
     with Serving(pushed.home, "--backend=embedded") as serving:
         assert answering(serving) == 1
     assert pushed.retrain("training.steps=60")[0] == 4  # the model that was taken back is not pushed again
+    code, out = pushed.retrain("training.steps=60", "serving.keep_versions=9")  # all of it comes from the cache
+    assert code == 3, out
+    assert "it is version 2 of digits, which was rolled back; `conveyor rollback digits --to 2` makes it stable" in out
+    assert pushed.labels() == {"stable": 1, "canary": None, "previous": 2}
     code, out = pushed.retrain("training.steps=45")
     assert code == 0, out
     outcome = pushed.reports()[-1]["outcome"]
