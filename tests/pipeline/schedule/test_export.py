@@ -1,5 +1,7 @@
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 
 import kubernetes_validate
@@ -80,17 +82,23 @@ def test_the_containers_shell_takes_nothing_new_for_a_success(home, tmp_path, co
     assert subprocess.run(["sh", "-c", script], check=False).returncode == expected
 
 
-def test_the_containers_shell_hands_a_stop_signal_on(home, tmp_path):
+@pytest.mark.parametrize("late", ["", "sleep 1; "], ids=["while it waits", "before it knows the process"])
+def test_the_containers_shell_hands_a_stop_signal_on(home, tmp_path, late):
     fake = tmp_path / "conveyor-program"
     fake.write_text("#!/bin/sh\ntrap 'echo checkpoint; exit 130' TERM\necho ready\nwhile :; do sleep 0.1; done\n")
     fake.chmod(0o755)
     (script,) = container(home)["args"]
-    script = script.replace("conveyor retrain", f"{fake} retrain", 1)
-    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True) as process:
+    script = script.replace("conveyor retrain", f"{fake} retrain", 1).replace("& run=$!", f"& {late}run=$!")
+    command = ["sh", "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout.readline() == "ready\n"
         process.terminate()
-        assert process.stdout.read() == "checkpoint\n"
-    assert process.returncode == 130
+        try:
+            out, _ = process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert (out, process.returncode) == ("checkpoint\n", 130)
 
 
 def container(home):
