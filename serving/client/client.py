@@ -86,6 +86,8 @@ class Client:
             return Prediction(reply["scores"], names, reply["label"], answered)
         except KeyError as error:
             raise ServingError("FAILED_PRECONDITION", f"{self.spec.model} does not return {error}") from error
+        except (TypeError, ValueError) as error:
+            raise ServingError("DATA_LOSS", f"the classes in the server's answer cannot be read: {error}") from error
 
     def call(
         self,

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from serving.client import messages
 from serving.client.errors import CODES, ServingError, tls_errors
-from serving.client.models import ModelSpec, Signature, TensorInfo, Tls, VersionStatus
+from serving.client.models import ModelSpec, Signature, TensorInfo, Tls, VersionStatus, is_local
 from serving.client.tensors import DTYPES, to_array, to_message
 
 MAX_MESSAGE = 2**30  # bytes
@@ -23,6 +23,8 @@ class GrpcTransport:
 
     def __init__(self, target: str, tls: Tls | None) -> None:
         options = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
+        if is_local(target):
+            options.append(("grpc.enable_http_proxy", 0))
         if tls is None:
             self._channel = grpc.insecure_channel(target, options)
         else:

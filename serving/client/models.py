@@ -1,6 +1,9 @@
 """What the client takes and returns."""
 
+import contextlib
 import dataclasses
+import ipaddress
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -111,3 +114,13 @@ class Transport(Protocol):
     def metadata(self, spec: ModelSpec, timeout: float) -> dict[str, Signature]: ...
 
     def close(self) -> None: ...
+
+
+def is_local(target: str) -> bool:
+    """Whether a target is this machine, to which no proxy is the way."""
+    if target.startswith("unix:"):
+        return True
+    host = urllib.parse.urlsplit(target if "://" in target else f"//{target}").hostname or ""
+    with contextlib.suppress(ValueError):  # a name
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"

@@ -1,19 +1,21 @@
 """The client's way over the REST API."""
 
 import base64
+import contextlib
 import http.client
 import json
 import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from serving.client.deadline import Deadline
 from serving.client.errors import ServingError, tls_errors
-from serving.client.models import ModelSpec, Signature, TensorInfo, Tls, VersionStatus
+from serving.client.models import ModelSpec, Signature, TensorInfo, Tls, VersionStatus, is_local
 
 _STATUS_CODES = {
     400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 409: "ALREADY_EXISTS",
@@ -32,6 +34,7 @@ class RestTransport:
 
     def __init__(self, target: str, tls: Tls | None) -> None:
         self._target = target.rstrip("/")
+        self._proxies: dict[str, str] | None = {} if is_local(target) else None
         self._context = None
         if self._target.startswith("https://"):
             roots = str(tls.root_certificates) if tls and tls.root_certificates else None
@@ -45,51 +48,86 @@ class RestTransport:
     ) -> tuple[dict[str, np.ndarray], int | None]:
         columns = {name: _listed(value) for name, value in inputs.items()}
         body = json.dumps({"signature_name": signature, "inputs": columns}).encode()
-        reply = self._call(f"{_path(spec)}:predict", body, timeout)["outputs"]
-        named = reply if isinstance(reply, dict) and "b64" not in reply else {"output": reply}
-        arrays = {name: _unlisted(value) for name, value in named.items()}
+        with _understood(reply := self._call(f"{_path(spec)}:predict", body, timeout)):
+            outcome = reply["outputs"]
+            named = outcome if isinstance(outcome, dict) and "b64" not in outcome else {"output": outcome}
+            arrays = {name: _unlisted(value) for name, value in named.items()}
         return {name: value for name, value in arrays.items() if not outputs or name in outputs}, None
 
     def status(self, spec: ModelSpec, timeout: float) -> list[VersionStatus]:
-        reply = self._call(_path(spec), None, timeout)["model_version_status"]
-        return [
-            VersionStatus(
-                int(entry["version"]), entry["state"], entry["status"]["error_code"], entry["status"]["error_message"]
-            )
-            for entry in reply
-        ]
+        with _understood(reply := self._call(_path(spec), None, timeout)):
+            return [
+                VersionStatus(
+                    int(entry["version"]),
+                    entry["state"],
+                    entry["status"]["error_code"],
+                    entry["status"]["error_message"],
+                )
+                for entry in reply["model_version_status"]
+            ]
 
     def metadata(self, spec: ModelSpec, timeout: float) -> dict[str, Signature]:
-        reply = self._call(f"{_path(spec)}/metadata", None, timeout)
-        signatures = reply["metadata"]["signature_def"]["signature_def"]
-        return {
-            name: Signature(_tensor_infos(found["inputs"]), _tensor_infos(found["outputs"]), found["method_name"])
-            for name, found in signatures.items()
-        }
+        with _understood(reply := self._call(f"{_path(spec)}/metadata", None, timeout)):
+            return {
+                name: Signature(_tensor_infos(found["inputs"]), _tensor_infos(found["outputs"]), found["method_name"])
+                for name, found in reply["metadata"]["signature_def"]["signature_def"].items()
+            }
 
     def close(self) -> None:
         """Nothing is open between calls."""
 
     def _call(self, path: str, body: bytes | None, timeout: float) -> Any:
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self._target + path, body, headers)
         try:
-            with urllib.request.urlopen(request, timeout=timeout, context=self._context) as response:
-                return json.loads(response.read())
-        except urllib.error.HTTPError as error:
-            raise ServingError(_STATUS_CODES.get(error.code, "UNKNOWN"), _error_text(error)) from error
-        except TimeoutError as error:
-            raise ServingError("DEADLINE_EXCEEDED", f"{self._target} did not answer in {timeout:.1f} s") from error
-        except http.client.BadStatusLine as error:
-            text = f"{self._target} does not speak HTTP; a gRPC server is asked as host:port"
-            raise ServingError("UNAVAILABLE", text) from error
+            request = urllib.request.Request(self._target + path, body, headers)
+            with Deadline(timeout) as deadline:
+                opener = deadline.opener(proxies=self._proxies, context=self._context)
+                return self._answer(opener, request, timeout, deadline)
         except http.client.InvalidURL as error:
             raise ServingError("INVALID_ARGUMENT", f"{self._target}: {error}") from error
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError) as error:
-            late = isinstance(getattr(error, "reason", None), TimeoutError)
-            raise ServingError("DEADLINE_EXCEEDED" if late else "UNAVAILABLE", f"{self._target}: {error}") from error
-        except ValueError as error:
-            raise ServingError("DATA_LOSS", f"{self._target} answered what is not JSON") from error
+
+    def _answer(
+        self,
+        opener: urllib.request.OpenerDirector,
+        request: urllib.request.Request,
+        timeout: float,
+        deadline: Deadline,
+    ) -> Any:
+        late = ServingError("DEADLINE_EXCEEDED", f"{self._target} did not answer in {timeout:.1f} s")
+        try:
+            with opener.open(request, timeout=timeout) as response:
+                return json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            text = _error_text(error)
+            if deadline.passed:
+                raise late from error
+            raise ServingError(_STATUS_CODES.get(error.code, "UNKNOWN"), text) from error
+        except TimeoutError as error:
+            raise late from error
+        except http.client.InvalidURL:
+            raise
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if deadline.passed or isinstance(getattr(error, "reason", None), TimeoutError):
+                raise late from error
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> ServingError:
+        if isinstance(error, http.client.BadStatusLine) and not isinstance(error, ConnectionError):
+            text = f"{self._target} does not speak HTTP; a gRPC server is asked as host:port"
+            return ServingError("UNAVAILABLE", text)
+        if isinstance(error, ValueError):
+            return ServingError("DATA_LOSS", f"{self._target} answered what is not JSON")
+        return ServingError("UNAVAILABLE", f"{self._target}: {error}")
+
+
+@contextlib.contextmanager
+def _understood(reply: Any) -> Iterator[None]:
+    """Turns a reply that is not as the API has it into a `ServingError`."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        text = f"the server's answer cannot be read ({type(error).__name__}): {str(reply)[:100]}"
+        raise ServingError("DATA_LOSS", text) from error
 
 
 def _tensor_infos(infos: dict[str, Any]) -> dict[str, TensorInfo]:
