@@ -12,12 +12,20 @@ def texts(svg):
     return re.findall(r">([^<>]+)</text>", svg)
 
 
+def placed(svg):
+    """Returns where each number stands, by the number: rounded x to the right, and y downward."""
+    found = re.findall(r'<text [^>]*x="([\d.]+)" y="([\d.]+)"[^>]*>(\d+)</text>', svg)
+    return {number: (round(float(x)), round(float(y))) for x, y, number in found}
+
+
 def test_confusion_matrix_counts():
-    svg = plots.confusion_matrix(np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 1]), ["cat", "dog"])
+    labels, predictions = np.repeat([0, 0, 1, 1], [4, 2, 1, 3]), np.repeat([0, 1, 0, 1], [4, 2, 1, 3])
+    svg = plots.confusion_matrix(labels, predictions, ["cat", "dog"])
     assert svg.startswith("<svg")
-    shown = texts(svg)
-    assert {"cat", "dog", "predicted", "true"} <= set(shown)
-    assert sorted(text for text in shown if text.isdecimal()) == ["1", "2", "2"]
+    assert {"cat", "dog", "predicted", "true"} <= set(texts(svg))
+    places = placed(svg)
+    assert places["4"][1] == places["2"][1] < places["1"][1] == places["3"][1]  # a row is what they are
+    assert places["4"][0] == places["1"][0] < places["2"][0] == places["3"][0]  # a column, what they were taken for
 
 
 def test_curves_show_held_out_accuracy_where_it_was_measured():

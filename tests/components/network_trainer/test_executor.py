@@ -1,0 +1,84 @@
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.image_example_gen.executor import serialize
+from components.network_trainer import executor
+from components.network_trainer.executor import TrainingFailed, run_fn
+from conveyor.settings import from_json, to_json
+from pipeline.experiments import load
+from trainer.settings import SPEC, TrainingSpec
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    """TFX's arguments for base files and two spans, handed over in another order."""
+
+    def folder(component):
+        split = tmp_path / component / "examples" / "7" / "Split-train"
+        split.mkdir(parents=True)
+        return f"{split}/*"
+
+    names = ("ImageExampleGen-span-2", "ImageExampleGen", "ImageExampleGen-span-1")
+    patterns = [folder(name) for name in names]
+    test = tmp_path / "ImageExampleGen" / "examples" / "7" / "Split-test"
+    test.mkdir()
+    with tf.io.TFRecordWriter(str(test / "data")) as writer:
+        for record in serialize(np.zeros((40, 28, 28, 1), np.uint8), np.zeros(40, np.int64)):
+            writer.write(record)
+    parts = [
+        {"name": "base", "component": "ImageExampleGen", "trained_on": False},
+        {"name": "span-1", "component": "ImageExampleGen-span-1", "trained_on": True},
+        {"name": "span-2", "component": "ImageExampleGen-span-2", "trained_on": True},
+    ]
+    config = {
+        "parts": parts, "job": json.loads(to_json(load("mnist").training_job())),
+        "checkpoints": str(tmp_path / "checkpoints"), "warmup_batches": [1, 4],
+    }  # fmt: skip
+    (tmp_path / "model").mkdir()
+    return SimpleNamespace(
+        custom_config=config, train_files=patterns, base_model=None,
+        serving_model_dir=str(tmp_path / "model"), model_run_dir=str(tmp_path / "run"),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def trainer(tmp_path, monkeypatch):
+    """Puts a program in the trainer's place."""
+
+    def make(code):
+        path = tmp_path / "program"
+        path.write_text(f"#!{sys.executable}\n{code}")
+        path.chmod(0o755)
+        monkeypatch.setattr(executor.sys, "executable", str(path))
+
+    return make
+
+
+def test_the_trainer_is_told_which_parts_to_train_on(arguments, trainer, tmp_path):
+    trainer("")
+    run_fn(arguments)
+    spec = from_json(TrainingSpec, (tmp_path / "run" / SPEC).read_bytes())
+    assert spec.job == load("mnist").training_job()
+    assert spec.examples == str(tmp_path / "ImageExampleGen" / "examples" / "7")
+    spans = [str(tmp_path / f"ImageExampleGen-span-{number}" / "examples" / "7") for number in (1, 2)]
+    assert list(spec.train) == spans
+    assert spec.spans == {"span-1": spans[0], "span-2": spans[1]}
+    assert (spec.initial, spec.checkpoints) == (None, str(tmp_path / "checkpoints"))
+    assert (tmp_path / "model" / "assets.extra" / "tf_serving_warmup_requests").stat().st_size > 5 * 784
+
+
+def test_the_last_line_of_a_trainer_that_fails_says_why(arguments, trainer):
+    trainer("import sys; sys.exit('first\\nTraining diverged')")
+    with pytest.raises(TrainingFailed, match=r"^Training diverged$"):
+        run_fn(arguments)
+
+
+def test_a_trainer_that_is_killed_is_said_to_be(arguments, trainer):
+    trainer("import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(TrainingFailed, match=r"killed by signal 9\. Run again to continue"):
+        run_fn(arguments)
