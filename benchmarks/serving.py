@@ -123,7 +123,10 @@ def bare_session(version: Path, shape: tuple[int, ...], clients: int, seconds: f
 
 def embedded(home: Home, model: str, image: np.ndarray, log: Path) -> Contender:
     """Starts the embedded server as `conveyor serve` does."""
-    folder = server_files.write(home, {model: server_files.VersionChoice(latest=1).of_model(home, model, {})})
+    folder = home.server
+    folder.mkdir(parents=True, exist_ok=True)
+    served = server_files.VersionChoice(latest=1).of_model(home, model, {})
+    server_files.write(home, folder, {model: served})
     port = free_port()
     request = predict_request(ModelSpec(model), "predict_images", {"images": image}).SerializeToString()
     framed = struct.pack(">BI", 0, len(request)) + request  # gRPC: not compressed, its length

@@ -111,7 +111,7 @@ def test_kernels_and_maps_are_shown_for_the_picture(browser):
     first = browser.execute_script(sheets)
     browser.find_element(By.ID, "clear").click()
     draw(browser, DIGITS["0"])
-    answered(browser, "0")
+    WebDriverWait(browser, 20).until(best, "the page does not answer")  # what, the test before looks at
     second = browser.execute_script(sheets)
     assert first[0] == second[0], "the kernels are the network's"
     assert all(one != other for one, other in zip(first[1:], second[1:], strict=True)), "the maps are the picture's"
