@@ -109,15 +109,26 @@ def prepare(home: Home, settings: ServerSettings) -> Prepared:
     Raises:
       ConfigError: nothing to serve, or a wrong option.
     """
-    if settings.port in (settings.rest_port, settings.rest_port + 1):
-        raise ConfigError(f"--port {settings.port} and --rest-port {settings.rest_port}: leave two between them.")
+    backend = backends.choose(settings.backend)
+    ports = _ports(settings, backend)
+    if len(set(ports.values())) < len(ports):
+        listed = ", ".join(f"{option} {port}" for option, port in ports.items())
+        raise ConfigError(f"{listed}: each must be another port.")
     models = server_files.pushed_models(home, settings.models)
     labels = server_files.labels_of(settings.labels, models)
     choice = server_files.VersionChoice.of(settings.versions)
     served = {name: choice.of_model(home, name, labels[name]) for name in models}
     followed = tuple(models) if choice.stable and not settings.labels else ()
     folder = ServerFolder.of(home, settings.port)
-    return Prepared(backends.choose(settings.backend), folder, models, served, followed)
+    return Prepared(backend, folder, models, served, followed)
+
+
+def _ports(settings: ServerSettings, backend: Backend) -> dict[str, int]:
+    """Returns the ports that are listened on, by the option that says which."""
+    ports = {"--port": settings.port, "--rest-port": settings.rest_port}
+    return (
+        ports if backend.has_page else ports | {"the page's port, the one after --rest-port,": settings.rest_port + 1}
+    )
 
 
 @contextlib.contextmanager
@@ -145,14 +156,11 @@ def _check_address(settings: ServerSettings, backend: Backend) -> None:
     Raises:
       ConfigError: a port is taken, or the host is no address of this machine.
     """
-    ports = {"--port": settings.port, "--rest-port": settings.rest_port}
-    if not backend.has_page:
-        ports["the page's port, the one after --rest-port"] = settings.rest_port + 1
     try:
         family, *_, address = socket.getaddrinfo(settings.host, None, type=socket.SOCK_STREAM)[0]
     except OSError as error:
         raise ConfigError(f"--host {settings.host} cannot be resolved: {error.strerror}.") from error
-    for option, port in ports.items():
+    for option, port in _ports(settings, backend).items():
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

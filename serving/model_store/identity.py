@@ -7,6 +7,7 @@ So the computation is digested without names, each operation as its kind, its at
 import functools
 import graphlib
 import hashlib
+import operator
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from google.protobuf.message import DecodeError
 from conveyor.files import tree_digest
 
 SAVED_MODEL, FINGERPRINT = "saved_model.pb", "fingerprint.pb"
+_FUNCTIONS = operator.attrgetter("library.function")  # of a GraphDef
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # how the exporting program held the weights
 _NO_COMPUTATION = ("shared_name", "container", "config_proto", "executor_type")
 
@@ -53,7 +55,7 @@ class _Computation:
 
     def __init__(self, graph: Any) -> None:
         self._graph = graph
-        self._library = {function.signature.name: function for function in graph.graph_def.library.function}
+        self._functions = {function.signature.name: function for function in _FUNCTIONS(graph.graph_def)}
 
     def digest(self) -> str:
         """Returns the digest of all signatures.
@@ -98,7 +100,7 @@ class _Computation:
 
     @functools.cache  # noqa: B019 (as long as the object, which is short)
     def _function(self, name: str) -> str:
-        function = self._library[name]
+        function = self._functions[name]
         values = {argument.name: f"argument {i}" for i, argument in enumerate(function.signature.input_arg)}
         self._evaluate(function.node_def, values)
         returned = [_value(function.ret[output.name], values) for output in function.signature.output_arg]

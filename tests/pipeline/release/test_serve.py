@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from conveyor.errors import ConfigError
 from pipeline.cli.main import main
 from pipeline.home.folders import Home
-from pipeline.release import serve
+from pipeline.release import backends, serve
 from pipeline.release.serve import ServerSettings
 from pipeline.release.server_folder import ServerFolder
 
@@ -55,10 +55,18 @@ def test_a_host_that_is_not_ours_is_refused(home, host, message):
         serve.serve(home, settings(host=host), print)
 
 
-@pytest.mark.parametrize("rest_port", [8499, 8500])
-def test_ports_that_are_one_are_refused(home, rest_port):
-    with pytest.raises(ConfigError, match=f"--port 8500 and --rest-port {rest_port}"):
-        serve.prepare(home, settings(port=8500, rest_port=rest_port))
+@pytest.mark.parametrize(
+    ("backend", "rest_port"), [("embedded", 8500), ("tensorflow_model_server", 8500), ("tensorflow_model_server", 8499)]
+)
+def test_ports_that_are_one_are_refused(home, monkeypatch, backend, rest_port):
+    monkeypatch.setattr(backends, "choose", lambda name: backends.Backend(name, "as asked"))
+    given = ServerSettings(backend=backend, port=8500, rest_port=rest_port)
+    with pytest.raises(ConfigError, match=f"--port 8500, --rest-port {rest_port}.*: each must be another port"):
+        serve.prepare(home, given)
+
+
+def test_a_server_with_its_page_on_the_port_of_rest_leaves_the_next_one_free(home):
+    assert serve.prepare(home, settings(port=8500, rest_port=8499)).models == {"mnist": 2}
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
