@@ -94,6 +94,7 @@ class Prepared:
       models: the stable version of each.
       served: how each is served.
       followed: those whose labels are followed, as nothing else was asked for.
+      pinned: the versions of the others, by model.
     """
 
     backend: Backend
@@ -101,6 +102,7 @@ class Prepared:
     models: dict[str, int]
     served: dict[str, Served]
     followed: tuple[str, ...]
+    pinned: dict[str, tuple[int, ...]]
 
 
 def prepare(home: Home, settings: ServerSettings) -> Prepared:
@@ -119,8 +121,8 @@ def prepare(home: Home, settings: ServerSettings) -> Prepared:
     choice = server_files.VersionChoice.of(settings.versions)
     served = {name: choice.of_model(home, name, labels[name]) for name in models}
     followed = tuple(models) if choice.stable and not settings.labels else ()
-    folder = ServerFolder.of(home, settings.port)
-    return Prepared(backend, folder, models, served, followed)
+    pinned = {} if followed else {n: choice.pinned(home.models.model(n).versions(), served[n]) for n in models}
+    return Prepared(backend, ServerFolder.of(home, settings.port), models, served, followed, pinned)
 
 
 def _ports(settings: ServerSettings, backend: Backend) -> dict[str, int]:
@@ -139,14 +141,9 @@ def written(home: Home, settings: ServerSettings, prepared: Prepared) -> Iterato
       ConfigError: another `conveyor serve` holds it.
       StorageError: the folder cannot be written.
     """
-    pinned = {
-        name: served.all_versions(home.models.model(name).versions())
-        for name, served in prepared.served.items()
-        if name not in prepared.followed
-    }
     with prepared.folder.held():
         server_files.write(home, prepared.folder.path, prepared.served)
-        prepared.folder.write_record(ServerRecord(settings.target, prepared.followed, pinned))
+        prepared.folder.write_record(ServerRecord(settings.target, prepared.followed, prepared.pinned))
         yield
 
 

@@ -29,14 +29,6 @@ class Served:
     labels: dict[str, int]
     policy: str = ""
 
-    def all_versions(self, there: list[int]) -> tuple[int, ...]:
-        """Returns the versions that are served now, of those that are there."""
-        chosen = self.versions
-        if self.policy:
-            latest = re.search(r"num_versions: (\d+)", self.policy)
-            chosen = tuple(there[-int(latest[1]) :] if latest else there)
-        return tuple(sorted({*chosen, *self.labels.values()}))
-
 
 @dataclasses.dataclass(frozen=True)
 class VersionChoice:
@@ -87,6 +79,11 @@ class VersionChoice:
         if self.all or not self.specific:
             return Served((), labels, "all {}" if self.all else f"latest {{ num_versions: {self.latest} }}")
         return Served(self.specific, labels)
+
+    def pinned(self, there: list[int], served: Served) -> tuple[int, ...]:
+        """Returns the versions that are served now as `of_model` says, of those that are there."""
+        chosen = served.versions or (there if self.all else there[-self.latest :])
+        return tuple(sorted({*chosen, *served.labels.values()}))
 
 
 def pushed_models(home: Home, chosen: tuple[str, ...]) -> dict[str, int]:

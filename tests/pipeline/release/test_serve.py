@@ -80,6 +80,7 @@ def test_an_ipv6_address_is_an_address(home):
     [
         ({}, ("mnist",), {}),
         ({"versions": "1"}, (), {"mnist": (1,)}),
+        ({"labels": ("tried=2",)}, (), {"mnist": (2,)}),
         ({"versions": "all"}, (), {"mnist": (1, 2)}),
         ({"versions": "latest"}, (), {"mnist": (2,)}),
         ({"versions": "latest", "labels": ("tried=1",)}, (), {"mnist": (1, 2)}),
