@@ -153,8 +153,12 @@ def predict(model: str, images: tuple[str, ...], connection: Connection, top: in
     conveyor predict cifar10 'pictures/**/*.jpg' --json
     cat seven.png | conveyor predict mnist - --target http://localhost:8501
 
-    An IMAGE is a PNG or JPEG file, a pattern, or - for standard input. The exit code is 1 if a file could not be
-    read or the server did not answer.
+    An IMAGE is a PNG or JPEG file, a pattern, or - for standard input.
+
+    \b
+    Exit codes  0  every file has its answer
+                1  a file could not be read, or the server did not answer
+                2  a wrong option, or no file of such a name
     """
     files = predicting.files_of(images)
     with (
@@ -191,7 +195,12 @@ def loadtest(model: str, clients: int, seconds: float, batch: int, target: str, 
 
     It asks a server as fast as it answers, then runs the same batches in a bare Session. The server's throughput is
     shown as a ratio to the Session's: of batches as they are sent, and of batches that hold a request of every
-    client, which is the most that batching across requests can reach. The exit code is 1 if a request failed.
+    client, which is the most that batching across requests can reach.
+
+    \b
+    Exit codes  0  measured, and every request was answered
+                1  a request failed, or the server did not answer
+                2  a wrong option, or no such model was pushed
     """
     test = load_test(home, target, model, clients, seconds, batch)
     click.echo(f"{model} version {test.version}: {clients} clients, {batch} images a request, {test.seconds:.1f} s\n")

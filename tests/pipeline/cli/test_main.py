@@ -230,9 +230,10 @@ def test_no_home_has_no_copy_of_its_metadata(conveyor, tmp_path):
 
 
 @pytest.mark.parametrize("verb", main_module.VERBS)
-def test_the_lines_of_every_help_fit_a_terminal(conveyor, verb):
+def test_every_help_fits_a_terminal_and_tells_the_exit_codes(verb):
     result = CliRunner().invoke(main, [verb, "--help"], terminal_width=80)
     assert [line for line in result.output.splitlines() if len(line) > 80] == []
+    assert "Exit codes  0  " in result.output
 
 
 def test_a_schedule_of_your_own_data_needs_their_folder(conveyor, tmp_path):
