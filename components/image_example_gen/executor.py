@@ -129,7 +129,7 @@ def _settle(part: Part, folders: dict[str, Path]) -> None:
       DataError: another split is empty.
     """
     empty = {split for split, folder in folders.items() if not any(file.stat().st_size for file in folder.iterdir())}
-    if part.name != BASE and empty == {"train"}:
+    if part.name != BASE and "train" in empty and "eval" in folders.keys() - empty:
         shutil.rmtree(folders["train"])
         folders["eval"].rename(folders["train"])
         return

@@ -8,7 +8,7 @@ import numpy as np
 
 from components.image_example_gen.dataset import Dataset, HashedSplits, NamedSplits
 from components.image_example_gen.readers import DataError, Reader, open_readers
-from components.image_example_gen.spans import Part
+from components.image_example_gen.spans import MANIFEST, Part
 
 MAX_SHARD_BYTES = 16 * 2**20  # of pixels: what one worker holds in memory at a time
 
@@ -48,7 +48,8 @@ class Shard:
             if _digest(image) in reserved:
                 file, which = self.reader.place(number)
                 expected = "images that the base files do not hold out of training, as their splits test and eval"
-                raise DataError.at(file, None, expected, f"one of those{which}")
+                found = f"one of those{which}; take it out (and of a span that was added, delete {MANIFEST})"
+                raise DataError.at(file, None, expected, found)
         if isinstance(dataset.splits, NamedSplits):
             assert self.split is not None  # `plan` gave it one
             yield self.split, images, labels

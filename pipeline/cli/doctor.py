@@ -14,7 +14,7 @@ import click
 from components.code_digest import stack_versions
 from conveyor.errors import ConfigError, ConveyorError, ExitCode
 from pipeline.cli.options import HOME, JSON, METADATA
-from pipeline.cli.output import Verb, reply
+from pipeline.cli.output import Verb, reply, warn
 from pipeline.data.fetch import CANONICAL, is_complete
 from pipeline.home import backup
 from pipeline.home.folders import Home
@@ -126,12 +126,16 @@ def doctor(home: Home, restore_metadata: bool) -> ExitCode:
     \b
     Exit codes  0  a run can begin
                 1  something is wrong; the line below it says how to mend it
+                2  there are no copies: no home folder, or metadata on a server
     """
     if restore_metadata and not home.root.is_dir():
         raise ConfigError(f"There is no home folder {home.root}, so there is no copy of its metadata.")
     if restore_metadata:
         with locked(home):
-            click.echo(f"The metadata are those of {backup.restore(home).name} again.")
+            restored = backup.restore(home)
+        for copy in restored.damaged:
+            warn(f"{copy} is damaged too.")
+        click.echo(f"The metadata are those of {restored.copy.name} again.")
     with redirected(Path(os.devnull)):
         findings = list(examine(home))
     for finding in findings:

@@ -112,13 +112,17 @@ def _model_of(home: Home, experiment: str) -> StoredModel:
     """Returns the pushed model of an experiment, whose file need not be there any more.
 
     Raises:
-      ConfigError: it has none.
+      ConfigError: it has none, or several.
     """
     if known := named_experiment():
         return home.models.pushed(known.serving.model_name)
     found = listing.models_of(home, experiment)
     require_known(home, experiment, bool(found))
-    return found[0]
+    called_like_it = [model for model in found if model.name == experiment]
+    if len(found) > 1 and not called_like_it:
+        names = ", ".join(model.name for model in found)
+        raise ConfigError(f"Versions of {experiment} are in several models: name one of {names}.")
+    return (called_like_it or found)[0]
 
 
 @click.command(cls=Verb)
@@ -197,7 +201,8 @@ def _settle(home: Home, move: StableMove, sides: dict[str, Any]) -> ExitCode:
         if server.made:
             click.echo(f"{server.target} answers with it.")
         else:
-            warn(f"{server.target} does not answer with it: see logs/serve-{server.target.rpartition(':')[2]}.log.")
+            why = server.problem or f"see logs/serve-{server.target.rpartition(':')[2]}.log."
+            warn(f"{server.target} does not answer with it: {why}")
     servers = [dataclasses.asdict(server) for server in settled]
     reply({"verdict": "moved", **dataclasses.asdict(move), "servers": servers, "sides": sides})
     return ExitCode.SUCCESS if all(server.made for server in settled) else ExitCode.FAILED
@@ -288,9 +293,7 @@ def gc(experiment: str | None, keep: int | None, yes: bool, home: Home) -> None:
     known = named_experiment()
     number = keep or (known.serving if known else Serving("any")).keep_versions
     with locked(home):
-        removals = collector.plan(home, number, experiment, _pinned(home))
-        if yes:
-            collector.remove(home, removals)
+        removals = (collector.collect if yes else collector.plan)(home, number, experiment, _pinned(home))
     rows = [dataclasses.asdict(removal) for removal in removals]
     table("removed" if yes else "would be removed; --yes does it", rows, "There is nothing to remove.")
     click.echo(f"folders: {len(rows)}, together {sum(row['megabytes'] for row in rows):,.1f} MB")
@@ -298,14 +301,11 @@ def gc(experiment: str | None, keep: int | None, yes: bool, home: Home) -> None:
 
 
 def _pinned(home: Home) -> dict[str, set[int]]:
-    """Returns the versions that running servers were told to serve, by model."""
+    """Returns the versions that running servers serve whatever their labels are, by model."""
     from pipeline.release.server_folder import running_servers
 
-    pinned: dict[str, set[int]] = {}
-    for server in running_servers(home):
-        for model, versions in server.pinned.items():
-            pinned.setdefault(model, set()).update(versions)
-    return pinned
+    servers, there = running_servers(home), {model.name: model.versions() for model in home.models.models()}
+    return {name: {v for server in servers for v in server.served(name, versions)} for name, versions in there.items()}
 
 
 VERBS = (runs, models, rollback, promote, lineage, gc)

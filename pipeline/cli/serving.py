@@ -114,7 +114,7 @@ def serve(server: serving.ServerSettings, dry_run: bool, files_only: bool, home:
     if dry_run or files_only:
         prepared = serving.prepare(home, server)
         if files_only:
-            with serving.written(home, server, prepared):
+            with serving.written(home, prepared):
                 click.echo(f"The server's files are in {prepared.folder.path}.")
         commands = serving.commands(home, server, prepared)
         for command in commands:

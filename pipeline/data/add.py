@@ -83,6 +83,8 @@ def _check(part: Part, base: Part) -> dict[str, int]:
             for _, images, labels in shard.read(part.dataset, reserved):
                 counts += np.bincount(labels, minlength=len(counts))
                 bar.update(len(images))
+    if not counts.any():
+        raise DataError.at(part.folder, None, "at least one image", "none")
     return {name: int(count) for name, count in zip(part.dataset.classes, counts, strict=True)}
 
 

@@ -82,12 +82,7 @@ def read_inputs(folder: Path, experiment: Experiment) -> tuple[Input, ...]:
 
 def read_input(part: Part) -> Input:
     """Returns the checksums of one part's files; see `read_inputs`."""
-    paths = sorted({path for pattern in part.dataset.splits.patterns.values() for path in part.files(pattern)})
-    for path in paths:
-        if not _is_utf8(path):  # as a run's records are
-            raise DataError.at(part.folder, None, "names of files in UTF-8", ascii(str(path.relative_to(part.folder))))
-    with storage_errors(f"The files in {part.folder} cannot be read"):
-        found = Input(part, {str(path.relative_to(part.folder)): file_digest(path) for path in paths})
+    found = read_files(part)
     manifest = part.folder / MANIFEST
     if manifest.exists():
         added = _added(manifest)
@@ -96,6 +91,22 @@ def read_input(part: Part) -> Input:
                 state = "missing" if name not in found.files else "another" if name in added else "a file more"
                 raise DataError.at(part.folder / name, None, "the file that was added with this span", state)
     return found
+
+
+def read_files(part: Part) -> Input:
+    """Returns the checksums of one part's files, whether they are those that were added or not.
+
+    Raises:
+      DataError: a name is not UTF-8, as a run's records are.
+      StorageError: a file cannot be read.
+    """
+    paths = sorted({path for pattern in part.dataset.splits.patterns.values() for path in part.files(pattern)})
+    for path in (part.folder, *paths):
+        if not _is_utf8(path):
+            wrong = next(place for place in (*reversed(path.parents), path) if not _is_utf8(place))
+            raise DataError.at(wrong.parent, None, "names in UTF-8", ascii(wrong.name))
+    with storage_errors(f"The files in {part.folder} cannot be read"):
+        return Input(part, {str(path.relative_to(part.folder)): file_digest(path) for path in paths})
 
 
 def _added(manifest: Path) -> dict[str, str]:

@@ -1,13 +1,14 @@
 """Keeps copies of the metadata's SQLite file, and looks whether it is whole before anything is written to it."""
 
 import contextlib
+import dataclasses
 import datetime
 import sqlite3
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
-from conveyor.errors import storage_errors
+from conveyor.errors import ConfigError, storage_errors
 from conveyor.files import flush
 from pipeline.home.folders import Home, MetadataUnavailable
 
@@ -29,10 +30,16 @@ def check(home: Home) -> None:
         contextlib.closing(sqlite3.connect(home.database, timeout=LOCKED_SECONDS)) as database,
     ):
         database.execute("BEGIN IMMEDIATE")
-        (answer,) = database.execute("PRAGMA quick_check(1)").fetchone()
-        database.rollback()
-        if answer != "ok":
-            raise sqlite3.DatabaseError(answer)
+        try:
+            _check_pages(database)
+        finally:
+            database.rollback()
+
+
+def _check_pages(database: sqlite3.Connection) -> None:
+    (answer,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if answer != "ok":
+        raise sqlite3.DatabaseError(answer)
 
 
 def save(home: Home) -> None:
@@ -42,13 +49,14 @@ def save(home: Home) -> None:
     with storage_errors(f"The folder of backups {home.backups} cannot be made"):
         home.backups.mkdir(parents=True, exist_ok=True)
     target = home.backups / f"metadata-{_now()}.db"
-    scratch = target.with_suffix(".new")
+    scratch = home.backups / "metadata.new"
     with (
         _as_sentences(home),
         contextlib.closing(sqlite3.connect(home.database, timeout=LOCKED_SECONDS)) as database,
         contextlib.closing(sqlite3.connect(scratch)) as copy,
     ):
         database.backup(copy)
+        _check_pages(copy)
     with storage_errors(f"The copies of the metadata in {home.backups} cannot be written"):
         flush(scratch)
         scratch.replace(target)
@@ -57,21 +65,41 @@ def save(home: Home) -> None:
             old.unlink()
 
 
-def restore(home: Home) -> Path:
-    """Returns to the newest copy, and keeps what was there beside it, under a name that is given once.
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A return to a copy.
+
+    Attributes:
+      copy: the copy.
+      damaged: newer copies, which are damaged too.
+    """
+
+    copy: Path
+    damaged: tuple[Path, ...]
+
+
+def restore(home: Home) -> Restored:
+    """Returns to the newest whole copy, and keeps what was there beside it, under a name that is given once.
 
     What SQLite left beside the file belongs to it alone: a journal would be played into the copy.
 
     Raises:
-      MetadataUnavailable: there is no copy, or it is damaged too.
+      ConfigError: the home folder's metadata are on a server.
+      MetadataUnavailable: there is no copy, or every one is damaged too.
     """
+    if home.metadata or home.own_store not in (None, home.database.name):
+        store = home.store_name if home.metadata else home.own_store
+        raise ConfigError(f"The metadata are in {store}, and of those there are no copies in {home.backups}.")
     known = copies(home)
     if not known:
         raise MetadataUnavailable(f"There is no copy of the metadata in {home.backups}.")
     scratch = home.database.with_suffix(".new")
-    with storage_errors(f"{known[-1]} cannot be copied to {home.database}"):
-        scratch.unlink(missing_ok=True)
-        _copy(known[-1], scratch)
+    damaged: list[Path] = []
+    with storage_errors(f"A copy of the metadata cannot be brought to {home.database}"):
+        while not _copied(known[-1 - len(damaged)], scratch):
+            damaged.append(known[-1 - len(damaged)])
+            if len(damaged) == len(known):
+                raise MetadataUnavailable(f"Every copy of the metadata in {home.backups} is damaged too.")
         flush(scratch)
         aside = f"{home.database.name}.damaged-{_now()}"
         for suffix in (*JOURNALS, ""):
@@ -80,10 +108,12 @@ def restore(home: Home) -> Path:
                 old.rename(home.database.with_name(aside + suffix))
         scratch.rename(home.database)
         flush(home.root)
-    return known[-1]
+    return Restored(known[-1 - len(damaged)], tuple(damaged))
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copied(source: Path, target: Path) -> bool:
+    """Copies a database; returns whether it is whole."""
+    target.unlink(missing_ok=True)
     try:
         with (
             contextlib.closing(
@@ -92,10 +122,10 @@ def _copy(source: Path, target: Path) -> None:
             contextlib.closing(sqlite3.connect(target)) as copy,
         ):
             database.backup(copy)
-    except sqlite3.DatabaseError as error:
-        raise MetadataUnavailable(
-            f"The copy {source} is damaged too: {error}. Delete it to use the one before."
-        ) from error
+            _check_pages(copy)
+    except sqlite3.DatabaseError:
+        return False
+    return True
 
 
 def _now() -> str:
@@ -127,4 +157,4 @@ def way_back(home: Home) -> str:
     known = copies(home)
     if known:
         return f"Nothing was changed. `conveyor doctor --restore-metadata` returns to the copy {known[-1].name}."
-    return "Nothing was changed. Move the file away to start anew; pushed models stay."
+    return f"Nothing was changed. Remove the file and {home.artifacts} to start anew; pushed models stay."

@@ -11,10 +11,59 @@ from conveyor.errors import ConfigError, ConveyorError, storage_errors
 from serving.model_store import ModelStore
 
 DEFAULT = ".conveyor"
+_PORTS = {"mysql": 3306, "postgresql": 5432}
 
 
 class MetadataUnavailable(ConveyorError):
     """The metadata store cannot be reached, or is not one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DatabaseServer:
+    """A database on a server, where ML Metadata may be.
+
+    Attributes:
+      scheme: `mysql` or `postgresql`.
+      host: the server's name or address.
+      port: where it listens.
+      database: its name there.
+      user: who asks.
+      password: theirs.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    database: str
+    user: str
+    password: str
+
+    @classmethod
+    def of(cls, address: str) -> "DatabaseServer":
+        """Returns the server of `mysql://user:password@host:port/database`, or `postgresql://...`.
+
+        Raises:
+          ConfigError: the address is none; the message holds no part of it that may be a password.
+        """
+        try:
+            url = urllib.parse.urlsplit(address)
+            host, port, database = url.hostname, url.port, url.path.strip("/")
+        except ValueError:
+            url = urllib.parse.urlsplit("")
+            host = port = database = None
+        if url.scheme not in _PORTS or not host or not database or "/" in database:
+            raise ConfigError(
+                "The metadata address must look like mysql://user:password@host:port/database or postgresql://..., "
+                "with / and @ in a password as %2F and %40."
+            )
+        user, password = (urllib.parse.unquote(part or "") for part in (url.username, url.password))
+        return cls(url.scheme, host, port or _PORTS[url.scheme], database, user, password)
+
+    @property
+    def name(self) -> str:
+        """The address without user and password."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}/{self.database}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +84,14 @@ class Home:
         """Returns the home given, or that of $CONVEYOR_HOME and $CONVEYOR_METADATA, or `.conveyor` here.
 
         Raises:
-          ConfigError: it is a file, or below one.
+          ConfigError: it is a file, or below one; or the address of the metadata is none.
         """
         chosen = Path(root or os.environ.get("CONVEYOR_HOME") or DEFAULT).expanduser().resolve()
         home = cls(chosen, metadata or os.environ.get("CONVEYOR_METADATA", ""))
         if not home.existing.is_dir():
             raise ConfigError(f"The home folder {chosen} cannot be used: {home.existing} is a file.")
+        if home.metadata:
+            DatabaseServer.of(home.metadata)
         return home
 
     @property
@@ -76,19 +127,16 @@ class Home:
     @property
     def metadata_place(self) -> str:
         """Where the metadata is, in words and without a password."""
-        return self.metadata.rpartition("@")[2] if self.metadata else str(self.database)
+        return self.store_name if self.metadata else str(self.database)
 
     @property
     def store_name(self) -> str:
         """The metadata's store: `metadata.db`, or a server's address without user and password."""
-        if not self.metadata:
-            return self.database.name
-        url = urllib.parse.urlsplit(self.metadata)
-        return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+        return DatabaseServer.of(self.metadata).name if self.metadata else self.database.name
 
     @property
     def own_store(self) -> str | None:
-        """The name of the store that this home's artifacts are in; None where nothing is known of it.
+        """The name of the store that knows this home's artifacts; None where nobody wrote it down.
 
         Raises:
           StorageError: the home folder cannot be read.
@@ -96,11 +144,12 @@ class Home:
         with storage_errors(f"The home folder {self.root} cannot be read"):
             if self.store_record.exists():
                 return self.store_record.read_text().strip()
-            return self.database.name if self.database.exists() else None  # as 0.1.0 left it
+            as_of_0_1_0 = self.database.exists() and not self.metadata
+            return self.database.name if as_of_0_1_0 else None
 
     @property
     def store_record(self) -> Path:
-        """Names the store that this home's artifacts are in."""
+        """Names the store that knows this home's artifacts."""
         return self.root / "metadata_store.txt"
 
     @property
@@ -160,11 +209,7 @@ class Home:
         return self.root / "run.lock"
 
     def connection(self) -> Any:
-        """Returns ML Metadata's `ConnectionConfig`.
-
-        Raises:
-          ConfigError: the address is of no kind that ML Metadata knows.
-        """
+        """Returns ML Metadata's `ConnectionConfig`."""
         from ml_metadata.proto import metadata_store_pb2
 
         config = metadata_store_pb2.ConnectionConfig()
@@ -173,19 +218,12 @@ class Home:
                 self.root.mkdir(parents=True, exist_ok=True)
             config.sqlite.filename_uri = str(self.database)
             return config
-        url = urllib.parse.urlsplit(self.metadata)
-        database = url.path.strip("/")
-        if url.scheme not in ("mysql", "postgresql") or not (url.hostname and database):
-            raise ConfigError(
-                "The metadata address must look like mysql://user:password@host:port/database or postgresql://... "
-                f"and its scheme is {url.scheme or 'missing'!r}."
-            )
-        user, password = (urllib.parse.unquote(part or "") for part in (url.username, url.password))
-        if url.scheme == "mysql":
-            config.mysql.host, config.mysql.port, config.mysql.database = url.hostname, url.port or 3306, database
-            config.mysql.user, config.mysql.password = user, password
+        server = DatabaseServer.of(self.metadata)
+        if server.scheme == "mysql":
+            config.mysql.host, config.mysql.port, config.mysql.database = server.host, server.port, server.database
+            config.mysql.user, config.mysql.password = server.user, server.password
         else:
-            server = config.postgresql
-            server.host, server.port, server.dbname = url.hostname, str(url.port or 5432), database
-            server.user, server.password = user, password
+            config.postgresql.host, config.postgresql.port = server.host, str(server.port)
+            config.postgresql.dbname = server.database
+            config.postgresql.user, config.postgresql.password = server.user, server.password
         return config

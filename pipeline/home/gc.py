@@ -18,7 +18,7 @@ class Removal:
     """Something that can go.
 
     Attributes:
-      kind: `version`, `artifact`, `checkpoints` or `baseline`.
+      kind: `version`, `artifact`, `checkpoints`, `baseline`, or `remains` of a removal whose process died.
       path: its folder.
       megabytes: how much that frees.
     """
@@ -45,7 +45,13 @@ def plan(
     versions, kept_runs = _versions(home, keep, experiment, pinned or {})
     artifacts = _artifacts(home, kept_runs, experiment) if home.has_metadata else []
     gone = {removal.path for removal in versions}
-    return [*versions, *artifacts, *_baselines(home, gone, experiment), *_checkpoints(home, experiment)]
+    return [
+        *_remains(home),
+        *versions,
+        *artifacts,
+        *_baselines(home, gone, experiment),
+        *_checkpoints(home, experiment),
+    ]
 
 
 def _versions(
@@ -64,6 +70,10 @@ def _versions(
             else:
                 removals.append(_removal("version", model.path(version)))
     return removals, kept_runs
+
+
+def _remains(home: Home) -> list[Removal]:
+    return [_removal("remains", path) for model in home.models.models() for path in model.remains()]
 
 
 def _artifacts(home: Home, kept_runs: set[str], experiment: str | None) -> list[Removal]:
@@ -92,16 +102,41 @@ def _folders(root: Path, experiment: str | None) -> list[Path]:
     return sorted(path for path in root.glob("*") if experiment in (None, path.name))
 
 
-def remove(home: Home, removals: list[Removal]) -> None:
-    """Removes what `plan` found, and marks artifacts as deleted in ML Metadata. For the holder of the home's lock."""
-    for removal in removals:
+def collect(
+    home: Home, keep: int, experiment: str | None = None, pinned: Mapping[str, Collection[int]] | None = None
+) -> list[Removal]:
+    """Removes what can go, and returns it. For the holder of the home's lock.
+
+    Artifacts are marked as deleted in ML Metadata. Labels may move meanwhile: a version that has one now stays, and all
+    that it needs with it.
+
+    Args:
+      home: see `plan`, as for the rest.
+      keep: how many of the newest versions of a model are kept, besides those with a label.
+      experiment: looks at this one's models and artifacts alone.
+      pinned: versions that are served whatever their labels, by model.
+
+    Raises:
+      StorageError: a folder cannot be removed.
+    """
+    versions = [removal for removal in plan(home, keep, experiment, pinned) if removal.kind == "version"]
+    removed = [removal for removal in versions if _version_removed(home, Path(removal.path))]
+    rest = [removal for removal in plan(home, keep, experiment, pinned) if removal.kind != "version"]
+    for removal in rest:
         with storage_errors(f"{removal.path} cannot be removed"):
-            if removal.kind == "version":
-                path = Path(removal.path)
-                home.models.model(path.parent.name).remove(int(path.name))
+            if removal.kind == "remains":
+                home.models.model(Path(removal.path).parent.name).sweep()
             else:
                 shutil.rmtree(removal.path)
-    gone = {removal.path for removal in removals if removal.kind == "artifact"}
+    _mark_deleted(home, {removal.path for removal in rest if removal.kind == "artifact"})
+    return [*removed, *rest]
+
+
+def _version_removed(home: Home, path: Path) -> bool:
+    return home.models.model(path.parent.name).remove(int(path.name))
+
+
+def _mark_deleted(home: Home, gone: set[str]) -> None:
     if not gone:
         return
     store = metadata_store.connect(home)

@@ -112,7 +112,7 @@ class Run:
 
 
 def connect(home: Home) -> metadata_store.MetadataStore:
-    """Returns the home folder's store, and makes its tables where it is new.
+    """Returns the store, and makes its tables where it is new.
 
     Raises:
       ConfigError: the home folder's store is another, or cannot be known.
@@ -128,24 +128,29 @@ def connect(home: Home) -> metadata_store.MetadataStore:
 
 
 def _check_store(home: Home) -> None:
-    """Checks that the store is the home folder's own, and makes it so where the home has none yet.
-
-    The artifacts in a home mean nothing to another store, which would take them for leftovers.
-    """
+    """Checks that the store is the home folder's own: another would take its artifacts for leftovers."""
     own = home.own_store
-    if own is None and home.artifacts.exists() and not home.metadata:
-        raise ConfigError(
-            f"The artifacts in {home.artifacts} are of metadata that are not here: name their server with --metadata, "
-            "or remove the artifacts to start anew."
-        )
     if own not in (None, home.store_name):
         way = "leave --metadata and $CONVEYOR_METADATA out" if own == home.database.name else "name it with --metadata"
         raise ConfigError(
-            f"The metadata of {home.root} are in {own}, and not in {home.store_name}: {way}, or choose another --home."
+            f"The metadata of {home.root} are in {own}, as {home.store_record.name} there says, and not in "
+            f"{home.store_name}: {way}, or choose another --home."
         )
+    if not home.metadata and not home.database.exists() and home.artifacts.exists():
+        copies = backup.copies(home)
+        way = (
+            "`conveyor doctor --restore-metadata` returns to a copy" if copies else "name their server with --metadata"
+        )
+        raise ConfigError(
+            f"The artifacts in {home.artifacts} are of metadata that are not here: {way}, or remove the artifacts to "
+            "start anew; pushed models stay."
+        )
+
+
+def claim(home: Home) -> None:
+    """Makes the store the home folder's own, where it has none yet. Only for the holder of the home's lock."""
     if not home.store_record.exists():
         with storage_errors(f"{home.store_record} cannot be written"):
-            home.root.mkdir(parents=True, exist_ok=True)
             replace_file(home.store_record, f"{home.store_name}\n")
 
 
@@ -209,14 +214,23 @@ def cancel_failed(store: metadata_store.MetadataStore, run_id: str, component: s
     store.put_executions(stopped)
 
 
-def clear_orphans(store: metadata_store.MetadataStore, artifacts: Path) -> int:
+def clear_orphans(store: metadata_store.MetadataStore, home: Home) -> int:
     """Removes outputs of executions that the store has not seen yet, and returns how many.
 
     After a return to an older copy of the store, numbers are given again, and a component would write among the files
     that another left under its number. Only for the holder of the home's lock.
+
+    Raises:
+      ConfigError: the store knows of nothing that is there; it is another's.
     """
     known = max((execution.id for execution in store.get_executions()), default=0)
-    orphans = [path for path in artifacts.glob("*/*/*/*") if path.name.isdecimal() and int(path.name) > known]
+    outputs = [path for path in home.artifacts.glob("*/*/*/*") if path.name.isdecimal()]
+    orphans = [path for path in outputs if int(path.name) > known]
+    if orphans == outputs != [] and not any(a.uri.startswith(f"{home.artifacts}/") for a in store.get_artifacts()):
+        raise ConfigError(
+            f"The metadata in {home.metadata_place} know of none of the artifacts in {home.artifacts}, which are "
+            "another store's: name it with --metadata, or remove the artifacts to start anew; pushed models stay."
+        )
     for path in orphans:
         shutil.rmtree(path)
     return len(orphans)

@@ -12,11 +12,11 @@ import dataclasses
 import time
 from pathlib import Path
 
-from conveyor.errors import ConfigError, StorageError, storage_errors
+from conveyor.errors import StorageError, storage_errors
 from pipeline.home.folders import Home
 from pipeline.release import server_files
 from pipeline.release.server_files import Served
-from pipeline.release.server_folder import running_servers, server_folders
+from pipeline.release.server_folder import FolderHeld, ServerFolder, ServerRecord, running_servers, server_folders
 from serving.client import Client, ServingError
 from serving.model_store import LabelsDamaged
 from serving.model_store.labels import STABLE
@@ -83,12 +83,14 @@ class Settled:
     """Whether a server has made a change of the labels.
 
     Attributes:
-      target: host:port of its gRPC.
+      target: host:port of its gRPC, or its folder where that is not known.
       made: whether it answers as the labels say.
+      problem: what is in the way, where that is known.
     """
 
     target: str
     made: bool
+    problem: str = ""
 
 
 def endpoint(home: Home, model: str) -> str | None:
@@ -100,21 +102,31 @@ def settle(home: Home, model: str) -> list[Settled]:
     """Sees a change of a model's labels through, and returns how each running server took it.
 
     A running `conveyor serve` that follows the labels is waited for. Where none runs, the files that one left are
-    written anew, as somebody may have started a server on them; that server reads them within a second.
+    written anew, as somebody may have started a server on them; that server reads them within a second. What goes
+    wrong with one server is told of it, and hinders no other: the labels have moved.
     """
     settled = []
     for folder in server_folders(home):
-        record = folder.record()
-        if record is None or model not in record.followed:
-            continue
+        target = str(folder.path)
         try:
-            with folder.held():
-                models = {name: server_files.labelled(home, name) for name in record.followed}
-                with storage_errors(f"The labels are changed, but the server's files in {folder.path} cannot be"):
-                    server_files.write_models(home, folder.path, models)
-        except ConfigError:  # it runs
-            settled.append(Settled(record.target, _answers_as_labelled(home, model, record.target)))
+            record = folder.record()
+            if record is None or model not in record.followed:
+                continue
+            target = record.target
+            try:
+                with folder.held():
+                    _write_as_labelled(home, folder, record)
+            except FolderHeld:
+                settled.append(Settled(target, _answers_as_labelled(home, model, target)))
+        except (LabelsDamaged, StorageError) as error:
+            settled.append(Settled(target, made=False, problem=str(error)))
     return settled
+
+
+def _write_as_labelled(home: Home, folder: ServerFolder, record: ServerRecord) -> None:
+    models = {name: server_files.labelled(home, name) for name in record.followed}
+    with storage_errors(f"The server's files in {folder.path} cannot be written"):
+        server_files.write_models(home, folder.path, {name: s for name, s in models.items() if s.versions})
 
 
 def _answers_as_labelled(home: Home, model: str, target: str) -> bool:

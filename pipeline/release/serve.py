@@ -93,16 +93,14 @@ class Prepared:
       folder: of its configuration files.
       models: the stable version of each.
       served: how each is served.
-      followed: those whose labels are followed, as nothing else was asked for.
-      pinned: the versions of the others, by model.
+      record: what is written down of it: labels are followed where nothing else was asked for.
     """
 
     backend: Backend
     folder: ServerFolder
     models: dict[str, int]
     served: dict[str, Served]
-    followed: tuple[str, ...]
-    pinned: dict[str, tuple[int, ...]]
+    record: ServerRecord
 
 
 def prepare(home: Home, settings: ServerSettings) -> Prepared:
@@ -121,8 +119,9 @@ def prepare(home: Home, settings: ServerSettings) -> Prepared:
     choice = server_files.VersionChoice.of(settings.versions)
     served = {name: choice.of_model(home, name, labels[name]) for name in models}
     followed = tuple(models) if choice.stable and not settings.labels else ()
-    pinned = {} if followed else {n: choice.pinned(home.models.model(n).versions(), served[n]) for n in models}
-    return Prepared(backend, ServerFolder.of(home, settings.port), models, served, followed, pinned)
+    named = {} if followed else {n: tuple(sorted({*s.versions, *s.labels.values()})) for n, s in served.items()}
+    record = ServerRecord(settings.target, followed, named, settings.versions)
+    return Prepared(backend, ServerFolder.of(home, settings.port), models, served, record)
 
 
 def _ports(settings: ServerSettings, backend: Backend) -> dict[str, int]:
@@ -134,7 +133,7 @@ def _ports(settings: ServerSettings, backend: Backend) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def written(home: Home, settings: ServerSettings, prepared: Prepared) -> Iterator[None]:
+def written(home: Home, prepared: Prepared) -> Iterator[None]:
     """Writes the server's files, and holds their folder as long as the block lasts.
 
     Raises:
@@ -143,7 +142,7 @@ def written(home: Home, settings: ServerSettings, prepared: Prepared) -> Iterato
     """
     with prepared.folder.held():
         server_files.write(home, prepared.folder.path, prepared.served)
-        prepared.folder.write_record(ServerRecord(settings.target, prepared.followed, prepared.pinned))
+        prepared.folder.write_record(prepared.record)
         yield
 
 
@@ -155,8 +154,9 @@ def _check_address(settings: ServerSettings, backend: Backend) -> None:
     """
     try:
         family, *_, address = socket.getaddrinfo(settings.host, None, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        raise ConfigError(f"--host {settings.host} cannot be resolved: {error.strerror}.") from error
+    except (OSError, UnicodeError) as error:  # the latter: no name of a host could be like this
+        reason = getattr(error, "strerror", None) or "it is no name of a host"
+        raise ConfigError(f"--host {settings.host} cannot be resolved: {reason}.") from error
     for option, port in _ports(settings, backend).items():
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -201,7 +201,7 @@ def serve(home: Home, settings: ServerSettings, say: Callable[[Endpoint], None])
     _check_address(settings, backend)
     log = home.log(f"serve-{settings.port}")
     with contextlib.ExitStack() as stack, _signals() as stopped:
-        stack.enter_context(written(home, settings, prepared))
+        stack.enter_context(written(home, prepared))
         with storage_errors(f"The log {log} cannot be written"):
             output = stack.enter_context(log.open("wb"))
         started = []
@@ -227,7 +227,7 @@ def serve(home: Home, settings: ServerSettings, say: Callable[[Endpoint], None])
                 str(log),
             )
         )
-        following = Rollout(home, prepared.folder.path, settings.target, prepared.followed, prepared.served)
+        following = Rollout(home, prepared.folder.path, settings.target, prepared.record.followed, prepared.served)
         while not stopped():
             _check(started, log)
             following.step()

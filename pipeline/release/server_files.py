@@ -80,10 +80,11 @@ class VersionChoice:
             return Served((), labels, "all {}" if self.all else f"latest {{ num_versions: {self.latest} }}")
         return Served(self.specific, labels)
 
-    def pinned(self, there: list[int], served: Served) -> tuple[int, ...]:
-        """Returns the versions that are served now as `of_model` says, of those that are there."""
-        chosen = served.versions or (there if self.all else there[-self.latest :])
-        return tuple(sorted({*chosen, *served.labels.values()}))
+    def as_they_come(self, there: list[int]) -> list[int]:
+        """Returns the versions that are served without being named, of those that are there."""
+        if self.stable or self.specific:
+            return []
+        return there if self.all else there[-self.latest :]
 
 
 def pushed_models(home: Home, chosen: tuple[str, ...]) -> dict[str, int]:

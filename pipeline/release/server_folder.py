@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,13 @@ import filelock
 from conveyor.errors import ConfigError, storage_errors
 from conveyor.files import replace_file
 from pipeline.home.folders import Home
+from pipeline.release.server_files import VersionChoice
 
 RECORD, LOCK = "server.json", "serve.lock"
+
+
+class FolderHeld(ConfigError):
+    """Another process holds the folder: its server runs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +30,20 @@ class ServerRecord:
     Attributes:
       target: host:port of its gRPC.
       followed: the models whose labels it follows.
-      pinned: the versions of the other models that it was told to serve, by model.
+      pinned: the versions of each other model that were named to it, whatever their labels are now.
+      choice: which versions of those it serves besides, as `VersionChoice.of` reads it.
     """
 
     target: str
     followed: tuple[str, ...] = ()
     pinned: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    choice: str = "stable"
+
+    def served(self, model: str, there: list[int]) -> set[int]:
+        """Returns the versions of a model that it serves whatever their labels are, of those that are there now."""
+        if model not in self.pinned:
+            return set()
+        return {*self.pinned[model], *VersionChoice.of(self.choice).as_they_come(there)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +66,7 @@ class ServerFolder:
         """Holds the folder, as the server's files are this process's business alone.
 
         Raises:
-          ConfigError: another process holds it.
+          FolderHeld: another process holds it.
           StorageError: it cannot be made.
         """
         with contextlib.ExitStack() as stack:
@@ -60,7 +75,7 @@ class ServerFolder:
                 try:
                     stack.enter_context(filelock.FileLock(self.path / LOCK, timeout=1))  # `is_held` has it for a moment
                 except filelock.Timeout:
-                    raise ConfigError(
+                    raise FolderHeld(
                         f"Another `conveyor serve` of this home has --port {self.path.name}; choose another."
                     ) from None
             yield
@@ -68,19 +83,32 @@ class ServerFolder:
     @property
     def is_held(self) -> bool:
         """Whether a process holds the folder: its server starts, runs or stops."""
-        if not (self.path / LOCK).exists():
-            return False
-        with contextlib.suppress(filelock.Timeout), filelock.FileLock(self.path / LOCK, timeout=0):
-            return False
-        return True
+        with storage_errors(f"Whether a server runs on {self.path} cannot be seen"):
+            try:
+                descriptor = os.open(self.path / LOCK, os.O_RDONLY)
+            except FileNotFoundError:
+                return False
+            try:  # shared, so that two that look do not see each other
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            finally:
+                os.close(descriptor)
+        return False
 
     def record(self) -> ServerRecord | None:
-        """Returns what its server serves; None where nobody wrote it down."""
+        """Returns what its server serves; None where nobody wrote it down.
+
+        Raises:
+          StorageError: the file cannot be read.
+        """
         try:
-            fields: dict[str, Any] = json.loads((self.path / RECORD).read_text())
+            with storage_errors(f"What the server on {self.path} serves cannot be read"):
+                fields: dict[str, Any] = json.loads((self.path / RECORD).read_text())
             pinned = {model: tuple(versions) for model, versions in fields["pinned"].items()}
-            return ServerRecord(fields["target"], tuple(fields["followed"]), pinned)
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            VersionChoice.of(fields["choice"])
+            return ServerRecord(fields["target"], tuple(fields["followed"]), pinned, fields["choice"])
+        except (ValueError, KeyError, TypeError, AttributeError, ConfigError):
             return None
 
     def write_record(self, record: ServerRecord) -> None:

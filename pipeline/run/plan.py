@@ -8,7 +8,7 @@ from pathlib import Path
 from components.code_digest import code_digest
 from components.image_example_gen.spans import span
 from conveyor.settings import to_json
-from pipeline.data.inputs import Input, read_input, read_inputs
+from pipeline.data.inputs import Input, read_files, read_inputs
 from pipeline.experiments.config import Experiment
 from pipeline.home.folders import Home
 from pipeline.home.provenance import PartDigest, Provenance, pipeline_digest, trainer_digest
@@ -26,6 +26,7 @@ class RunPlan:
       home: where everything goes.
       inputs: the parts of the data with the checksums of their files, the base files first.
       compared: spans that the baseline was trained on and this run is not, for the comparison with what has arrived.
+      missing: names of parts that the baseline was trained on, and that are not there any more as they were.
       baseline: the stable version; None where there is none.
       job: what is trained, and how.
       warm_start: whether the training starts from the baseline's weights.
@@ -38,6 +39,7 @@ class RunPlan:
     home: Home
     inputs: tuple[Input, ...]
     compared: tuple[Input, ...]
+    missing: tuple[str, ...]
     baseline: Baseline | None
     job: TrainingJob
     warm_start: bool
@@ -85,13 +87,16 @@ def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
         baseline.digest if baseline else "",
     )
     initial = provenance.baseline if warm_start else ""
+    compared = _compared(experiment, folder, inputs, baseline)
+    there = {source.part.name for source in (*inputs, *compared) if baseline and baseline.was_trained_on(source)}
     now = datetime.datetime.now(datetime.timezone.utc)
     return RunPlan(
         run_id=f"{experiment.name}-{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}-{provenance.fingerprint}",
         experiment=experiment,
         home=home,
         inputs=inputs,
-        compared=_compared(experiment, folder, inputs, baseline),
+        compared=compared,
+        missing=tuple(name for name in (baseline.parts if baseline else ()) if name not in there),
         baseline=baseline,
         job=job,
         warm_start=warm_start,
@@ -103,11 +108,11 @@ def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
 def _compared(
     experiment: Experiment, folder: Path, inputs: tuple[Input, ...], baseline: Baseline | None
 ) -> tuple[Input, ...]:
-    """Returns the spans that the baseline was trained on, that are still there, and that have left the window."""
+    """Returns the spans that the baseline was trained on, and that have left the window but are there as they were."""
     taken = {source.part.name for source in inputs}
     names = [name for name in (baseline.parts if baseline else ()) if name not in taken]
     dataset, share = experiment.dataset, experiment.spans.holdout_share
-    found = [read_input(span(folder / name, dataset, share)) for name in names if (folder / name).is_dir()]
+    found = [read_files(span(folder / name, dataset, share)) for name in names if (folder / name).is_dir()]
     return tuple(source for source in found if baseline and baseline.was_trained_on(source))
 
 

@@ -54,9 +54,10 @@ def run(experiment: Experiment, home: Home, source: Path | None, console: Consol
         if repeated := repeated_outcome(plan, also_rejected=only_new):
             return repeated
         trained_on, arrived = plan.drift_sides
-        if arrived and not trained_on and plan.baseline:
-            version = plan.baseline.version
-            console.note(f"Drift is not measured: nothing that version {version} was trained on is there any more.")
+        if arrived and plan.missing and plan.baseline:
+            version, missing = plan.baseline.version, ", ".join(plan.missing)
+            measured = f"Drift is measured without {missing}" if trained_on else "Drift is not measured"
+            console.note(f"{measured}: version {version} was trained on what is not there any more as it was.")
         log = home.log(plan.run_id)
         console.note(f"run {plan.run_id}, log {log}")
         backup.save(home)
@@ -65,7 +66,8 @@ def run(experiment: Experiment, home: Home, source: Path | None, console: Consol
             model = experiment.serving.model_name
             for server in rollout.settle(home, model) if outcome.version is not None else ():
                 state = "serves" if server.made else "does not serve"
-                console.note(f"{server.target} {state} version {outcome.version}, as {outcome.label}")
+                why = f": {server.problem}" if server.problem else ""
+                console.note(f"{server.target} {state} version {outcome.version}, as {outcome.label}{why}")
         return outcome
 
 
@@ -85,8 +87,9 @@ def _carry_out(plan: RunPlan, console: Console, log: Path) -> Outcome:
     store = metadata_store.connect(plan.home)
     for name in metadata_store.close_abandoned(store):
         console.note(f"An earlier run was stopped in {name}; this one continues from there.")
-    if orphans := metadata_store.clear_orphans(store, plan.home.artifacts):
+    if orphans := metadata_store.clear_orphans(store, plan.home):
         console.note(f"Removed {orphans} outputs of runs that ML Metadata knows nothing of.")
+    metadata_store.claim(plan.home)
     pipeline = create_pipeline(plan)
     console.end("Setup", "done", time.perf_counter() - started)
     try:

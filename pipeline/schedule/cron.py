@@ -18,7 +18,7 @@ DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _RANGES = {"second": (0, 59), "minute": (0, 59), "hour": (0, 23), "day": (1, 31), "month": (1, 12), "weekday": (0, 7)}
 _ANY_DAY = datetime.datetime(2026, 1, 1)
-_ITEM = re.compile(r"(?:\*|(\d+)(?:-(\d+))?)(?:/([1-9]\d*))?")
+_ITEM = re.compile(r"(?:\*|(\d+)(?:-(\d+))?)(?:/([1-9]\d*))?", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +50,12 @@ class Cron:
         times = {name: _values(name, field, text) for name, field in zip(_RANGES, padded, strict=True)}
         if times["weekday"] is not None:
             times["weekday"] = tuple(sorted({day % 7 for day in times["weekday"]}))
+        cron = cls(text, times)
         try:
-            next(CronSim(text, _ANY_DAY))
+            next(CronSim(cron._numbers(), _ANY_DAY))
         except (CronSimError, StopIteration):
             raise ConfigError(f'--cron "{text}": such a day never comes.') from None
-        return cls(text, times)
+        return cron
 
     @property
     def has_seconds(self) -> bool:
@@ -68,7 +69,7 @@ class Cron:
           timezone: what the hours are in.
           jitter: each time is moved by up to so many seconds, to later.
         """
-        return _CronTrigger(self.text, timezone, jitter)
+        return _CronTrigger(self._numbers(), timezone, jitter)
 
     def calendar(self, timezone: str) -> list[str]:
         """Returns systemd's calendar expressions."""
@@ -80,6 +81,15 @@ class Cron:
             clock = ":".join(_listed(fields[name], 2) for name in ("hour", "minute", "second"))
             lines.append(f"{weekdays}{date} {clock} {timezone}")
         return lines
+
+    def _numbers(self) -> str:
+        """Returns the expression for CronSim, with numbers for all but stars: it takes `3-3/4` for `3/4`."""
+        fields = self.text.split()
+        values = [self.times[name] for name in list(_RANGES)[-len(fields) :]]
+        return " ".join(
+            field if field.startswith("*") else ",".join(map(str, numbers or ()))
+            for field, numbers in zip(fields, values, strict=True)
+        )
 
     def _alternatives(self) -> list[dict[str, tuple[int, ...] | None]]:
         """Returns one set of fields, or two: where neither kind of days begins with a star, either will do."""

@@ -35,6 +35,9 @@ def files(
     """
     if plan.cron.has_seconds and kind != "systemd":
         raise ConfigError(f'--cron "{plan.cron.text}": {kind} knows no seconds; give five fields.')
+    for argument in plan.arguments:
+        if not argument.isprintable():
+            raise ConfigError(f"{argument!r} holds a line break or the like, which {kind} would take for its own.")
     unit = "conveyor-" + (re.sub(r"[^a-z0-9]+", "-", plan.experiment.lower()).strip("-") or "experiment")
     module: Any = _template().make_module(
         {

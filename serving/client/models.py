@@ -10,6 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
+from serving.client.errors import ServingError
+
 
 @dataclasses.dataclass(frozen=True)
 class Tls:
@@ -117,10 +119,17 @@ class Transport(Protocol):
 
 
 def is_local(target: str) -> bool:
-    """Whether a target is this machine, to which no proxy is the way."""
+    """Whether a target is this machine, to which no proxy is the way.
+
+    Raises:
+      ServingError: it is no address.
+    """
     if target.startswith("unix:"):
         return True
-    host = urllib.parse.urlsplit(target if "://" in target else f"//{target}").hostname or ""
+    try:
+        host = urllib.parse.urlsplit(target if "://" in target else f"//{target}").hostname or ""
+    except ValueError as error:
+        raise ServingError("INVALID_ARGUMENT", f"{target} is no address: {error}") from error
     with contextlib.suppress(ValueError):  # a name
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"

@@ -106,7 +106,7 @@ class RestTransport:
             raise late from error
         except http.client.InvalidURL:
             raise
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             if deadline.passed or isinstance(getattr(error, "reason", None), TimeoutError):
                 raise late from error
             raise self._failure(error) from error
@@ -115,7 +115,7 @@ class RestTransport:
         if isinstance(error, http.client.BadStatusLine) and not isinstance(error, ConnectionError):
             text = f"{self._target} does not speak HTTP; a gRPC server is asked as host:port"
             return ServingError("UNAVAILABLE", text)
-        if isinstance(error, ValueError):
+        if isinstance(error, (ValueError, RecursionError)):
             return ServingError("DATA_LOSS", f"{self._target} answered what is not JSON")
         return ServingError("UNAVAILABLE", f"{self._target}: {error}")
 
@@ -166,5 +166,5 @@ def _unlisted(value: Any) -> np.ndarray:
 def _error_text(error: urllib.error.HTTPError) -> str:
     try:
         return str(json.loads(error.read())["error"])
-    except (ValueError, KeyError, TypeError, OSError):
+    except (ValueError, LookupError, TypeError, OSError, http.client.HTTPException, RecursionError):
         return str(error.reason)

@@ -40,12 +40,12 @@ def model_identity(folder: Path) -> str:
         for graph in saved.meta_graphs:
             digest.update(_Computation(graph).digest().encode())
         weights = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
+        for name in sorted(weights.get_variable_to_shape_map()):
+            if name != _OBJECT_GRAPH:
+                value = weights.get_tensor(name)
+                digest.update(f"{name} {value.dtype} {value.shape}\n".encode() + value.tobytes())
     except (OSError, ValueError, LookupError, DecodeError, tf.errors.OpError):
         return tree_digest(folder)
-    for name in sorted(weights.get_variable_to_shape_map()):
-        if name != _OBJECT_GRAPH:
-            value = weights.get_tensor(name)
-            digest.update(f"{name} {value.dtype} {value.shape}\n".encode() + value.tobytes())
     digest.update(tree_digest(folder / "assets").encode())
     return digest.hexdigest()
 

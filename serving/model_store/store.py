@@ -156,6 +156,13 @@ class StoredModel:
         record = self.record(version)
         return (record.identity if record else "") or model_identity(self.path(version))
 
+    def _identity_if_readable(self, version: int) -> str | None:
+        """Returns a version's identity; None where its files cannot be read, which must not hinder a rollback."""
+        try:
+            return self.identity(version)
+        except OSError:
+            return None
+
     def is_intact(self, version: int) -> bool:
         """Whether a version is there, with the files that were pushed; one without a record counts as intact."""
         if not self.path(version).is_dir():
@@ -214,7 +221,7 @@ class StoredModel:
             self.require(target)
             after = dataclasses.replace(labels.with_stable(target), canary=None)
             if labels.stable not in (None, target):
-                after = after.with_decision(self.identity(labels.stable), self.identity(target))
+                after = after.with_decision(self._identity_if_readable(labels.stable), self.identity(target))
             self._write(after)
         return StableMove(self.name, labels.stable, target)
 
@@ -285,9 +292,13 @@ class StoredModel:
         labels = self.labels()
         if identity in labels.withdrawn:
             there = self._versions_of(identity)
-            way = f"`conveyor rollback {self.name} --to {there[0]}` makes it stable again" if there else "train another"
-            which = f"version {there[0]}" if there else "a version"
-            raise ModelWithdrawn(f"it is {which} of {self.name}, which was rolled back; {way}")
+            if there:
+                way = f"version {there[0]} of {self.name}, which was rolled back; "
+                way += f"`conveyor rollback {self.name} --to {there[0]}` makes it stable again"
+            else:
+                way = f"a version of {self.name} that was rolled back, and that is gone; train another, or take "
+                way += f"{identity} out of {self.folder / LABELS}"
+            raise ModelWithdrawn(f"it is {way}")
         return labels
 
     def remove(self, version: int) -> bool:
@@ -301,12 +312,30 @@ class StoredModel:
         with self._changing():
             if self.labels().of_version(version):
                 return False
-            removed = self.folder / f"{REMOVED}{version}"
-            shutil.rmtree(removed, ignore_errors=True)
-            self.path(version).rename(removed)
-            for rest in self.folder.glob(f"{REMOVED}*"):  # also of a process that died
-                shutil.rmtree(rest)
+            self._sweep()
+            self.path(version).rename(self.folder / f"{REMOVED}{version}")
+            self._sweep()
         return True
+
+    def remains(self) -> list[Path]:
+        """Returns what is left of removals whose process died."""
+        return sorted(self.folder.glob(f"{REMOVED}*"))
+
+    def sweep(self) -> None:
+        """Removes what is left of removals whose process died.
+
+        Raises:
+          StorageError: it cannot be removed.
+        """
+        with self._changing():
+            self._sweep()
+
+    def _sweep(self) -> None:
+        for rest in self.remains():
+            if rest.is_symlink():  # somebody linked a version
+                rest.unlink()
+            else:
+                shutil.rmtree(rest)
 
     def _stage(self, source: Path, record: VersionRecord) -> None:
         """Copies a SavedModel beside the versions, verifies the copy, and writes it through to the disk."""

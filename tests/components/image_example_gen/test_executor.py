@@ -12,6 +12,7 @@ from tfx.utils import proto_utils
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.dataset import HashedSplits
 from components.image_example_gen.executor import BaseFiles, Executor, serialize
+from components.image_example_gen.readers import DataError
 from components.image_example_gen.spans import BASE, Part, span
 from pipeline.run.error_text import error_text
 from pipeline.run.graph import BEAM_ARGS
@@ -67,6 +68,14 @@ def test_what_the_base_holds_out_is_refused_in_a_span(small_mnist, mnist_dataset
         ingest_span(tmp_path / "root", held_out(mnist_dataset, 300), tmp_path / "out")
     assert "expected images that the base files do not hold out" in error_text(error.value)
     assert "found one of those as image 0, counted from 0" in error_text(error.value)
+
+
+@pytest.mark.parametrize("holdout_share", [0.0, 0.5])
+def test_a_span_without_images_is_refused(small_mnist, mnist_dataset, tmp_path, holdout_share):
+    shutil.copytree(small_mnist, tmp_path / "root")
+    write_idx(tmp_path / "root" / "span-1", "x", np.zeros((0, 28, 28)), np.zeros(0))
+    with pytest.raises(DataError, match="span-1: expected at least one image for the split train, found none"):
+        ingest_span(tmp_path / "root", held_out(mnist_dataset, 300), tmp_path / "out", holdout_share)
 
 
 def test_what_the_base_trains_on_may_be_in_a_span(small_mnist, mnist_dataset, tmp_path):

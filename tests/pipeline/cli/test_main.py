@@ -192,6 +192,19 @@ def test_a_model_is_rolled_back_by_the_name_of_an_experiment_whose_file_is_gone(
     assert conveyor("rollback", "another").exit_code == 2
 
 
+def test_a_models_own_name_comes_before_an_experiments(conveyor, tmp_path):
+    for model in ("aaa", "bbb", "flowers"):
+        for version in ("1", "2"):
+            record = tmp_path / "home" / "serving" / model / version / RECORD
+            record.parent.mkdir(parents=True)
+            record.write_text(json.dumps({"experiment": {"name": "roses" if model == "bbb" else "flowers"}}))
+    assert "flowers: version 1 is stable in place of 2." in conveyor("rollback", "flowers").output
+    (tmp_path / "home" / "serving" / "flowers").rename(tmp_path / "home" / "serving" / "another")
+    result = conveyor("rollback", "flowers")
+    assert result.exit_code == 2
+    assert "Versions of flowers are in several models: name one of aaa, another." in result.output
+
+
 @pytest.mark.parametrize("verb", ["models", "gc"])
 def test_an_experiment_whose_file_is_gone_is_named(conveyor, verb, tmp_path):
     record = tmp_path / "home" / "serving" / "gone" / "1" / RECORD

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import shutil
 
+import numpy as np
 import PIL.Image
 import pytest
 
@@ -142,6 +143,11 @@ def no_picture(folder, _):
         ),
         pytest.param(unknown_class, "expected a folder named after a class.*found '11'", id="class"),
         pytest.param(no_picture, "a.png: expected a whole PNG or JPEG image", id="picture"),
+        pytest.param(
+            lambda folder, _: write_idx(folder, "x", np.zeros((0, 28, 28)), np.zeros(0)),
+            "batch: expected at least one image, found none",
+            id="no image",
+        ),
         pytest.param(lambda folder, _: folder.mkdir(), "expected labelled images, which match", id="empty"),
         pytest.param(lambda *_: None, "expected a folder of labelled images, found none", id="no folder"),
     ],

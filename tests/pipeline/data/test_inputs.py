@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,8 +85,18 @@ def test_a_name_that_is_not_utf8_is_refused(root):
     name = os.fsencode(root / "span-1") + b"/\xe9-labels-idx1-ubyte"
     with open(name, "wb"):  # noqa: PTH123 (a Path has no such name)
         pass
-    with pytest.raises(DataError, match=r"span-1: expected names of files in UTF-8, found '.udce9-labels"):
+    with pytest.raises(DataError, match=r"span-1: expected names in UTF-8, found '.udce9-labels"):
         span(root)
+
+
+def test_a_folders_name_that_is_not_utf8_is_told_of_by_itself(root, tmp_path):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    odd.mkdir()
+    for path in [path for path in root.iterdir() if path != odd]:
+        path.rename(odd / path.name)
+    with pytest.raises(DataError) as error:
+        span(odd)
+    assert str(error.value) == f"{tmp_path}: expected names in UTF-8, found '\\udcff'."
 
 
 def test_spans_beside_published_files_are_not_used_without_a_word(root, tmp_path, monkeypatch):

@@ -1,10 +1,12 @@
 import contextlib
+import dataclasses
 import sqlite3
 import subprocess
 import sys
 
 import pytest
 
+from conveyor.errors import ConfigError
 from pipeline.home import backup
 from pipeline.home.folders import Home, MetadataUnavailable
 
@@ -70,9 +72,41 @@ def test_a_copy_that_is_damaged_leaves_what_is_there(home):
     (copy,) = backup.copies(home)
     copy.write_bytes(b"no database" * 1000)
     write(home.database, "later")
-    with pytest.raises(MetadataUnavailable, match="is damaged too"):
+    with pytest.raises(MetadataUnavailable, match=r"Every copy of the metadata in .* is damaged too"):
         backup.restore(home)
     assert values(home.database) == ["later"]
+
+
+def overwrite_pages(path):
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+
+
+def test_the_newest_whole_copy_is_returned_to(home):
+    write(home.database, "later")
+    backup.save(home)
+    whole, damaged = backup.copies(home)
+    overwrite_pages(damaged)
+    assert backup.restore(home) == backup.Restored(whole, (damaged,))
+    assert values(home.database) == ["as it was"]
+
+
+def test_a_damaged_file_takes_no_copys_place(home):
+    before = backup.copies(home)
+    overwrite_pages(home.database)
+    for _ in range(3):
+        with pytest.raises(MetadataUnavailable, match="is damaged"):
+            backup.save(home)
+    assert backup.copies(home) == before
+
+
+@pytest.mark.parametrize("metadata", ["", "postgresql://me@db.example/runs"])
+def test_metadata_on_a_server_are_not_restored_from_a_file(home, metadata):
+    home.store_record.write_text("postgresql://db.example:5432/runs")
+    with pytest.raises(ConfigError, match=r"are in postgresql://db\.example:5432/runs"):
+        backup.restore(dataclasses.replace(home, metadata=metadata))
+    assert values(home.database) == ["as it was"]
 
 
 def test_without_a_copy_there_is_nothing_to_return_to(tmp_path):

@@ -1,12 +1,13 @@
 import dataclasses
+import re
 
 import pytest
 from ml_metadata.proto import metadata_store_pb2
 from ml_metadata.proto.metadata_store_pb2 import Execution
 
 from conveyor.errors import ConfigError
-from pipeline.home import metadata_store
-from pipeline.home.folders import Home
+from pipeline.home import backup, metadata_store
+from pipeline.home.folders import Home, MetadataUnavailable
 from pipeline.home.metadata_store import RunState
 
 
@@ -37,7 +38,10 @@ SERVER = "postgresql://me:s3cret@db.example:5432/conveyor"
 def test_a_home_knows_its_own_file(tmp_path):
     home = Home(tmp_path)
     metadata_store.connect(home)
-    with pytest.raises(ConfigError, match=r"are in metadata\.db, and not in .*: leave --metadata") as error:
+    metadata_store.claim(home)
+    with pytest.raises(
+        ConfigError, match=r"are in metadata\.db, as metadata_store.txt there says, and not in .*: leave --metadata"
+    ) as error:
         metadata_store.connect(dataclasses.replace(home, metadata=SERVER))
     assert "s3cret" not in str(error.value)
 
@@ -46,7 +50,10 @@ def test_a_home_knows_its_server(tmp_path):
     home = Home(tmp_path)
     home.store_record.write_text(dataclasses.replace(home, metadata=SERVER).store_name)
     for metadata in ("", SERVER.replace("db.example", "other.example")):
-        with pytest.raises(ConfigError, match=r"are in postgresql://db\.example:5432/conveyor, and not in") as error:
+        with pytest.raises(
+            ConfigError,
+            match=r"are in postgresql://db\.example:5432/conveyor, as metadata_store.txt there says, and not in",
+        ) as error:
             metadata_store.connect(dataclasses.replace(home, metadata=metadata))
         assert "s3cret" not in str(error.value)
     assert home.has_metadata  # so that nobody says that nothing has run
@@ -64,10 +71,78 @@ def test_a_home_of_0_1_0_whose_metadata_are_on_a_server_gets_no_file(tmp_path):
 def test_a_home_of_0_1_0_with_a_file_keeps_it(tmp_path):
     home = Home(tmp_path)
     metadata_store.connect(home)
-    home.store_record.unlink()
     (home.artifacts / "mnist").mkdir(parents=True)
     metadata_store.connect(home)
+    metadata_store.claim(home)
     assert home.store_record.read_text() == "metadata.db\n"
+
+
+def test_a_look_at_a_server_that_does_not_answer_binds_nothing(tmp_path):
+    with pytest.raises(MetadataUnavailable):
+        metadata_store.connect(Home(tmp_path, "postgresql://me:s3cret@127.0.0.1:1/conveyor"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("postgresql://me:s3cret@db.example/runs", "postgresql://db.example:5432/runs"),
+        ("postgresql://me:s3cret@db.example:5432/runs/", "postgresql://db.example:5432/runs"),
+        ("mysql://me@[::1]/runs", "mysql://[::1]:3306/runs"),
+        ("mysql://me:s%2Fcret@db.example:3307/runs", "mysql://db.example:3307/runs"),
+    ],
+)
+def test_a_server_has_one_name_without_its_password(tmp_path, address, name):
+    assert Home.at(str(tmp_path), address).store_name == name
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "sqlite:///s3cret/runs",
+        "postgresql://me:s3c/ret@db.example/runs",
+        "postgresql://me:s3cret@db.example",
+        "postgresql://me:s3cret@[::1/runs",
+        "s3cret",
+    ],
+)
+def test_an_address_that_is_none_is_refused_and_not_repeated(tmp_path, address):
+    with pytest.raises(ConfigError, match="must look like mysql://") as error:
+        Home.at(str(tmp_path), address)
+    assert not {"s3cret", "s3c", "ret@"} & set(re.split(r"[ :/]", str(error.value)))
+
+
+def output(home, number):
+    path = home.artifacts / "digits" / "Trainer" / "model" / str(number)
+    path.mkdir(parents=True)
+    return path
+
+
+def test_outputs_of_which_a_copy_knows_nothing_are_removed(store, tmp_path):
+    home = Home(tmp_path)
+    add(store, "digits-1-a", "Trainer", Execution.COMPLETE)
+    known, orphan = output(home, 1), output(home, 2)
+    assert metadata_store.clear_orphans(store, home) == 1
+    assert (known.exists(), orphan.exists()) == (True, False)
+
+
+def test_artifacts_of_another_store_are_not_taken_for_leftovers(store, tmp_path):
+    home = Home(tmp_path)
+    path = output(home, 1)
+    with pytest.raises(ConfigError, match="know of none of the artifacts in"):
+        metadata_store.clear_orphans(store, home)
+    assert path.exists()
+
+
+def test_artifacts_whose_file_is_gone_are_not_given_to_a_new_one(store, tmp_path):
+    home = Home(tmp_path)
+    metadata_store.claim(home)
+    output(home, 1)
+    backup.save(home)
+    home.database.unlink()
+    with pytest.raises(ConfigError, match=r"not here: `conveyor doctor --restore-metadata` returns to a copy"):
+        metadata_store.connect(home)
+    assert not home.database.exists()
 
 
 def states(store):

@@ -1,10 +1,13 @@
 import dataclasses
+import errno
+import fcntl
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
-from conveyor.errors import ConfigError
+from conveyor.errors import ConfigError, StorageError
 from pipeline.home.folders import Home
 from pipeline.release import rollout, server_files
 from pipeline.release.rollout import Rollout, Settled
@@ -121,11 +124,53 @@ def test_a_server_that_does_not_follow_is_said_not_to(home, monkeypatch):
         assert rollout.settle(home, "m") == [Settled("localhost:8500", made=False)]
 
 
+def test_another_models_damage_is_told_of_and_hinders_no_other_server(home):
+    folder(home).write_record(ServerRecord("localhost:8500", ("m", "damaged")))
+    other = ServerFolder.of(home, 9500)
+    other.path.mkdir()
+    other.write_record(ServerRecord("localhost:9500", ("m",)))
+    (home.serving / "damaged" / "1").mkdir(parents=True)
+    (home.serving / "damaged" / LABELS).write_text("{")
+    label(home, Labels(1, None, 3))
+    (settled,) = rollout.settle(home, "m")
+    assert (settled.target, settled.made) == ("localhost:8500", False)
+    assert "damaged/labels.json is damaged" in settled.problem
+    assert "versions: 1 }" in (other.path / server_files.MODELS).read_text()
+
+
+def test_a_server_whose_folder_cannot_be_read_is_told_of(home, monkeypatch):
+    folder(home).write_record(ServerRecord("localhost:8500", ("m",)))
+
+    def denied(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", denied)  # root may read everything
+    with pytest.raises(StorageError, match=r"What the server on .*/8500 serves cannot be read"):
+        folder(home).record()
+    (settled,) = rollout.settle(home, "m")
+    assert (settled.target, settled.made) == (str(folder(home).path), False)
+    assert "cannot be read" in settled.problem
+
+
+def test_a_followed_model_without_versions_is_left_out(home):
+    folder(home).write_record(ServerRecord("localhost:8500", ("m", "gone")))
+    assert rollout.settle(home, "m") == []
+    assert '"gone"' not in (folder(home).path / server_files.MODELS).read_text()
+
+
+def test_those_that_look_do_not_see_each_other(home):
+    with folder(home).held():
+        pass
+    with (folder(home).path / "serve.lock").open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        assert not folder(home).is_held
+
+
 def test_each_server_has_files_of_its_own(home):
     other = ServerFolder.of(home, 9500)
     folder(home).write_record(ServerRecord("localhost:8500", ("m",)))
     with folder(home).held(), other.held():
-        other.write_record(ServerRecord("localhost:9500", (), {"m": (1,)}))
+        other.write_record(ServerRecord("localhost:9500", (), {"m": (1,)}, "1"))
         assert [server.target for server in running_servers(home)] == ["localhost:8500", "localhost:9500"]
         with (
             pytest.raises(ConfigError, match="Another `conveyor serve` of this home has --port 8500"),

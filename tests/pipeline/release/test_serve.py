@@ -81,14 +81,42 @@ def test_an_ipv6_address_is_an_address(home):
         ({}, ("mnist",), {}),
         ({"versions": "1"}, (), {"mnist": (1,)}),
         ({"labels": ("tried=2",)}, (), {"mnist": (2,)}),
-        ({"versions": "all"}, (), {"mnist": (1, 2)}),
-        ({"versions": "latest"}, (), {"mnist": (2,)}),
-        ({"versions": "latest", "labels": ("tried=1",)}, (), {"mnist": (1, 2)}),
+        ({"versions": "all"}, (), {"mnist": ()}),
+        ({"versions": "latest", "labels": ("tried=1",)}, (), {"mnist": (1,)}),
     ],
     ids=str,
 )
 def test_what_a_server_serves_is_written_down(home, options, followed, pinned):
     given = settings(port=18500, **options)
-    with serve.written(home, given, serve.prepare(home, given)):
+    with serve.written(home, serve.prepare(home, given)):
         record = ServerFolder.of(home, 18500).record()
     assert (record.target, record.followed, record.pinned) == ("localhost:18500", followed, pinned)
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({}, [2, 4]),  # 4 is the newest, and 2 has the label
+        ({"versions": "1"}, [1, 2, 4]),
+        ({"labels": ("tried=1",)}, [1, 2, 4]),
+        ({"versions": "all"}, [1, 2, 3, 4]),
+        ({"versions": "latest:2"}, [2, 3, 4]),
+    ],
+    ids=str,
+)
+def test_versions_of_a_running_server_are_not_collected(home, options, kept):
+    model = home.models.model("mnist")
+    model.rollback(2)
+    with serve.written(home, serve.prepare(home, settings(port=18500, **options))):
+        for later in (3, 4):
+            model.path(later).mkdir()
+        command = ["gc", "--home", str(home.root), "--keep", "1", "--yes"]
+        assert CliRunner().invoke(main, command).exit_code == 0
+    assert model.versions() == kept
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70])
+def test_what_can_be_no_host_is_refused(home, host):
+    given = settings(host=host, port=18575, rest_port=18576)
+    with pytest.raises(ConfigError, match="cannot be resolved: it is no name of a host"):
+        serve._check_address(given, serve.prepare(home, given).backend)

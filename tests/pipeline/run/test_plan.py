@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -129,6 +130,15 @@ def test_spans_that_are_gone_are_compared_with_nothing(home, plan, spans, root, 
     stable(home, tmp_path, {"span-2": spans["span-2"]})
     shutil.rmtree(root / "span-2")
     assert sides(plan("spans.window=1")) == ([], ["span-3"])
+
+
+def test_a_span_that_was_damaged_is_compared_with_nothing(home, plan, spans, root, tmp_path):
+    stable(home, tmp_path, {name: spans[name] for name in ("base", "span-2")})
+    (root / "span-2" / "span.json").write_text(json.dumps({"files": {"a-images-idx3-ubyte": "as it was added"}}))
+    (root / "span-2" / "a-images-idx3-ubyte").write_bytes(b"damaged")
+    made = plan("spans.window=1")
+    assert sides(made) == (["base"], ["span-3"])
+    assert made.missing == ("span-2",)
 
 
 def test_spans_that_are_only_compared_are_no_part_of_what_the_model_comes_from(home, plan, spans, tmp_path):

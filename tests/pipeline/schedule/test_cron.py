@@ -51,6 +51,7 @@ def test_times(text, expected):
         ("0 3 0 * *", "the day is 0"),
         ("5/10 * * * *", "the minute is 5/10"),
         ("0 3 * * *; reboot", r"the month is \*;"),
+        ("٣ 3 * * *", "the minute is ٣"),
     ],
 )
 def test_what_is_no_time_is_refused(text, message):
@@ -70,6 +71,10 @@ def test_where_the_clock_changes(text, start, expected):
     assert fires(text, start=datetime.datetime(*start, tzinfo=BERLIN)) == expected
 
 
+def test_a_range_of_one_is_one():
+    assert fires("0 3 * * 3-3/4") == ["11-25 03:00:00", "12-02 03:00:00", "12-09 03:00:00"]  # Wednesdays alone
+
+
 def test_a_star_with_a_step_is_a_star():
     assert fires("0 3 */2 * 1") == ["11-23 03:00:00", "12-07 03:00:00", "12-21 03:00:00"]  # odd days that are Mondays
 
@@ -86,7 +91,8 @@ def random_field(random, low, high, names=()):
     """Returns a field of a cron expression in one of its forms."""
     begin, end = sorted(random.sample(range(low, high + 1), 2))
     step = random.randint(1, max(1, (high - low) // 2))
-    forms = ["*", "*", f"*/{step}", str(begin), f"{begin}-{end}", f"{begin}-{end}/{step}", f"{begin},{end}", *names]
+    ranges = [f"{begin}-{end}", f"{begin}-{end}/{step}", f"{begin}-{begin}/{step}"]
+    forms = ["*", "*", f"*/{step}", str(begin), *ranges, f"{begin},{end}", *names]
     return random.choice(forms)
 
 

@@ -16,8 +16,19 @@ from pipeline.schedule.daemon import SchedulePlan
 
 
 def plan(cron="30 3 * * mon-fri", **changes):
-    arguments = ("mnist", "--home", "/srv/conveyor", "--set", "gate.min_accuracy=0.9", "--data", "/srv/100% $new/it's")
-    return SchedulePlan("mnist", arguments, Cron.of(cron), "Europe/Berlin", **{"jitter": 60, **changes})
+    arguments = (
+        "mnist",
+        "--home",
+        "/srv/conveyor",
+        "--set",
+        "gate.min_accuracy=0.9",
+        "--data",
+        "/srv/100% $new/it's",
+        "--hook",
+        r"tr \n x",
+    )
+    fields = {"experiment": "mnist", "arguments": arguments, "cron": Cron.of(cron), "timezone": "Europe/Berlin"}
+    return SchedulePlan(**{**fields, "jitter": 60, **changes})
 
 
 @pytest.fixture
@@ -55,9 +66,17 @@ def test_systemd_takes_the_units(home, tmp_path):
 def test_systemd_unescapes_to_the_command(home):
     service = export.files("systemd", plan(), home)["conveyor-mnist.service"]
     line = next(line for line in service.splitlines() if line.startswith("ExecStart="))
-    words = shlex.split(line.removeprefix("ExecStart=").replace("%%", "%").replace("$$", "$"))
+    unescaped = line.removeprefix("ExecStart=").replace("%%", "%").replace("$$", "$").replace("\\\\", "\\")
+    words = shlex.split(unescaped)
     assert words[1:] == ["retrain", *plan().arguments]
     assert "SuccessExitStatus=4" in service
+
+
+@pytest.mark.parametrize("kind", export.KINDS)
+def test_a_line_break_is_refused(home, kind):
+    broken = plan(arguments=("mnist", "--hook", "true\n* * * * * touch /tmp/another-line"))
+    with pytest.raises(ConfigError, match="holds a line break"):
+        export.files(kind, broken, home)
 
 
 @pytest.mark.parametrize("version", ["1.27", "1.31"])

@@ -114,11 +114,24 @@ def test_garbled_replies_are_read_or_are_errors_of_the_client(server, call):
 
 
 @pytest.mark.parametrize("code", [400, 500, 599, 300])
-@pytest.mark.parametrize("reply", [b"", b"[]", b'{"error": 3}', b'{"error": "why"}', b"\xff" * 1000])
-def test_failures_with_any_body_are_errors_of_the_client(server, code, reply):
-    server["reply"], server["code"] = reply, code
+@pytest.mark.parametrize("reply", [b"", b"[]", b'{"error": 3}', b'{"error": "why"}', b"\xff" * 1000, b"[" * 100000])
+@pytest.mark.parametrize("cut", [0, 10])
+def test_failures_with_any_body_are_errors_of_the_client(server, code, reply, cut):
+    server["reply"], server["code"], server["length"] = reply, code, len(reply) + cut
     with Client(server["target"], "m", retries=0) as client, pytest.raises(ServingError):
         client.status()
+
+
+def test_a_reply_that_is_nested_too_deeply_is_an_error_of_the_client(server):
+    server["reply"] = b"[" * 100000
+    with Client(server["target"], "m", retries=0) as client, pytest.raises(ServingError, match="what is not JSON"):
+        client.status()
+
+
+@pytest.mark.parametrize("target", ["http://[::1", "[::1"])
+def test_what_is_no_address_is_an_error_of_the_client(target):
+    with pytest.raises(ServingError, match="is no address"):
+        Client(target, "m")
 
 
 @pytest.mark.parametrize(

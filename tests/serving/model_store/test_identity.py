@@ -29,12 +29,21 @@ def test_two_exports_of_one_model_are_the_same(exported, experiment):
     assert model_identity(first) == model_identity(second)
 
 
+def cut(path):
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def flip(path):
+    path.write_bytes(path.read_bytes()[:5000] + b"damaged" + path.read_bytes()[5007:])
+
+
 @pytest.mark.slow
-def test_a_damaged_export_is_its_files(exported):
+@pytest.mark.parametrize("damage", [cut, flip])
+@pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.data-00000-of-00001"])
+def test_a_damaged_export_is_its_files(exported, damage, name):
     folder = exported("one", load("mnist").training_job())
     before = model_identity(folder)
-    graph = folder / "saved_model.pb"
-    graph.write_bytes(graph.read_bytes()[:-1000])
+    damage(folder / name)
     assert model_identity(folder) == tree_digest(folder) != before
 
 

@@ -117,7 +117,10 @@ def test_a_model_that_was_rolled_back_gets_no_label_by_a_push(model, rolled_back
 
 def test_a_model_that_was_rolled_back_is_remembered_without_its_version(model, rolled_back):
     shutil.rmtree(rolled_back.path(2))
-    with pytest.raises(ModelWithdrawn, match="it is a version of m, which was rolled back; train another"):
+    (identity,) = rolled_back.labels().withdrawn
+    with pytest.raises(
+        ModelWithdrawn, match=f"a version of m that was rolled back, .*; train another, or take {identity}"
+    ):
         push(rolled_back, model("b"))
 
 
@@ -132,8 +135,21 @@ def test_a_person_may_return_to_what_was_taken_back(model, rolled_back):
     rolled_back.rollback(2)
     assert push(rolled_back, model("b")) == Pushed(2, rolled_back.path(2), new=False)
     assert rolled_back.stable() == 2
-    with pytest.raises(ModelWithdrawn):
-        push(rolled_back, model("a"))  # which was taken back by that
+    assert push(rolled_back, model("a")) == Pushed(1, rolled_back.path(1), new=False)  # nothing was wrong with it
+
+
+def test_a_version_that_cannot_be_read_can_be_rolled_back(model, stored, monkeypatch):
+    push(stored, model("a"))
+    push(stored, model("b"))
+    (stored.path(2) / RECORD).unlink()
+
+    def unreadable(folder):
+        if folder == stored.path(2):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return "a"
+
+    monkeypatch.setattr(store, "model_identity", unreadable)
+    assert stored.rollback() == StableMove("m", 2, 1)
 
 
 def test_a_person_may_promote_what_was_taken_back(model, rolled_back):
