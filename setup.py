@@ -41,12 +41,14 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
     "gpu": ["tensorflow[and-cuda]"],  # CUDA and cuDNN from PyPI, for machines that have a driver only
     "gcp": ["apache-beam[gcp]"],  # Beam on Dataflow and files on Google Cloud Storage
-    # Linters, types, the direction of imports, and tests, two at a time (make test); kubernetes-validate and pyyaml,
-    # which know the schema of a CronJob; ovmsclient, a client that others wrote; selenium, which drives a browser;
-    # litserve, a peer in the benchmarks. The documentation: mkdocs-material builds it, docstring-parser reads the
-    # docstrings that its references are made of, latex2mathml turns its formulas into what every browser shows.
+    # Linters, types, the direction of imports, and tests, two at a time (make test); hypothesis, which draws the
+    # examples of tests of properties; kubernetes-validate and pyyaml, which know the schema of a CronJob; ovmsclient, a
+    # client that others wrote; selenium, which drives a browser; litserve, a peer in the benchmarks. The documentation:
+    # mkdocs-material builds it, docstring-parser reads the docstrings that its references are made of, latex2mathml
+    # turns its formulas into what every browser shows.
     "dev": [
         "docstring-parser",
+        "hypothesis",
         "import-linter",
         "kubernetes-validate",
         "latex2mathml",

@@ -128,7 +128,7 @@ def collect(
                 home.models.model(Path(removal.path).parent.name).sweep()
             else:
                 shutil.rmtree(removal.path)
-    _mark_deleted(home, {removal.path for removal in rest if removal.kind == "artifact"})
+    _mark_deleted(home, {removal.path for removal in rest if removal.kind in ("artifact", "baseline")})
     return [*removed, *rest]
 
 

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import gzip
 import shutil
@@ -6,7 +7,10 @@ import struct
 import numpy as np
 import PIL.Image
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from components.image_example_gen.dataset import Dataset
 from components.image_example_gen.readers import DataError, open_readers
 from tests.digits import write_idx
 
@@ -138,3 +142,66 @@ def test_refuses_corrupt_image(folders):
     (reader,) = open_readers(list(folder.glob("*/*")), dataset)
     with pytest.raises(DataError, match=r"dog/a\.png: expected a whole PNG or JPEG image"):
         reader.read(0, 4)
+
+
+TINY = {
+    "idx": Dataset("tiny", "idx", (2, 3, 1), ("a", "b")),
+    "cifar_binary": Dataset("tiny", "cifar_binary", (2, 3, 2), ("a", "b")),
+}
+
+
+def read_all(folder, dataset):
+    for reader in readers(folder, dataset):
+        images, labels = reader.read(0, len(reader))
+        assert images.shape == (len(reader), *dataset.shape)
+        assert labels.shape == (len(reader),)
+        assert not len(labels) or 0 <= labels.min() <= labels.max() < len(dataset.classes)
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=40), st.builds(lambda b: struct.pack(">4I", 0x803, 2, 2, 3) + b, st.binary(max_size=13))
+    ),
+    st.one_of(st.binary(max_size=12), st.builds(lambda b: struct.pack(">2I", 0x801, 2) + b, st.binary(max_size=3))),
+)
+@example(struct.pack(">4I", 0x803, 2, 2, 3) + bytes(12), struct.pack(">2I", 0x801, 2) + bytes(2))
+def test_any_idx_files_are_read_or_refused(tmp_path_factory, images, labels):
+    folder = tmp_path_factory.mktemp("idx")
+    (folder / "x-images-idx3-ubyte").write_bytes(images)
+    (folder / "x-labels-idx1-ubyte").write_bytes(labels)
+    with contextlib.suppress(DataError):
+        read_all(folder, TINY["idx"])
+
+
+@given(st.binary(max_size=40))
+@example(bytes(26))
+def test_any_cifar_file_is_read_or_refused(tmp_path_factory, content):
+    folder = tmp_path_factory.mktemp("cifar")
+    (folder / "x.bin").write_bytes(content)
+    with contextlib.suppress(DataError):
+        read_all(folder, TINY["cifar_binary"])
+
+
+@given(st.data())
+def test_any_slice_is_the_slice_of_the_whole(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("slices")
+    labels = data.draw(st.lists(st.integers(0, 1), min_size=1, max_size=9))
+    pixels = np.arange(len(labels) * 6, dtype=np.uint8).reshape(len(labels), 2, 3)
+    write_idx(folder, "x", pixels, np.array(labels))
+    (reader,) = readers(folder, TINY["idx"])
+    start = data.draw(st.integers(0, len(labels) - 1))
+    count = data.draw(st.integers(0, len(labels) - start))
+    images, found = reader.read(start, count)
+    assert np.array_equal(images[..., 0], pixels[start : start + count])
+    assert found.tolist() == labels[start : start + count]
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.binary(min_size=12, max_size=12)), min_size=1, max_size=5))
+def test_a_cifar_record_is_a_label_and_its_channels(tmp_path_factory, records):
+    folder = tmp_path_factory.mktemp("records")
+    (folder / "x.bin").write_bytes(b"".join(bytes([label]) + pixels for label, pixels in records))
+    (reader,) = readers(folder, TINY["cifar_binary"])
+    images, labels = reader.read(0, len(reader))
+    assert labels.tolist() == [label for label, _ in records]
+    for image, (_, pixels) in zip(images, records, strict=True):
+        assert b"".join(image[..., channel].tobytes() for channel in range(2)) == pixels

@@ -2,11 +2,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from components.image_example_gen import shards
 from components.image_example_gen.dataset import HashedSplits, NamedSplits
 from components.image_example_gen.readers import DataError
-from components.image_example_gen.shards import content_splits, plan
+from components.image_example_gen.shards import content_splits, plan, split_names
 from components.image_example_gen.spans import BASE, Part
 from tests.digits import held_out, read_idx
 
@@ -69,3 +72,26 @@ def test_content_alone_decides_the_split(mnist):
     assert shares["eval"] == pytest.approx(0.1, abs=0.02)
     order = np.random.default_rng(0).permutation(5000)
     assert (content_splits(images[order, :, :, np.newaxis], HashedSplits()) == chosen[order]).all()
+
+
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 8), st.just(2), st.just(2), st.just(1))), st.randoms(), st.data())
+def test_an_image_is_in_the_same_split_whatever_else_is_there(images, random, data):
+    eval_share, test_share = (data.draw(st.floats(0, 0.99)) for _ in range(2))
+    assume(eval_share + test_share < 1)
+    splits = HashedSplits(eval_share=eval_share, test_share=test_share)
+    chosen = content_splits(images, splits)
+    order = random.sample(range(len(images)), random.randint(1, len(images)))
+    assert content_splits(images[order], splits).tolist() == chosen[order].tolist()
+    assert set(chosen) <= set(split_names(splits))
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=5), st.integers(0, 50))
+def test_the_first_examples_and_the_rest_are_all_and_none_is_in_both(sizes, count):
+    readers = [range(size) for size in sizes]
+    assume(0 < count < sum(sizes))
+    first, rest = shards._divide(readers, count)
+    everything = [(n, i) for n, size in enumerate(sizes) for i in range(size)]
+    numbers = {id(reader): n for n, reader in enumerate(readers)}
+    taken = [(numbers[id(r)], i) for r, start, length in (*first, *rest) for i in range(start, start + length)]
+    assert taken == everything
+    assert sum(length for _, _, length in first) == count

@@ -2,10 +2,12 @@ import dataclasses
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from components.image_example_gen.dataset import HashedSplits, Spans
 from components.image_example_gen.readers import DataError
-from components.image_example_gen.spans import Part, parts, span, span_names
+from components.image_example_gen.spans import Part, is_later, order, parts, span, span_names
 
 
 def make(root, *names):
@@ -105,3 +107,27 @@ def test_what_says_nothing_of_the_files_is_no_reason_to_read_them_again(tmp_path
     make(tmp_path, "span-1")
     other = parts(tmp_path, mnist_dataset, Spans(window=5, holdout_share=0.5))
     assert other[0] == parts(tmp_path, mnist_dataset, Spans())[0]
+
+
+NUMBERED = st.integers(1, 10**6).map(lambda number: f"span-{number}")
+DATED = st.builds(lambda day, number: f"{day}" if number == 1 else f"{day}-{number}", st.dates(), st.integers(1, 30))
+
+
+@given(st.one_of(NUMBERED, DATED, st.text(max_size=12)), st.one_of(NUMBERED, DATED, st.text(max_size=12)))
+def test_of_two_names_one_is_later_or_they_are_one_or_have_no_order(name, other):
+    places = order(name), order(other)
+    comparable = None not in places and type(places[0]) is type(places[1])
+    assert is_later(name, other) + is_later(other, name) + (name == other and comparable) == comparable
+
+
+@given(
+    st.one_of(st.lists(NUMBERED, max_size=6, unique=True), st.lists(DATED, max_size=6, unique=True)), st.integers(0, 8)
+)
+def test_the_window_holds_the_newest_parts(tmp_path_factory, mnist_dataset, names, window):
+    root = tmp_path_factory.mktemp("spans")
+    make(root, *names)
+    ordered = span_names(root)
+    assert sorted(ordered) == sorted(names)
+    assert all(is_later(later, earlier) for earlier, later in zip(ordered, ordered[1:], strict=False))
+    whole = ["base", *ordered]
+    assert trained_on(root, mnist_dataset, window) == whole[-window:] if window else whole

@@ -6,6 +6,8 @@ import zoneinfo
 from random import Random
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from conveyor.errors import ConfigError
 from pipeline.schedule.cron import Cron, zone
@@ -126,6 +128,15 @@ def matches(cron, day):
         all(fields[name] is None or value in fields[name] for name, value in values.items())
         for fields in cron._alternatives()
     )
+
+
+@given(st.one_of(st.text(), st.text("0123456789*/,- monfri", max_size=20)))
+@example("0 3 * * *")
+def test_any_text_is_an_expression_or_refused(text):
+    with contextlib.suppress(ConfigError):
+        cron = Cron.of(text)
+        assert cron.trigger(BERLIN, 0).get_next_fire_time(None, START) >= START
+        assert cron.calendar("UTC")
 
 
 def test_zone():

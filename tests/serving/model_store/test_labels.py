@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serving.model_store.labels import Labels
 
@@ -56,3 +58,38 @@ def test_labels_of_one_version():
 def test_a_server_is_told_of_stable_and_canary_alone():
     assert Labels(2, 3, 1).served == {"stable": 2, "canary": 3}
     assert Labels(2, None, 1).served == {"stable": 2}
+
+
+NUMBERS = st.one_of(st.none(), st.integers(1, 6))
+
+
+@given(st.tuples(NUMBERS, NUMBERS, NUMBERS), st.sets(st.integers(1, 6)))
+def test_labels_are_of_versions_that_are_there_and_one_is_stable(written, there):
+    labels = Labels.of(fields(*written), sorted(there))
+    assert set(filter(None, (labels.stable, labels.canary, labels.previous))) <= there
+    assert (labels.stable is None) == (not there)
+    if written[0] in there:
+        assert labels.stable == written[0]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["push", "canary", "stable"]), st.integers(1, 6)), max_size=12))
+def test_no_version_is_stable_and_canary_and_the_one_before_is_remembered(changes):
+    labels = Labels()
+    for kind, version in changes:
+        before = labels
+        labels = labels.with_stable(version) if kind == "stable" else labels.with_pushed(version, kind == "canary")
+        assert labels.stable is not None
+        assert labels.canary != labels.stable
+        if labels.stable != before.stable:
+            assert labels.previous == before.stable
+
+
+@given(st.lists(st.tuples(st.one_of(st.none(), st.sampled_from("abc")), st.sampled_from("abc")), max_size=12))
+def test_what_is_stable_by_a_decision_is_not_taken_back(decisions):
+    labels = Labels()
+    for withdrawn, restored in decisions:
+        undone = restored in labels.withdrawn
+        labels = labels.with_decision(withdrawn, restored)
+        assert restored not in labels.withdrawn
+        assert len(set(labels.withdrawn)) == len(labels.withdrawn)
+        assert undone or withdrawn in (None, restored) or withdrawn in labels.withdrawn

@@ -1,9 +1,13 @@
+import contextlib
 import json
 import math
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import classification_pb2, predict_pb2, regression_pb2
 
@@ -192,3 +196,50 @@ def test_results_of_classify_and_regress():
 def test_signature_name_must_be_text():
     with pytest.raises(StatusError, match="'signature_name' key must be a string value"):
         json_requests.signature_name({"signature_name": 1})
+
+
+SHAPES = hnp.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=3)
+KINDS = [np.float32, np.float64, np.float16, np.int32, np.int64, np.uint8, np.bool_]
+
+
+@given(st.sampled_from(KINDS).flatmap(lambda kind: hnp.arrays(kind, SHAPES)), st.booleans())
+def test_any_array_goes_there_and_back_as_json(array, rows):
+    dtype = tf.as_dtype(array.dtype)
+    body = {"instances" if rows else "inputs": array.tolist()}
+    found = arrays(body, infos(x=dtype))[0]["x"]
+    assert found.dtype == array.dtype
+    assert np.array_equal(found, array, equal_nan=array.dtype.kind == "f")
+    reply = predict_pb2.PredictResponse()
+    reply.outputs["y"].CopyFrom(tensors.to_proto(array))
+    text = json_replies.predict_reply(reply, rows)
+    again = np.array(json.loads(text)["predictions" if rows else "outputs"], array.dtype)
+    assert np.array_equal(again, array, equal_nan=array.dtype.kind == "f")
+
+
+ANY = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=4)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(["x", "b64", "t", "y"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+DOCUMENTS = st.dictionaries(st.sampled_from(["instances", "inputs", "examples", "context", "signature_name"]), ANY)
+
+
+@given(DOCUMENTS, st.sampled_from([infos(x=tf.float32), infos(x=tf.string), infos(x=tf.int64, t=tf.bool)]))
+def test_any_document_is_read_or_refused(document, inputs):
+    parsed = json_requests.parse(json.dumps(document).encode())
+    for read in (
+        json_requests.signature_name,
+        lambda document: json_requests.predict_request(document, inputs),
+        json_requests.classification_request,
+        json_requests.regression_request,
+    ):
+        with contextlib.suppress(StatusError):
+            read(parsed)
+
+
+@given(st.one_of(st.binary(max_size=30), st.text('{}[]":,NaInfity01', max_size=20).map(str.encode)))
+def test_any_body_is_an_object_or_refused(body):
+    with contextlib.suppress(StatusError):
+        assert isinstance(json_requests.parse(body), dict)

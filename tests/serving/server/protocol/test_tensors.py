@@ -1,8 +1,15 @@
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from tensorflow.core.framework import tensor_pb2, types_pb2
 
+from serving.client import messages
+from serving.client import tensors as client_tensors
 from serving.server.protocol import tensors
 from serving.server.protocol.errors import StatusError
 
@@ -65,3 +72,50 @@ def test_contradictions_and_bombs_are_refused(proto, message):
 
 def test_numbers_too_large_for_their_type_are_cast_as_tensorflow_casts_them():
     assert tensors.to_array(shaped(1, dtype=types_pb2.DT_UINT8, int_val=[300]), 2**20).tolist() == [44]
+
+
+SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
+NUMBERS = st.sampled_from(["<f4", "<f8", "<f2", "i1", "<i2", "<i4", "<i8", "u1", "<u2", "<u4", "<u8", "?"]).flatmap(
+    lambda dtype: hnp.arrays(np.dtype(dtype), SHAPES)
+)
+STRINGS = SHAPES.flatmap(lambda shape: hnp.arrays(object, shape, elements=st.binary(max_size=4), fill=st.nothing()))
+
+
+def same(found, array):
+    return found.dtype == array.dtype and found.shape == array.shape and found.tobytes() == array.tobytes()
+
+
+@given(NUMBERS, st.booleans())
+def test_client_and_server_send_any_array_to_each_other(array, as_content):
+    sent = client_tensors.to_message(array).SerializeToString()
+    assert same(tensors.to_array(tensor_pb2.TensorProto.FromString(sent), 2**20), array)
+    message = messages.new("TensorProto")
+    message.ParseFromString(tensors.to_proto(array, as_content).SerializeToString())
+    assert same(client_tensors.to_array(message), array)
+
+
+@given(STRINGS)
+def test_client_and_server_send_any_strings_to_each_other(array):
+    sent = client_tensors.to_message(array).SerializeToString()
+    assert tensors.to_array(tensor_pb2.TensorProto.FromString(sent), 2**20).tolist() == array.tolist()
+    message = messages.new("TensorProto")
+    message.ParseFromString(tensors.to_proto(array).SerializeToString())
+    assert client_tensors.to_array(message).tolist() == array.tolist()
+
+
+@given(
+    st.integers(0, 30),
+    st.lists(st.one_of(st.integers(0, 5), st.integers(-(2**63), 2**63 - 1)), max_size=5),
+    st.sampled_from(["float_val", "double_val", "int_val", "int64_val", "half_val", "bool_val"]),
+    st.lists(st.integers(0, 1), max_size=6),
+    st.binary(max_size=16),
+)
+def test_any_tensor_is_read_or_refused_on_either_side(number, sizes, field, values, content):
+    proto = shaped(*sizes, dtype=number, tensor_content=content)
+    getattr(proto, field).extend(values)
+    with contextlib.suppress(StatusError):
+        assert tensors.to_array(proto, 2**16).shape == tuple(sizes)
+    message = messages.new("TensorProto")
+    message.ParseFromString(proto.SerializeToString())
+    with contextlib.suppress(ValueError):
+        assert client_tensors.to_array(message).shape == tuple(sizes)
