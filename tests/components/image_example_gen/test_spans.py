@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import os
 
 import pytest
@@ -128,6 +129,6 @@ def test_the_window_holds_the_newest_parts(tmp_path_factory, mnist_dataset, name
     make(root, *names)
     ordered = span_names(root)
     assert sorted(ordered) == sorted(names)
-    assert all(is_later(later, earlier) for earlier, later in zip(ordered, ordered[1:], strict=False))
+    assert all(is_later(later, earlier) for earlier, later in itertools.pairwise(ordered))
     whole = ["base", *ordered]
     assert trained_on(root, mnist_dataset, window) == whole[-window:] if window else whole
