@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and digests of what is in a folder."""
 
+import fcntl
 import hashlib
 import os
 from pathlib import Path
@@ -38,6 +39,25 @@ def replace_file(path: Path, text: str) -> None:
     scratch.write_text(text)
     flush(scratch)
     scratch.replace(path)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a `filelock.FileLock` on a file. Those that ask do not see each other.
+
+    Raises:
+      OSError: it cannot be seen.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def flush_tree(folder: Path) -> None:

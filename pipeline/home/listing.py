@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline.experiments.config import digest_of
 from pipeline.home.folders import Home
+from pipeline.home.lock import is_busy
 from pipeline.home.reports import read_report
 from serving.model_store import StoredModel, VersionRecord
 
@@ -33,11 +34,12 @@ def models_of(home: Home, experiment: str) -> list[StoredModel]:
 
 def run_row(home: Home, run: Any) -> dict[str, Any]:
     """Returns what is worth knowing of a run."""
+    died = run.state == "running" and not is_busy(home)  # its process did; the next run writes that down
     cached = sum(component.state == "cached" for component in run.components)
     return {
         "run": run.id,
         "started": run.started.isoformat(sep=" ", timespec="seconds"),
-        "state": run.state.value,
+        "state": "unfinished" if died else run.state.value,
         "accuracy": read_report(home, run.id).outcome.get("accuracy"),
         "version": run.version,
         "seconds": round(run.seconds),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import filelock
 
 from conveyor.errors import ConveyorError, storage_errors
+from conveyor.files import is_locked
 from pipeline.home.folders import Home
 
 
@@ -35,3 +36,13 @@ def locked(home: Home) -> Iterator[None]:
                 ) from None
             holder.write_text(str(os.getpid()))
         yield
+
+
+def is_busy(home: Home) -> bool:
+    """Whether a process holds the home folder: a run is in progress, or `gc` or the like.
+
+    Raises:
+      StorageError: it cannot be seen.
+    """
+    with storage_errors(f"Whether a run is in progress in {home.root} cannot be seen"):
+        return is_locked(home.lock)

@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import filelock
 
 from conveyor.errors import ConfigError, storage_errors
-from conveyor.files import replace_file
+from conveyor.files import is_locked, replace_file
 from pipeline.home.folders import Home
 from pipeline.release.server_files import VersionChoice
 
@@ -84,17 +82,7 @@ class ServerFolder:
     def is_held(self) -> bool:
         """Whether a process holds the folder: its server starts, runs or stops."""
         with storage_errors(f"Whether a server runs on {self.path} cannot be seen"):
-            try:
-                descriptor = os.open(self.path / LOCK, os.O_RDONLY)
-            except FileNotFoundError:
-                return False
-            try:  # shared, so that two that look do not see each other
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            finally:
-                os.close(descriptor)
-        return False
+            return is_locked(self.path / LOCK)
 
     def record(self) -> ServerRecord | None:
         """Returns what its server serves; None where nobody wrote it down.
