@@ -193,10 +193,10 @@ def _settle(home: Home, move: StableMove, sides: dict[str, Any]) -> ExitCode:
     """Waits until the running servers have made the change, prints what they answer with, and returns the exit code."""
     from pipeline.release import rollout
 
-    settled = rollout.settle(home, move.model)
     before = "" if move.before is None else f" in place of {move.before}"
     change = " already" if move.before == move.after else before
     click.echo(f"{move.model}: version {move.after} is stable{change}.")
+    settled = rollout.settle(home, move.model)
     for server in settled:
         if server.made:
             click.echo(f"{server.target} answers with it.")

@@ -137,7 +137,7 @@ def _version_removed(home: Home, path: Path) -> bool:
 
 
 def _mark_deleted(home: Home, gone: set[str]) -> None:
-    if not gone:
+    if not gone or not home.has_metadata:
         return
     store = metadata_store.connect(home)
     artifacts = [artifact for artifact in store.get_artifacts() if artifact.uri in gone]

@@ -71,7 +71,9 @@ class ServerFolder:
             with storage_errors(f"The server's files in {self.path} cannot be written"):
                 self.path.mkdir(parents=True, exist_ok=True)
                 try:
-                    stack.enter_context(filelock.FileLock(self.path / LOCK, timeout=1))  # `is_held` has it for a moment
+                    stack.enter_context(
+                        filelock.FileLock(self.path / LOCK, timeout=0.2)
+                    )  # `is_held` has it for a moment
                 except filelock.Timeout:
                     raise FolderHeld(
                         f"Another `conveyor serve` of this home has --port {self.path.name}; choose another."
