@@ -24,7 +24,7 @@ from pipeline.experiments.config import Experiment, Serving
 from pipeline.home import listing
 from pipeline.home.folders import Home
 from pipeline.home.lock import locked
-from serving.model_store import StableMove, StoredModel
+from serving.model_store import LabelsDamaged, StableMove, StoredModel
 
 
 @click.command(cls=Verb)
@@ -44,7 +44,7 @@ def runs(experiment: str | None, home: Home) -> None:
                 1  the metadata cannot be read
                 2  nothing is known of such an experiment
     """
-    rows = [listing.run_row(home, run) for run in listing.past_runs(home, experiment)]
+    rows = listing.run_rows(home, experiment)
     require_known(home, experiment, bool(rows))
     table("runs", rows, f"Nothing{_of(experiment)} has run in {home.root} yet.")
     reply(rows)
@@ -200,12 +200,14 @@ def _settle(home: Home, move: StableMove, sides: dict[str, Any]) -> ExitCode:
     for server in settled:
         if server.made:
             click.echo(f"{server.target} answers with it.")
+        elif not server.runs:
+            warn(f"The files of {server.target}, which does not run, are as they were: {server.problem}")
         else:
             why = server.problem or f"see logs/serve-{server.target.rpartition(':')[2]}.log."
             warn(f"{server.target} does not answer with it: {why}")
     servers = [dataclasses.asdict(server) for server in settled]
     reply({"verdict": "moved", **dataclasses.asdict(move), "servers": servers, "sides": sides})
-    return ExitCode.SUCCESS if all(server.made for server in settled) else ExitCode.FAILED
+    return ExitCode.SUCCESS if all(server.made or not server.runs for server in settled) else ExitCode.FAILED
 
 
 @click.command(cls=Verb)
@@ -284,7 +286,7 @@ def gc(experiment: str | None, keep: int | None, yes: bool, home: Home) -> None:
     from pipeline.home import gc as collector
 
     if experiment is not None:
-        found = listing.past_runs(home, experiment) or listing.model_rows(home, experiment)
+        found = listing.past_runs(home, experiment) or listing.models_of(home, experiment)
         require_known(home, experiment, bool(found))
     if not home.root.exists():
         click.echo(f"Nothing is in {home.root} yet.")
@@ -294,6 +296,11 @@ def gc(experiment: str | None, keep: int | None, yes: bool, home: Home) -> None:
     number = keep or (known.serving if known else Serving("any")).keep_versions
     with locked(home):
         removals = (collector.collect if yes else collector.plan)(home, number, experiment, _pinned(home))
+    for model in home.models.models():
+        try:
+            model.labels()
+        except LabelsDamaged as damaged:
+            warn(f"Every version of {model.name} is kept: {damaged}")
     rows = [dataclasses.asdict(removal) for removal in removals]
     table("removed" if yes else "would be removed; --yes does it", rows, "There is nothing to remove.")
     click.echo(f"folders: {len(rows)}, together {sum(row['megabytes'] for row in rows):,.1f} MB")

@@ -8,7 +8,7 @@ import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
-from conveyor.errors import ConfigError, storage_errors
+from conveyor.errors import ConfigError, StorageError, storage_errors
 from conveyor.files import flush
 from pipeline.home.folders import Home, MetadataUnavailable
 
@@ -50,14 +50,15 @@ def save(home: Home) -> None:
         home.backups.mkdir(parents=True, exist_ok=True)
     target = home.backups / f"metadata-{_now()}.db"
     scratch = home.backups / "metadata.new"
-    with (
-        _as_sentences(home),
-        contextlib.closing(sqlite3.connect(home.database, timeout=LOCKED_SECONDS)) as database,
-        contextlib.closing(sqlite3.connect(scratch)) as copy,
-    ):
-        database.backup(copy)
-        _check_pages(copy)
     with storage_errors(f"The copies of the metadata in {home.backups} cannot be written"):
+        _clear(scratch)  # of a process that died
+        with (
+            _as_sentences(home),
+            contextlib.closing(sqlite3.connect(home.database, timeout=LOCKED_SECONDS)) as database,
+            contextlib.closing(sqlite3.connect(scratch)) as copy,
+        ):
+            database.backup(copy)
+            _check_pages(copy)
         flush(scratch)
         scratch.replace(target)
         flush(home.backups)
@@ -112,8 +113,12 @@ def restore(home: Home) -> Restored:
 
 
 def _copied(source: Path, target: Path) -> bool:
-    """Copies a database; returns whether it is whole."""
-    target.unlink(missing_ok=True)
+    """Copies a database; returns whether it is whole.
+
+    Raises:
+      StorageError: it cannot be copied, whether it is or not.
+    """
+    _clear(target)
     try:
         with (
             contextlib.closing(
@@ -123,6 +128,8 @@ def _copied(source: Path, target: Path) -> bool:
         ):
             database.backup(copy)
             _check_pages(copy)
+    except sqlite3.OperationalError as error:
+        raise StorageError(f"{source} cannot be copied to {target}: {error}.") from error
     except sqlite3.DatabaseError:
         return False
     return True
@@ -130,6 +137,11 @@ def _copied(source: Path, target: Path) -> bool:
 
 def _now() -> str:
     return f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%dT%H%M%S%f}"
+
+
+def _clear(database: Path) -> None:
+    for suffix in (*JOURNALS, ""):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
 
 
 def copies(home: Home) -> list[Path]:

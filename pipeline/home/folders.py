@@ -139,13 +139,25 @@ class Home:
         """The name of the store that knows this home's artifacts; None where nobody wrote it down.
 
         Raises:
+          ConfigError: what is written there is no name of a store.
           StorageError: the home folder cannot be read.
         """
         with storage_errors(f"The home folder {self.root} cannot be read"):
             if self.store_record.exists():
-                return self.store_record.read_text().strip()
-            as_of_0_1_0 = self.database.exists() and not self.metadata
-            return self.database.name if as_of_0_1_0 else None
+                return self._recorded_store()
+            return self.database.name if self.database.exists() else None  # as 0.1.0 left it
+
+    def _recorded_store(self) -> str:
+        text = self.store_record.read_text(errors="replace").strip()
+        if text == self.database.name:
+            return text
+        try:
+            return DatabaseServer.of(text).name  # a person may have written it, without a port
+        except ConfigError:
+            raise ConfigError(
+                f"{self.store_record} holds {text[:80]!r}; it must name the metadata's store: {self.database.name}, or "
+                "the address of a server without user and password."
+            ) from None
 
     @property
     def store_record(self) -> Path:

@@ -10,7 +10,7 @@ from ml_metadata.proto.metadata_store_pb2 import Artifact
 from conveyor.errors import storage_errors
 from pipeline.home import metadata_store
 from pipeline.home.folders import Home
-from serving.model_store import VersionRecord
+from serving.model_store import LabelsDamaged, StoredModel, VersionRecord
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +33,9 @@ def plan(
 ) -> list[Removal]:
     """Returns what can go: versions beyond the newest `keep` and without a label, and what only they needed.
 
-    Needed are the artifacts of every run that made a kept version, and of each experiment's last run and last verdict,
-    which the next run takes from the cache and continues from; of checkpoints, each experiment's newest.
+    Of a model whose labels are damaged every version is kept. Needed are the artifacts of every run that made a kept
+    version, and of each experiment's last run and last verdict, which the next run takes from the cache and continues
+    from; of checkpoints, each experiment's newest.
 
     Args:
       home: where to look.
@@ -43,15 +44,27 @@ def plan(
       pinned: versions that are served whatever their labels, by model.
     """
     versions, kept_runs = _versions(home, keep, experiment, pinned or {})
+    return [*versions, *_rest(home, kept_runs, {removal.path for removal in versions}, experiment)]
+
+
+def _rest(home: Home, kept_runs: set[str], gone: set[str], experiment: str | None) -> list[Removal]:
+    """Returns what can go when some versions do.
+
+    Args:
+      home: where to look.
+      kept_runs: the names of the runs that made the other versions.
+      gone: the folders of the versions that go.
+      experiment: looks at this one's models and artifacts alone.
+    """
     artifacts = _artifacts(home, kept_runs, experiment) if home.has_metadata else []
-    gone = {removal.path for removal in versions}
-    return [
-        *_remains(home),
-        *versions,
-        *artifacts,
-        *_baselines(home, gone, experiment),
-        *_checkpoints(home, experiment),
-    ]
+    baselines, checkpoints = _baselines(home, gone, experiment), _checkpoints(home, experiment)
+    return [*_remains(home, experiment), *artifacts, *baselines, *checkpoints]
+
+
+def _remains(home: Home, experiment: str | None) -> list[Removal]:
+    paths = [path for model in home.models.models() for path in model.remains()]
+    names = {path: (VersionRecord.read(path) or VersionRecord()).experiment_name for path in paths}
+    return [_removal("remains", path) for path, name in names.items() if experiment in (None, name)]
 
 
 def _versions(
@@ -60,7 +73,12 @@ def _versions(
     """Returns the versions that can go, and the names of the runs that made the others."""
     removals, kept_runs = [], set()
     for model in home.models.models():
-        labels, there = model.labels(), model.versions()
+        there = model.versions()
+        try:
+            labels = model.labels()
+        except LabelsDamaged:  # any version may have one
+            kept_runs |= _runs_of(model)
+            continue
         for version in there:
             record = model.record(version) or VersionRecord()
             is_served = bool(labels.of_version(version)) or version in pinned.get(model.name, ())
@@ -72,8 +90,9 @@ def _versions(
     return removals, kept_runs
 
 
-def _remains(home: Home) -> list[Removal]:
-    return [_removal("remains", path) for model in home.models.models() for path in model.remains()]
+def _runs_of(model: StoredModel) -> set[str]:
+    """Returns the names of the runs that made a model's versions."""
+    return {(model.record(version) or VersionRecord()).run for version in model.versions()}
 
 
 def _artifacts(home: Home, kept_runs: set[str], experiment: str | None) -> list[Removal]:
@@ -119,15 +138,17 @@ def collect(
     Raises:
       StorageError: a folder cannot be removed.
     """
-    versions = [removal for removal in plan(home, keep, experiment, pinned) if removal.kind == "version"]
+    versions, _ = _versions(home, keep, experiment, pinned or {})
     removed = [removal for removal in versions if _version_removed(home, Path(removal.path))]
-    rest = [removal for removal in plan(home, keep, experiment, pinned) if removal.kind != "version"]
+    kept_runs = {run for model in home.models.models() for run in _runs_of(model)}
+    rest = _rest(home, kept_runs, set(), experiment)
     for removal in rest:
-        with storage_errors(f"{removal.path} cannot be removed"):
+        path = Path(removal.path)
+        with storage_errors(f"{path} cannot be removed"):
             if removal.kind == "remains":
-                home.models.model(Path(removal.path).parent.name).sweep()
+                home.models.model(path.parent.name).sweep([path])
             else:
-                shutil.rmtree(removal.path)
+                shutil.rmtree(path)
     _mark_deleted(home, {removal.path for removal in rest if removal.kind in ("artifact", "baseline")})
     return [*removed, *rest]
 
@@ -147,7 +168,9 @@ def _mark_deleted(home: Home, gone: set[str]) -> None:
 
 
 def _needed(home: Home, names: set[str]) -> set[str]:
-    known = metadata_store.runs(metadata_store.connect(home))
+    store = metadata_store.connect(home)
+    metadata_store.require_own(store, home)
+    known = metadata_store.runs(store)
     wanted = {run.id for run in known if run.id in names}
     for experiment in {run.experiment for run in known}:
         own = [run for run in known if run.experiment == experiment]

@@ -32,9 +32,14 @@ def models_of(home: Home, experiment: str) -> list[StoredModel]:
     ]
 
 
-def run_row(home: Home, run: Any) -> dict[str, Any]:
-    """Returns what is worth knowing of a run."""
-    died = run.state == "running" and not is_busy(home)  # its process did; the next run writes that down
+def run_rows(home: Home, experiment: str | None) -> list[dict[str, Any]]:
+    """Returns what is worth knowing of all runs, or of one experiment's, the oldest first."""
+    busy = home.root.exists() and is_busy(home)  # asked first: a run that ends meanwhile has then written down how
+    return [_run_row(home, run, busy) for run in past_runs(home, experiment)]
+
+
+def _run_row(home: Home, run: Any, busy: bool) -> dict[str, Any]:
+    died = run.state == "running" and not busy  # its process did; the next run writes that down
     cached = sum(component.state == "cached" for component in run.components)
     return {
         "run": run.id,

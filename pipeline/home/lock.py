@@ -10,6 +10,8 @@ from conveyor.errors import ConveyorError, storage_errors
 from conveyor.files import is_locked
 from pipeline.home.folders import Home
 
+LOOK_SECONDS = 0.2  # `is_busy` has the lock for a moment
+
 
 class HomeBusy(ConveyorError):
     """Another run holds the home folder."""
@@ -28,7 +30,7 @@ def locked(home: Home) -> Iterator[None]:
         with storage_errors(f"The home folder {home.root} cannot be used"):
             home.root.mkdir(parents=True, exist_ok=True)
             try:
-                stack.enter_context(filelock.FileLock(home.lock, timeout=0))
+                stack.enter_context(filelock.FileLock(home.lock, timeout=LOOK_SECONDS))
             except filelock.Timeout:
                 pid = holder.read_text() if holder.exists() else "unknown"
                 raise HomeBusy(

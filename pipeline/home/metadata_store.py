@@ -1,9 +1,11 @@
 """What ML Metadata knows: runs and their components, blessings, pushed versions."""
 
+import contextlib
 import dataclasses
 import datetime
 import enum
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -130,20 +132,55 @@ def connect(home: Home) -> metadata_store.MetadataStore:
 def _check_store(home: Home) -> None:
     """Checks that the store is the home folder's own: another would take its artifacts for leftovers."""
     own = home.own_store
+    if not home.store_record.exists() and home.metadata and not _has_executions(home.database):
+        own = None  # 0.1.0 made the file at any look without --metadata
     if own not in (None, home.store_name):
         way = "leave --metadata and $CONVEYOR_METADATA out" if own == home.database.name else "name it with --metadata"
         raise ConfigError(
-            f"The metadata of {home.root} are in {own}, as {home.store_record.name} there says, and not in "
-            f"{home.store_name}: {way}, or choose another --home."
+            f"The metadata of {home.root} are in {own}, and not in {home.store_name}: {way}, or choose another --home. "
+            f"{home.store_record} says which are a home's own."
         )
-    if not home.metadata and not home.database.exists() and home.artifacts.exists():
-        copies = backup.copies(home)
-        way = (
-            "`conveyor doctor --restore-metadata` returns to a copy" if copies else "name their server with --metadata"
-        )
+    if not home.metadata and not home.database.exists() and _outputs(home):
+        if backup.copies(home):
+            way = "`conveyor doctor --restore-metadata` returns to a copy"
+        else:
+            way = f"bring {home.database} back" if own else "name their server with --metadata"
         raise ConfigError(
             f"The artifacts in {home.artifacts} are of metadata that are not here: {way}, or remove the artifacts to "
             "start anew; pushed models stay."
+        )
+
+
+def _has_executions(database: Path) -> bool:
+    """Whether something has run with a SQLite file; one that cannot be read may hold anything."""
+    if not database.exists():
+        return False
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return bool(connection.execute("SELECT EXISTS (SELECT 1 FROM Execution)").fetchone()[0])
+    except sqlite3.Error:
+        return True
+
+
+def _outputs(home: Home) -> list[Path]:
+    """Returns the folders of the outputs of executions, which bear the execution's number."""
+    return [path for path in home.artifacts.glob("*/*/*/*") if path.name.isdecimal()]
+
+
+def require_own(store: metadata_store.MetadataStore, home: Home) -> None:
+    """Refuses a store that knows none of the artifacts in a home, before any of them is removed.
+
+    A SQLite file that the home names is its own, whatever it knows: it may be an old copy.
+
+    Raises:
+      ConfigError: the artifacts are another store's.
+    """
+    if (home.store_record.exists() and not home.metadata) or not _outputs(home):
+        return
+    if not any(artifact.uri.startswith(f"{home.artifacts}/") for artifact in store.get_artifacts()):
+        raise ConfigError(
+            f"The metadata in {home.metadata_place} know of none of the artifacts in {home.artifacts}, which are "
+            "another store's: name it with --metadata, or remove the artifacts to start anew; pushed models stay."
         )
 
 
@@ -221,16 +258,11 @@ def clear_orphans(store: metadata_store.MetadataStore, home: Home) -> int:
     that another left under its number. Only for the holder of the home's lock.
 
     Raises:
-      ConfigError: the store knows of nothing that is there; it is another's.
+      ConfigError: see `require_own`.
     """
+    require_own(store, home)
     known = max((execution.id for execution in store.get_executions()), default=0)
-    outputs = [path for path in home.artifacts.glob("*/*/*/*") if path.name.isdecimal()]
-    orphans = [path for path in outputs if int(path.name) > known]
-    if orphans == outputs != [] and not any(a.uri.startswith(f"{home.artifacts}/") for a in store.get_artifacts()):
-        raise ConfigError(
-            f"The metadata in {home.metadata_place} know of none of the artifacts in {home.artifacts}, which are "
-            "another store's: name it with --metadata, or remove the artifacts to start anew; pushed models stay."
-        )
+    orphans = [path for path in _outputs(home) if int(path.name) > known]
     for path in orphans:
         shutil.rmtree(path)
     return len(orphans)

@@ -86,11 +86,13 @@ class Settled:
       target: host:port of its gRPC, or its folder where that is not known.
       made: whether it answers as the labels say.
       problem: what is in the way, where that is known.
+      runs: whether it runs, or may run.
     """
 
     target: str
     made: bool
     problem: str = ""
+    runs: bool = True
 
 
 def endpoint(home: Home, model: str) -> str | None:
@@ -107,19 +109,20 @@ def settle(home: Home, model: str) -> list[Settled]:
     """
     settled = []
     for folder in server_folders(home):
-        target = str(folder.path)
+        target, runs = str(folder.path), True
         try:
             record = folder.record()
             if record is None or model not in record.followed:
                 continue
-            target = record.target
-            try:
-                with folder.held():
+            target, runs = record.target, folder.is_held
+            if not runs:
+                with contextlib.suppress(FolderHeld), folder.held():
                     _write_as_labelled(home, folder, record)
-            except FolderHeld:
-                settled.append(Settled(target, _answers_as_labelled(home, model, target)))
+                    continue
+                runs = True  # since a moment ago
+            settled.append(Settled(target, _answers_as_labelled(home, model, target)))
         except (LabelsDamaged, StorageError) as error:
-            settled.append(Settled(target, made=False, problem=str(error)))
+            settled.append(Settled(target, made=False, problem=str(error), runs=runs))
     return settled
 
 

@@ -94,10 +94,12 @@ class ServerFolder:
         """
         try:
             with storage_errors(f"What the server on {self.path} serves cannot be read"):
-                fields: dict[str, Any] = json.loads((self.path / RECORD).read_text())
+                text = (self.path / RECORD).read_text() if (self.path / RECORD).exists() else ""
+            fields: dict[str, Any] = json.loads(text)
             pinned = {model: tuple(versions) for model, versions in fields["pinned"].items()}
-            VersionChoice.of(fields["choice"])
-            return ServerRecord(fields["target"], tuple(fields["followed"]), pinned, fields["choice"])
+            choice = fields.get("choice", "stable")
+            VersionChoice.of(choice)
+            return ServerRecord(fields["target"], tuple(fields["followed"]), pinned, choice)
         except (ValueError, KeyError, TypeError, AttributeError, ConfigError):
             return None
 
@@ -108,12 +110,28 @@ class ServerFolder:
 
 
 def server_folders(home: Home) -> list[ServerFolder]:
-    """Returns the folders of all servers of a home that have a record, whether they run or not."""
+    """Returns the folders of all servers of a home, whether they run or not.
+
+    Raises:
+      StorageError: they cannot be read.
+    """
     with storage_errors(f"The folder {home.server} cannot be read"):
-        return [ServerFolder(path.parent) for path in sorted(home.server.glob(f"*/{RECORD}"))]
+        paths = sorted(home.server.iterdir()) if home.server.exists() else []
+        return [ServerFolder(path) for path in paths if path.is_dir()]
 
 
 def running_servers(home: Home) -> list[ServerRecord]:
-    """Returns what the running servers of a home serve."""
-    records = [folder.record() for folder in server_folders(home) if folder.is_held]
-    return [record for record in records if record is not None]
+    """Returns what the running servers of a home serve.
+
+    Raises:
+      ConfigError: nobody wrote down what one of them serves.
+      StorageError: that cannot be read.
+    """
+    records = []
+    for folder in server_folders(home):
+        if folder.is_held:
+            record = folder.record()
+            if record is None:
+                raise ConfigError(f"What the server on {folder.path} serves is not known: stop it, or wait for it.")
+            records.append(record)
+    return records

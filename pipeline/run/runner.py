@@ -65,7 +65,7 @@ def run(experiment: Experiment, home: Home, source: Path | None, console: Consol
             outcome = _carry_out(plan, console, log)
             model = experiment.serving.model_name
             for server in rollout.settle(home, model) if outcome.version is not None else ():
-                state = "serves" if server.made else "does not serve"
+                state = "serves" if server.made else "does not serve" if server.runs else "is not running to serve"
                 why = f": {server.problem}" if server.problem else ""
                 console.note(f"{server.target} {state} version {outcome.version}, as {outcome.label}{why}")
         return outcome

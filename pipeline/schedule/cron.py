@@ -50,7 +50,7 @@ class Cron:
         times = {name: _values(name, field, text) for name, field in zip(_RANGES, padded, strict=True)}
         if times["weekday"] is not None:
             times["weekday"] = tuple(sorted({day % 7 for day in times["weekday"]}))
-        cron = cls(text, times)
+        cron = cls(" ".join(fields), times)
         try:
             next(CronSim(cron._numbers(), _ANY_DAY))
         except (CronSimError, StopIteration):
@@ -87,7 +87,7 @@ class Cron:
         fields = self.text.split()
         values = [self.times[name] for name in list(_RANGES)[-len(fields) :]]
         return " ".join(
-            field if field.startswith("*") else ",".join(map(str, numbers or ()))
+            field if numbers is None else ",".join([*_star(field), *map(str, numbers)])
             for field, numbers in zip(fields, values, strict=True)
         )
 
@@ -154,6 +154,12 @@ def _numbered(name: str, field: str) -> str:
     for word, number in names.get(name, {}).items():
         field = re.sub(rf"\b{word}\b", str(number), field)
     return field
+
+
+def _star(field: str) -> list[str]:
+    """Returns the star that a field begins with, and its step: cron asks for it before it asks which days match."""
+    first = field.partition(",")[0]
+    return [first] if first.startswith("*") else []
 
 
 def _listed(values: tuple[int, ...] | None, digits: int = 1) -> str:

@@ -35,7 +35,7 @@ def files(
     """
     if plan.cron.has_seconds and kind != "systemd":
         raise ConfigError(f'--cron "{plan.cron.text}": {kind} knows no seconds; give five fields.')
-    for argument in plan.arguments:
+    for argument in (*plan.arguments, *map(str, writes)):
         if not argument.isprintable():
             raise ConfigError(f"{argument!r} holds a line break or the like, which {kind} would take for its own.")
     unit = "conveyor-" + (re.sub(r"[^a-z0-9]+", "-", plan.experiment.lower()).strip("-") or "experiment")
@@ -51,7 +51,7 @@ def files(
             "command": shlex.join([_program(), "retrain", *plan.arguments]),
             "container_command": shlex.join(["conveyor", "retrain", *_in_container(plan.arguments, home)]),
             "user": getpass.getuser(),
-            "writes": [str(path) for path in (home.root, *writes)],
+            "writes": [_quoted(path) for path in (home.root, *writes)],
             "image": image,
         }
     )
@@ -71,6 +71,12 @@ def _template() -> jinja2.Template:
         autoescape=False,
     )
     return environment.get_template("export.j2")
+
+
+def _quoted(path: Path) -> str:
+    """Returns a path for a unit of systemd."""
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return text if text == str(path) and " " not in text else f'"{text}"'
 
 
 def _program() -> str:

@@ -45,13 +45,9 @@ class Labels:
         return Labels(version, canary, previous, self.withdrawn)
 
     def with_decision(self, withdrawn: str | None, restored: str) -> "Labels":
-        """Returns the labels after a person took one model back, or none, and made another stable.
-
-        A return to a model that was taken back undoes that, and takes nothing back.
-        """
+        """Returns the labels after a person took one model back, or none, and made another stable."""
         others = [identity for identity in self.withdrawn if identity not in (withdrawn, restored)]
-        undone = restored in self.withdrawn
-        added = [withdrawn] if withdrawn and withdrawn != restored and not undone else []
+        added = [withdrawn] if withdrawn and withdrawn != restored else []
         return dataclasses.replace(self, withdrawn=(*others, *added))
 
     def with_pushed(self, version: int, as_canary: bool) -> "Labels":

@@ -206,7 +206,7 @@ class StoredModel:
         """Makes an earlier version stable: the one given, or the previous one, or the next lower one.
 
         A canary is given up: it was measured against what is taken back. No push gives the model that is taken back a
-        label again.
+        label again. To roll back what a rollback has just done takes nothing back.
 
         Raises:
           ConfigError: there is no such version.
@@ -221,7 +221,10 @@ class StoredModel:
             self.require(target)
             after = dataclasses.replace(labels.with_stable(target), canary=None)
             if labels.stable not in (None, target):
-                after = after.with_decision(self._identity_if_readable(labels.stable), self.identity(target))
+                restored = self.identity(target)
+                is_undone = target == labels.previous and restored in labels.withdrawn
+                withdrawn = None if is_undone else self._identity_if_readable(labels.stable)
+                after = after.with_decision(withdrawn, restored)
             self._write(after)
         return StableMove(self.name, labels.stable, target)
 
@@ -312,26 +315,26 @@ class StoredModel:
         with self._changing():
             if self.labels().of_version(version):
                 return False
-            self._sweep()
+            self._sweep(self.remains())
             self.path(version).rename(self.folder / f"{REMOVED}{version}")
-            self._sweep()
+            self._sweep(self.remains())
         return True
 
     def remains(self) -> list[Path]:
         """Returns what is left of removals whose process died."""
         return sorted(self.folder.glob(f"{REMOVED}*"))
 
-    def sweep(self) -> None:
-        """Removes what is left of removals whose process died.
+    def sweep(self, remains: list[Path]) -> None:
+        """Removes some of what `remains` returned.
 
         Raises:
           StorageError: it cannot be removed.
         """
         with self._changing():
-            self._sweep()
+            self._sweep(remains)
 
-    def _sweep(self) -> None:
-        for rest in self.remains():
+    def _sweep(self, remains: list[Path]) -> None:
+        for rest in remains:
             if rest.is_symlink():  # somebody linked a version
                 rest.unlink()
             else:

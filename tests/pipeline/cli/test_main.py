@@ -215,8 +215,7 @@ def test_an_experiment_whose_file_is_gone_is_named(conveyor, verb, tmp_path):
 
 
 def test_the_runs_of_an_experiment_whose_file_is_gone_are_listed(conveyor, monkeypatch):
-    monkeypatch.setattr(listing, "past_runs", lambda home, experiment: [experiment])
-    monkeypatch.setattr(listing, "run_row", lambda home, run: {"run": f"{run}-1"})
+    monkeypatch.setattr(listing, "run_rows", lambda home, experiment: [{"run": f"{experiment}-1"}])
     result = conveyor("runs", "gone")
     assert result.exit_code == 0
     assert "gone-1" in result.output

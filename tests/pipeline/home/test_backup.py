@@ -1,12 +1,14 @@
 import contextlib
 import dataclasses
+import resource
+import signal
 import sqlite3
 import subprocess
 import sys
 
 import pytest
 
-from conveyor.errors import ConfigError
+from conveyor.errors import ConfigError, StorageError
 from pipeline.home import backup
 from pipeline.home.folders import Home, MetadataUnavailable
 
@@ -99,6 +101,29 @@ def test_a_damaged_file_takes_no_copys_place(home):
         with pytest.raises(MetadataUnavailable, match="is damaged"):
             backup.save(home)
     assert backup.copies(home) == before
+
+
+@pytest.mark.parametrize("left", [bytes(4096), b"text", b"SQLite format 3\x00" + bytes(100)])
+def test_what_a_copy_that_was_cut_off_left_is_in_nobodys_way(home, left):
+    for suffix in ("", "-journal"):
+        (home.backups / f"metadata.new{suffix}").write_bytes(left)
+    backup.save(home)
+    assert [values(path) for path in backup.copies(home)] == [["as it was"], ["as it was"]]
+
+
+def test_a_copy_that_cannot_be_brought_is_not_called_damaged(home):
+    write(home.database, *("later" * 1000 for _ in range(100)))
+    backup.save(home)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # as on a full disk
+    try:
+        with pytest.raises(StorageError, match="cannot be copied to"):
+            backup.restore(home)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert len(values(home.database)) == 100
 
 
 @pytest.mark.parametrize("metadata", ["", "postgresql://me@db.example/runs"])

@@ -66,9 +66,34 @@ def test_a_label_that_moves_meanwhile_keeps_its_version_and_what_that_needs(home
     assert (home.artifacts / "m" / "Baseline" / "1").exists()
 
 
+def test_a_label_that_leaves_a_version_meanwhile_takes_nothing_from_it(home, monkeypatch):
+    home.models.model("m").rollback(1)  # 5 is previous
+    remove = StoredModel.remove
+
+    def after_a_rollback(model, version):
+        if version == 2:
+            model.rollback(4)
+            model.rollback(3)  # 1 has no label any more
+        return remove(model, version)
+
+    monkeypatch.setattr(StoredModel, "remove", after_a_rollback)
+    gc.collect(home, keep=1)
+    for version in home.models.model("m").versions():
+        assert (home.artifacts / "m" / "Baseline" / str(version)).exists()
+
+
+def test_a_model_whose_labels_are_damaged_keeps_all_and_hinders_no_other(home):
+    (home.serving / "damaged" / "1").mkdir(parents=True)
+    (home.serving / "damaged" / "2").mkdir()
+    (home.serving / "damaged" / "labels.json").write_text("{")
+    assert names(home, gc.collect(home, keep=1)) == versions(home, 1, 2, 3, 4)
+    assert home.models.model("damaged").versions() == [1, 2]
+
+
 def test_what_a_killed_removal_left_goes(home):
     (home.serving / "m" / "1").rename(home.serving / "m" / ".removed-1")
-    assert ("remains", "serving/m/.removed-1") in names(home, gc.plan(home, keep=5))
+    assert gc.plan(home, keep=5, experiment="another") == []
+    assert ("remains", "serving/m/.removed-1") in names(home, gc.plan(home, keep=5, experiment="m"))
     gc.collect(home, keep=5)
     assert not (home.serving / "m" / ".removed-1").exists()
 

@@ -9,17 +9,27 @@ from pipeline.home.metadata_store import ComponentRun, Run
 
 
 @pytest.fixture
-def running():
+def running(monkeypatch):
     started = datetime.datetime(2026, 11, 22, tzinfo=datetime.timezone.utc)
-    return Run("mnist-20261122T000000000-a", started, [ComponentRun("Trainer", "running", 0.0, {})])
+    run = Run("mnist-20261122T000000000-a", started, [ComponentRun("Trainer", "running", 0.0, {})])
+    monkeypatch.setattr(listing, "past_runs", lambda *_: [run])
+    return run
 
 
 def test_a_run_is_running_while_its_process_is(tmp_path, running):
     home = Home(tmp_path)
     with locked(home):
-        assert listing.run_row(home, running)["state"] == "running"
-    assert listing.run_row(home, running)["state"] == "unfinished"
+        assert listing.run_rows(home, None)[0]["state"] == "running"
+    assert listing.run_rows(home, None)[0]["state"] == "unfinished"
 
 
 def test_a_run_in_a_home_without_a_lock_is_not_running(tmp_path, running):
-    assert listing.run_row(Home(tmp_path), running)["state"] == "unfinished"
+    assert listing.run_rows(Home(tmp_path / "none"), None)[0]["state"] == "unfinished"
+
+
+def test_a_run_that_ends_during_the_look_is_what_it_ended_as(tmp_path, monkeypatch):
+    looks = []
+    monkeypatch.setattr(listing, "is_busy", lambda home: looks.append("lock"))
+    monkeypatch.setattr(listing, "past_runs", lambda *_: looks.append("store") or [])
+    listing.run_rows(Home(tmp_path), None)
+    assert looks == ["lock", "store"]  # the store is newer than what the lock says

@@ -1,13 +1,14 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from conveyor.errors import StorageError
 from pipeline.home.folders import Home
-from pipeline.home.lock import HomeBusy, locked
+from pipeline.home.lock import HomeBusy, is_busy, locked
 
 ROOT = Path(__file__).parents[3]
 
@@ -20,6 +21,27 @@ def test_a_home_is_held_by_one_process(tmp_path):
     with locked(Home(tmp_path)):
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert f"HomeBusy: Another run (process {os.getpid()}) is using {tmp_path}" in done.stderr
+
+
+def test_a_look_at_the_lock_is_in_no_runs_way(tmp_path):
+    home, stopped = Home(tmp_path), threading.Event()
+    with locked(home):
+        pass
+
+    def look():
+        while not stopped.is_set():
+            is_busy(home)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        for _ in range(100):
+            with locked(home):
+                pass
+    finally:
+        stopped.set()
+        looking.join()
+    assert not is_busy(home)
 
 
 def test_a_home_is_free_after_the_block(tmp_path):

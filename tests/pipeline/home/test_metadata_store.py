@@ -39,9 +39,7 @@ def test_a_home_knows_its_own_file(tmp_path):
     home = Home(tmp_path)
     metadata_store.connect(home)
     metadata_store.claim(home)
-    with pytest.raises(
-        ConfigError, match=r"are in metadata\.db, as metadata_store.txt there says, and not in .*: leave --metadata"
-    ) as error:
+    with pytest.raises(ConfigError, match=r"are in metadata\.db, and not in .*: leave --metadata") as error:
         metadata_store.connect(dataclasses.replace(home, metadata=SERVER))
     assert "s3cret" not in str(error.value)
 
@@ -52,7 +50,7 @@ def test_a_home_knows_its_server(tmp_path):
     for metadata in ("", SERVER.replace("db.example", "other.example")):
         with pytest.raises(
             ConfigError,
-            match=r"are in postgresql://db\.example:5432/conveyor, as metadata_store.txt there says, and not in",
+            match=r"are in postgresql://db\.example:5432/conveyor, and not in",
         ) as error:
             metadata_store.connect(dataclasses.replace(home, metadata=metadata))
         assert "s3cret" not in str(error.value)
@@ -62,7 +60,7 @@ def test_a_home_knows_its_server(tmp_path):
 
 def test_a_home_of_0_1_0_whose_metadata_are_on_a_server_gets_no_file(tmp_path):
     home = Home(tmp_path)
-    (home.artifacts / "mnist").mkdir(parents=True)
+    output(home, 1)
     with pytest.raises(ConfigError, match="are of metadata that are not here: name their server"):
         metadata_store.connect(home)
     assert not home.database.exists()
@@ -120,18 +118,55 @@ def output(home, number):
 
 def test_outputs_of_which_a_copy_knows_nothing_are_removed(store, tmp_path):
     home = Home(tmp_path)
+    metadata_store.claim(home)
     add(store, "digits-1-a", "Trainer", Execution.COMPLETE)
     known, orphan = output(home, 1), output(home, 2)
     assert metadata_store.clear_orphans(store, home) == 1
     assert (known.exists(), orphan.exists()) == (True, False)
 
 
-def test_artifacts_of_another_store_are_not_taken_for_leftovers(store, tmp_path):
-    home = Home(tmp_path)
-    path = output(home, 1)
+@pytest.mark.parametrize("known", [0, 2])
+def test_artifacts_of_another_store_are_not_taken_for_leftovers(store, tmp_path, known):
+    home = dataclasses.replace(Home(tmp_path), metadata=SERVER)
+    for _ in range(known):
+        add(store, "digits-1-a", "Trainer", Execution.COMPLETE)
+    paths = [output(home, number) for number in (1, 2, 3)]
     with pytest.raises(ConfigError, match="know of none of the artifacts in"):
         metadata_store.clear_orphans(store, home)
-    assert path.exists()
+    assert all(path.exists() for path in paths)
+
+
+def test_a_homes_own_file_may_be_an_old_copy_that_knows_nothing_yet(store, tmp_path):
+    home = Home(tmp_path)
+    metadata_store.claim(home)
+    path = output(home, 1)
+    assert metadata_store.clear_orphans(store, home) == 1
+    assert not path.exists()
+
+
+def test_a_file_that_0_1_0_made_at_a_look_does_not_bind_a_home(tmp_path, monkeypatch):
+    home = Home(tmp_path)
+    store = metadata_store.connect(home)
+    monkeypatch.setattr(metadata_store.metadata_store, "MetadataStore", lambda *_, **__: "the server's")
+    server = dataclasses.replace(home, metadata=SERVER)
+    assert metadata_store.connect(server) == "the server's"
+    add(store, "digits-1-a", "Trainer", Execution.COMPLETE)
+    with pytest.raises(ConfigError, match=r"are in metadata\.db, and not in"):
+        metadata_store.connect(server)
+
+
+@pytest.mark.parametrize("text", ["postgresql://db.example/conveyor", "postgresql://db.example:5432/conveyor\n"])
+def test_a_record_that_a_person_wrote_is_read(tmp_path, text):
+    home = dataclasses.replace(Home(tmp_path), metadata=SERVER)
+    home.store_record.write_text(text)
+    assert home.own_store == home.store_name
+
+
+def test_a_record_that_is_none_is_refused(tmp_path):
+    home = Home(tmp_path)
+    home.store_record.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="it must name the metadata's store"):
+        metadata_store.connect(home)
 
 
 def test_artifacts_whose_file_is_gone_are_not_given_to_a_new_one(store, tmp_path):
@@ -141,6 +176,10 @@ def test_artifacts_whose_file_is_gone_are_not_given_to_a_new_one(store, tmp_path
     backup.save(home)
     home.database.unlink()
     with pytest.raises(ConfigError, match=r"not here: `conveyor doctor --restore-metadata` returns to a copy"):
+        metadata_store.connect(home)
+    (copy,) = backup.copies(home)
+    copy.unlink()
+    with pytest.raises(ConfigError, match=r"not here: bring .*metadata\.db back"):
         metadata_store.connect(home)
     assert not home.database.exists()
 

@@ -1,8 +1,10 @@
 import contextlib
+import itertools
 import json
 import os
 import re
 import shutil
+import sqlite3
 import tempfile
 import traceback
 from pathlib import Path
@@ -78,6 +80,11 @@ class Server:
         self._files.close()
 
 
+def executions(database: Path) -> list[Any]:
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        return connection.execute("SELECT id, last_known_state FROM Execution ORDER BY id").fetchall()
+
+
 def draw_death() -> st.SearchStrategy[int | None]:
     """Draws the write before which a command's process dies; of most commands, None."""
     return st.one_of(st.none(), st.none(), st.integers(1, 250))
@@ -106,7 +113,8 @@ class HomeLife(RuleBasedStateMachine):
         self._left_running = self._removed_unmarked = False
         self._stack.enter_context(mock.patch("pipeline.run.graph.create_pipeline", stub_training.create_pipeline))
         self._stack.enter_context(mock.patch.object(rollout, "answering", self._answering))
-        self._stack.enter_context(mock.patch.object(rollout, "time", mock.Mock(monotonic=lambda: 0, sleep=self._tick)))
+        clock = mock.Mock(monotonic=itertools.count().__next__, sleep=self._tick)
+        self._stack.enter_context(mock.patch.object(rollout, "time", clock))
 
     def teardown(self) -> None:
         for server in self._servers:
@@ -203,8 +211,8 @@ class HomeLife(RuleBasedStateMachine):
             return
         if after.stable != before.stable:
             back, now = self._text(name, before.stable), self._text(name, after.stable)
-            if now not in self._withdrawn[name]:  # else it is undone
-                self._withdrawn[name].add(back)
+            is_undone = now in self._withdrawn[name] and after.stable == before.previous
+            self._withdrawn[name] |= set() if is_undone else {back}
             self._withdrawn[name].discard(now)
 
     @rule(name=NAMES, death=draw_death())
@@ -255,6 +263,8 @@ class HomeLife(RuleBasedStateMachine):
             assert code is None
             code, told = self._conveyor(None, "doctor", "--restore-metadata")
         assert code in (None, ExitCode.SUCCESS, ExitCode.FAILED), told  # the latter: a full disk, or the like
+        if code is not None:
+            assert executions(self._home.database) == executions(backup.copies(self._home)[-1])
         self._without_lineage |= {(name, version) for name in EXPERIMENTS for version in self._model(name).versions()}
         self._left_running = self._removed_unmarked = True
 
@@ -318,7 +328,7 @@ class HomeLife(RuleBasedStateMachine):
 
     @invariant()
     def nothing_runs(self) -> None:
-        states = {listing.run_row(self._home, run)["state"] for run in listing.past_runs(self._home, None)}
+        states = {row["state"] for row in listing.run_rows(self._home, None)}
         assert states <= {"unfinished", "failed", "rejected", "pushed"}
 
     @invariant()

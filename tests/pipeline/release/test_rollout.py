@@ -133,7 +133,7 @@ def test_another_models_damage_is_told_of_and_hinders_no_other_server(home):
     (home.serving / "damaged" / LABELS).write_text("{")
     label(home, Labels(1, None, 3))
     (settled,) = rollout.settle(home, "m")
-    assert (settled.target, settled.made) == ("localhost:8500", False)
+    assert (settled.target, settled.made, settled.runs) == ("localhost:8500", False, False)
     assert "damaged/labels.json is damaged" in settled.problem
     assert "versions: 1 }" in (other.path / server_files.MODELS).read_text()
 
@@ -148,8 +148,16 @@ def test_a_server_whose_folder_cannot_be_read_is_told_of(home, monkeypatch):
     with pytest.raises(StorageError, match=r"What the server on .*/8500 serves cannot be read"):
         folder(home).record()
     (settled,) = rollout.settle(home, "m")
-    assert (settled.target, settled.made) == (str(folder(home).path), False)
+    assert (settled.target, settled.made, settled.runs) == (str(folder(home).path), False, True)
     assert "cannot be read" in settled.problem
+
+
+def test_a_running_server_whose_files_are_another_users_is_waited_for(home, monkeypatch):
+    Server(monkeypatch)
+    folder(home).write_record(ServerRecord("localhost:8500", ("m",)))
+    with folder(home).held():
+        monkeypatch.setattr(ServerFolder, "held", lambda self: pytest.fail("its lock is not ours to open"))
+        assert rollout.settle(home, "m") == [Settled("localhost:8500", made=True)]
 
 
 def test_a_followed_model_without_versions_is_left_out(home):
@@ -179,8 +187,16 @@ def test_each_server_has_files_of_its_own(home):
             pass
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"target": 1}', '{"target": "x", "followed": [], "pinned": 3}'])
-def test_a_damaged_record_is_none(home, text):
-    (folder(home).path / RECORD).write_text(text)
+def test_a_record_without_a_choice_is_of_versions_that_were_named(home):
+    (folder(home).path / RECORD).write_text('{"target": "localhost:8500", "followed": [], "pinned": {"m": [1]}}')
     with folder(home).held():
-        assert running_servers(home) == []
+        (record,) = running_servers(home)
+    assert record.served("m", [1, 2, 3]) == {1}
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"target": 1}', '{"target": "x", "followed": [], "pinned": 3}'])
+def test_a_server_with_a_damaged_record_serves_nobody_knows_what(home, text):
+    (folder(home).path / RECORD).write_text(text)
+    assert running_servers(home) == []
+    with folder(home).held(), pytest.raises(ConfigError, match=r"the server on .*/8500 serves is not known: stop it"):
+        running_servers(home)

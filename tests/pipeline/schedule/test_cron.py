@@ -75,6 +75,7 @@ def test_where_the_clock_changes(text, start, expected):
 
 def test_a_range_of_one_is_one():
     assert fires("0 3 * * 3-3/4") == ["11-25 03:00:00", "12-02 03:00:00", "12-09 03:00:00"]  # Wednesdays alone
+    assert fires("0 3 * * */7,1-1/2") == ["11-22 03:00:00", "11-23 03:00:00", "11-29 03:00:00"]  # Sundays and Mondays
 
 
 def test_a_star_with_a_step_is_a_star():
@@ -94,7 +95,8 @@ def random_field(random, low, high, names=()):
     begin, end = sorted(random.sample(range(low, high + 1), 2))
     step = random.randint(1, max(1, (high - low) // 2))
     ranges = [f"{begin}-{end}", f"{begin}-{end}/{step}", f"{begin}-{begin}/{step}"]
-    forms = ["*", "*", f"*/{step}", str(begin), *ranges, f"{begin},{end}", *names]
+    lists = [f"{begin},{end}", f"*/{step},{begin}-{begin}/{step}"]
+    forms = ["*", "*", f"*/{step}", str(begin), *ranges, *lists, *names]
     return random.choice(forms)
 
 

@@ -79,6 +79,23 @@ def test_a_line_break_is_refused(home, kind):
         export.files(kind, broken, home)
 
 
+def test_an_expression_on_two_lines_is_one(home):
+    text = export.files("crontab", plan(cron="0 3 *\n* *"), home)["conveyor-mnist.crontab"]
+    assert text.strip().splitlines()[-1].startswith("0 3 * * * sleep")
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+def test_systemd_takes_folders_with_any_name(tmp_path):
+    odd = Home(tmp_path / 'my 100% "home" \\n')
+    odd.root.mkdir()
+    files = export.files("systemd", plan(), odd, writes=(tmp_path / "my data",))
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    command = ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / name) for name in files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert [line for line in (done.stdout + done.stderr).splitlines() if "conveyor" in line] == []
+
+
 @pytest.mark.parametrize("version", ["1.27", "1.31"])
 def test_kubernetes_takes_the_manifest(home, version):
     text = export.files("kubernetes", plan(), home)["conveyor-mnist.yaml"]

@@ -138,6 +138,14 @@ def test_a_person_may_return_to_what_was_taken_back(model, rolled_back):
     assert push(rolled_back, model("a")) == Pushed(1, rolled_back.path(1), new=False)  # nothing was wrong with it
 
 
+def test_a_later_return_takes_back_what_was_stable_meanwhile(model, rolled_back):
+    push(rolled_back, model("c"))
+    rolled_back.rollback(2)
+    with pytest.raises(ModelWithdrawn):
+        push(rolled_back, model("c"))
+    assert rolled_back.stable() == 2
+
+
 def test_a_version_that_cannot_be_read_can_be_rolled_back(model, stored, monkeypatch):
     push(stored, model("a"))
     push(stored, model("b"))
