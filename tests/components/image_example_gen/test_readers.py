@@ -117,6 +117,55 @@ def folders(tmp_path, mnist_dataset):
     return tmp_path, dataset
 
 
+def test_class_folders_have_a_class_and_a_number_of_channels(folders):
+    folder, dataset = folders
+    (folder / "horse").mkdir()
+    odd = folder / "horse" / "a.png"
+    odd.touch()
+    with pytest.raises(DataError) as error:
+        open_readers(list(folder.glob("*/*")), dataset)
+    assert str(error.value) == f"{odd}: expected a folder named after a class (cat, dog), found 'horse'."
+    with pytest.raises(DataError) as error:
+        open_readers(list(folder.glob("cat/*")), dataclasses.replace(dataset, shape=(8, 6, 2)))
+    first = folder / "cat" / "a.png"
+    assert str(error.value) == f"{first}: expected images of 1, 3 or 4 channels, found 2 asked for."
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (lambda png: b"no picture", "a file of another kind"),
+        (lambda png: png[:60], "one with: .*"),
+    ],
+    ids=["another kind", "cut off"],
+)
+def test_a_picture_that_is_none_is_told_of(folders, content, found):
+    folder, dataset = folders
+    path = folder / "dog" / "a.png"
+    path.write_bytes(content(path.read_bytes()))
+    (reader,) = open_readers([path], dataset)
+    with pytest.raises(DataError, match=rf"dog/a\.png: expected a whole PNG or JPEG image, found {found}\.$"):
+        reader.read(0, 1)
+
+
+def test_a_gif_is_no_picture_for_class_folders(folders):
+    folder, dataset = folders
+    PIL.Image.new("L", (6, 8)).save(folder / "dog" / "c.gif")
+    (reader,) = open_readers([folder / "dog" / "c.gif"], dataset)
+    with pytest.raises(DataError, match=r"expected a whole PNG or JPEG image, found a file of another kind\.$"):
+        reader.read(0, 1)
+
+
+def test_a_picture_is_made_smaller_by_averaging(folders):
+    folder, dataset = folders
+    checkered = np.indices((16, 12)).sum(axis=0) % 2 * 255
+    PIL.Image.fromarray(checkered.astype(np.uint8)).save(folder / "cat" / "c.png")
+    (reader,) = open_readers([folder / "cat" / "c.png"], dataset)
+    images, labels = reader.read(0, 1)
+    assert (images.dtype, labels.dtype) == (np.uint8, np.int64)
+    assert (abs(images.astype(int) - 127) <= 24).all()  # the nearest pixel alone would be 0 or 255
+
+
 def test_reads_class_folders_resized(folders):
     folder, dataset = folders
     (reader,) = open_readers(list(folder.glob("*/*")), dataset)

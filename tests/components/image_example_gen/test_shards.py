@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from components.image_example_gen.dataset import HashedSplits, NamedSplits
 from components.image_example_gen.readers import DataError
 from components.image_example_gen.shards import content_splits, plan, split_names
 from components.image_example_gen.spans import BASE, Part
-from tests.digits import held_out, read_idx
+from tests.digits import held_out, read_idx, write_idx
 
 
 def counts(planned):
@@ -62,6 +63,60 @@ def test_refuses_missing_files(tmp_path, mnist_dataset):
         DataError, match=r"expected the files of the split train, which match train-\*-ubyte, found none"
     ):
         plan(Part(BASE, tmp_path, mnist_dataset))
+
+
+def test_refuses_missing_files_by_the_name_of_their_split(tmp_path, mnist, mnist_dataset):
+    for path in mnist.glob("train-*-ubyte"):
+        (tmp_path / path.name).symlink_to(path)
+    with pytest.raises(DataError, match=r"expected the files of the split test, which match t10k-\*-ubyte, found none"):
+        plan(Part(BASE, tmp_path, mnist_dataset))
+    own = dataclasses.replace(mnist_dataset, splits=NamedSplits("train-*", "train-*", eval="held-*"))
+    with pytest.raises(DataError, match=r"expected the files of the split eval, which match held-\*, found none"):
+        plan(Part(BASE, tmp_path, own))
+    hashed = dataclasses.replace(mnist_dataset, splits=HashedSplits("other-*"))
+    for name in ("a.gz", "b.gz"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError) as error:
+        plan(Part(BASE, tmp_path, hashed))
+    found = "only a.gz, b.gz: unpack gzipped files first"
+    assert str(error.value) == f"{tmp_path}: expected labelled images, which match other-*, found {found}."
+
+
+@pytest.fixture
+def hashed(tmp_path, mnist, mnist_dataset):
+    """A hundred digits whose content decides their splits."""
+    write_idx(tmp_path, "x", *read_idx(mnist, "train", 100))
+    return Part(BASE, tmp_path, dataclasses.replace(mnist_dataset, splits=HashedSplits("*-ubyte")))
+
+
+def test_a_shard_of_hashed_splits_yields_every_image_in_its_own(hashed):
+    (shard,) = plan(hashed)
+    images, labels = shard.reader.read(0, 100)
+    chosen = content_splits(images, hashed.dataset.splits)
+    read = {split: (pixels, truth) for split, pixels, truth in shard.read(hashed.dataset)}
+    assert list(read) == ["train", "eval", "test"]
+    for split, (pixels, truth) in read.items():
+        assert np.array_equal(pixels, images[chosen == split])
+        assert np.array_equal(truth, labels[chosen == split])
+
+
+def test_what_is_reserved_is_the_images_of_test_and_eval(hashed):
+    reserved = shards.reserved_digests(hashed)
+    images, _ = plan(hashed)[0].reader.read(0, 100)
+    held = content_splits(images, hashed.dataset.splits) != "train"
+    assert reserved == {hashlib.sha256(image.tobytes()).digest() for image in images[held]}
+    (shard,) = plan(hashed)
+    number = int(np.flatnonzero(held)[0])
+    with pytest.raises(DataError) as error:
+        list(shard.read(hashed.dataset, reserved))
+    assert f"found one of those as image {number}, counted from 0; take it out" in str(error.value)
+    only_training = dataclasses.replace(shard, start=int(np.flatnonzero(~held)[0]), count=1)
+    assert [len(pixels) for _, pixels, _ in only_training.read(hashed.dataset, reserved)] == [1, 0, 0]
+
+
+def test_a_shard_of_one_image_holds_one_however_large_it_is(hashed, monkeypatch):
+    monkeypatch.setattr(shards, "MAX_SHARD_BYTES", 1)
+    assert [(shard.start, shard.count) for shard in plan(hashed)] == [(number, 1) for number in range(100)]
 
 
 def test_content_alone_decides_the_split(mnist):

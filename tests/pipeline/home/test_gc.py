@@ -1,11 +1,16 @@
 import json
+import os
+from pathlib import Path
 
 import pytest
+from ml_metadata.proto import metadata_store_pb2
+from ml_metadata.proto.metadata_store_pb2 import Artifact, Event, Execution
 
-from pipeline.home import gc
+from pipeline.home import gc, metadata_store
 from pipeline.home.folders import Home
 from serving.model_store import StoredModel, VersionRecord
 from serving.model_store.records import RECORD
+from tests.pipeline.home.test_metadata_store import add
 
 
 @pytest.fixture
@@ -106,3 +111,74 @@ def test_a_linked_version_goes_and_what_it_is_linked_to_stays(home, tmp_path):
     assert home.models.model("m").versions() == [4, 5]
     assert home.models.model("m").remains() == []
     assert (elsewhere / RECORD).exists()
+
+
+def ran(home, store, experiment, number, pushed):
+    """Adds a run of one component to the metadata, with its output's folder, and returns that."""
+    add(store, f"{experiment}-{number}-a", "AtomicPusher", Execution.COMPLETE)
+    execution = max(e.id for e in store.get_executions())
+    kind = store.put_artifact_type(metadata_store_pb2.ArtifactType(name="PushedModel"))
+    path = home.artifacts / experiment / "AtomicPusher" / "pushed_model" / str(execution)
+    path.mkdir(parents=True)
+    artifact = Artifact(type_id=kind, uri=str(path), state=Artifact.LIVE)
+    artifact.custom_properties["pushed"].int_value = int(pushed)
+    if pushed:
+        artifact.custom_properties["pushed_version"].int_value = number
+    (identity,) = store.put_artifacts([artifact])
+    event = Event(artifact_id=identity, execution_id=execution, type=Event.OUTPUT)
+    event.path.steps.add().key = "pushed_model"
+    store.put_events([event])
+    return path
+
+
+@pytest.fixture
+def lived(home):
+    """The home with the metadata of five runs that pushed, of one that was rejected and of one that was stopped."""
+    store = metadata_store.connect(home)
+    metadata_store.claim(home)
+    runs = {number: ran(home, store, "m", number, pushed=True) for number in range(1, 6)}
+    runs |= {6: ran(home, store, "m", 6, pushed=False), 7: ran(home, store, "n", 7, pushed=False)}
+    add(store, "m-8-a", "Trainer", Execution.CANCELED)
+    return home, store, runs
+
+
+def artifacts(removals):
+    return {removal.path for removal in removals if removal.kind == "artifact"}
+
+
+def test_artifacts_that_no_kept_version_and_no_next_run_needs_go(lived):
+    home, store, runs = lived
+    # 6 is the last verdict, 8 the last run, 7 another experiment's
+    expected = {str(runs[number]) for number in (1, 2, 3)}
+    assert artifacts(gc.plan(home, keep=2)) == expected
+    assert artifacts(gc.plan(home, keep=2, experiment="n")) == set()
+    assert artifacts(gc.collect(home, keep=2)) == expected
+    states = {artifact.uri: artifact.state for artifact in store.get_artifacts()}
+    assert {uri for uri, state in states.items() if state == Artifact.DELETED} == expected
+    assert {uri for uri in states if Path(uri).is_dir()} == states.keys() - expected
+
+
+def test_the_last_verdict_is_needed_until_there_is_another(lived):
+    home, store, runs = lived
+    ran(home, store, "m", 9, pushed=False)
+    assert str(runs[6]) in artifacts(gc.plan(home, keep=2))
+
+
+def test_of_checkpoints_each_experiments_newest_stay(home):
+    for time, name in enumerate(("m/c", "m/a", "m/b", "n/a")):
+        path = home.checkpoints / name
+        path.mkdir(parents=True)
+        (path / "weights").write_bytes(bytes(2_500_000))
+        os.utime(path, (time, time))
+    found = [removal for removal in gc.plan(home, keep=5) if removal.kind == "checkpoints"]
+    assert names(home, found) == {("checkpoints", "checkpoints/m/c"), ("checkpoints", "checkpoints/m/a")}
+    assert [removal.megabytes for removal in found] == [2.5, 2.5]
+    assert gc.plan(home, keep=5, experiment="n") == []
+
+
+def test_the_size_of_what_goes_is_that_of_its_own_files(home):
+    (home.serving / "m" / "5" / "weights").write_bytes(bytes(3_000_000))
+    (home.serving / "m" / "1" / "link").symlink_to(home.serving / "m" / "5" / "weights")
+    (home.serving / "m" / "1" / "weights").write_bytes(bytes(1_200_000))
+    sizes = {removal.kind: removal.megabytes for removal in gc.plan(home, keep=4)}
+    assert sizes == {"version": 1.2, "baseline": 0.0}

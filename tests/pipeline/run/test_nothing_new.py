@@ -7,7 +7,7 @@ import pytest
 from pipeline.experiments import load
 from pipeline.home import metadata_store
 from pipeline.home.folders import Home
-from pipeline.home.outcome import Verdict
+from pipeline.home.outcome import Outcome, Verdict
 from pipeline.run.nothing_new import repeated_outcome
 from serving.model_store import VersionRecord
 
@@ -19,7 +19,7 @@ def home(tmp_path, monkeypatch):
     (tmp_path / "model" / "saved_model.pb").write_text("a")
     home.models.model("mnist").push(tmp_path / "model", VersionRecord(run="r1"))
     home.database.touch()
-    monkeypatch.setattr(metadata_store, "connect", lambda _: None)
+    monkeypatch.setattr(metadata_store, "connect", {home: "the store"}.__getitem__)
     return home
 
 
@@ -29,7 +29,8 @@ def last(monkeypatch):
 
     def make(fingerprint="f", version=1):
         run = SimpleNamespace(id="r1", fingerprint=fingerprint, version=version)
-        monkeypatch.setattr(metadata_store, "last_completed", lambda *_: run)
+        known = {("the store", "mnist"): run}
+        monkeypatch.setattr(metadata_store, "last_completed", lambda *asked: known[asked])
 
     make()
     return make
@@ -41,9 +42,20 @@ def ask(home, also_rejected=False):
     return repeated_outcome(plan, also_rejected)
 
 
+FIGURES = {"accuracy": 0.9, "baseline": 0.8, "report": "r1.html"}
+
+
 def test_what_was_pushed_and_is_still_there_is_up_to_date(home, last):
-    outcome = ask(home)
-    assert (outcome.verdict, outcome.version, outcome.run) == (Verdict.UP_TO_DATE, 1, "r1")
+    report(home, outcome=FIGURES)
+    path = str(home.models.model("mnist").path(1))
+    assert ask(home) == Outcome(Verdict.UP_TO_DATE, "r1", version=1, label="stable", path=path, **FIGURES)
+
+
+def test_what_was_pushed_and_has_no_label_any_more_is_up_to_date_too(home, last, tmp_path):
+    for text in ("b", "c"):
+        (tmp_path / "model" / "saved_model.pb").write_text(text)
+        home.models.model("mnist").push(tmp_path / "model", VersionRecord(run="later"))
+    assert ask(home).label is None
 
 
 def test_for_a_retraining_it_is_nothing_new(home, last):
@@ -69,9 +81,9 @@ def test_a_rejection_ends_with_what_it_was_measured_against(home, last, fields):
 
 def test_a_rejection_counts_for_a_retraining_alone(home, last):
     last(version=None)
-    report(home, baseline="b")
+    report(home, baseline="b", outcome=FIGURES)
     assert ask(home) is None
-    assert ask(home, also_rejected=True).verdict == Verdict.NOTHING_NEW
+    assert ask(home, also_rejected=True) == Outcome(Verdict.NOTHING_NEW, "r1", **FIGURES)
 
 
 @pytest.mark.parametrize("file", ["saved_model.pb", "assets.extra/conveyor.json"])
