@@ -52,6 +52,7 @@ def test_times(text, expected):
         ("0 9-3 * * *", "the hour is 9-3"),
         ("0 3 0 * *", "the day is 0"),
         ("5/10 * * * *", "the minute is 5/10"),
+        ("0 3 * 13 *", '--cron "0 3 \\* 13 \\*": the month is 13; expected such as jan,jul or 1,7, from 1 to 12'),
         ("0 3 * * *; reboot", r"the month is \*;"),
         ("٣ 3 * * *", "the minute is ٣"),
     ],
@@ -71,6 +72,16 @@ def test_what_is_no_time_is_refused(text, message):
 )
 def test_where_the_clock_changes(text, start, expected):
     assert fires(text, start=datetime.datetime(*start, tzinfo=BERLIN)) == expected
+
+
+def test_the_values_of_each_field():
+    times = Cron.of("5 3 * feb-mar 0,5-7").times
+    assert times == {"second": (0,), "minute": (5,), "hour": (3,), "day": None, "month": (2, 3), "weekday": (0, 5, 6)}
+
+
+def test_systemds_calendar():
+    assert Cron.of("5 3 * * 7").calendar("UTC") == ["Sun *-*-* 03:05:00 UTC"]
+    assert Cron.of("5 3 1 feb mon").calendar("UTC") == ["*-2-1 03:05:00 UTC", "Mon *-2-* 03:05:00 UTC"]
 
 
 def test_a_range_of_one_is_one():

@@ -138,6 +138,11 @@ def test_a_person_may_return_to_what_was_taken_back(model, rolled_back):
     assert push(rolled_back, model("a")) == Pushed(1, rolled_back.path(1), new=False)  # nothing was wrong with it
 
 
+def test_the_label_of_a_version(three):
+    label(three, 2, 3, None)
+    assert [three.label_of(version) for version in (1, 2, 3)] == [None, "stable", "canary"]
+
+
 def test_a_later_return_takes_back_what_was_stable_meanwhile(model, rolled_back):
     push(rolled_back, model("c"))
     rolled_back.rollback(2)
