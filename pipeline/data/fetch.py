@@ -133,7 +133,7 @@ def _from_path(source: Path, files: dict[str, File], staging: Path) -> None:
         return _save_all(_from_tar(source, files), files, staging)
     archives = sorted(source.glob("*.tar.gz"))
     for name, file in files.items():
-        found = sorted([*source.rglob(name), *source.rglob(f"{name}.gz")])
+        found = sorted([*source.rglob(name), *source.rglob(f"{name}.gz")], key=lambda path: (len(path.parts), path))
         if found:
             _save_file(found[0], staging / name, file)
         elif archives:

@@ -23,7 +23,7 @@ def check(home: Home) -> None:
     Raises:
       MetadataUnavailable: it is damaged, or another process holds it; says how to return to a copy.
     """
-    if home.metadata or not home.database.exists():
+    if home.metadata or not home.has_database:
         return
     with (
         _as_sentences(home),
@@ -38,13 +38,15 @@ def check(home: Home) -> None:
 
 def _check_pages(database: sqlite3.Connection) -> None:
     (answer,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if answer == "ok" and not database.execute("SELECT EXISTS (SELECT 1 FROM sqlite_master)").fetchone()[0]:
+        answer = "it is empty"  # as a full disk or a loss of power may leave a file
     if answer != "ok":
         raise sqlite3.DatabaseError(answer)
 
 
 def save(home: Home) -> None:
     """Copies the file into `backups/`, and removes all but the newest copies."""
-    if home.metadata or not home.database.exists():
+    if home.metadata or not home.has_database:
         return
     with storage_errors(f"The folder of backups {home.backups} cannot be made"):
         home.backups.mkdir(parents=True, exist_ok=True)

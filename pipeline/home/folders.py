@@ -115,14 +115,21 @@ class Home:
 
     @property
     def has_metadata(self) -> bool:
-        """Whether there may be metadata: a server is named, here or by an earlier run, or the SQLite file exists.
+        """Whether there may be metadata: a server is named, here or by an earlier run, or something has run.
 
         Raises:
           StorageError: the home folder cannot be read.
         """
-        with storage_errors(f"The home folder {self.root} cannot be read"):
-            on_server = self.own_store not in (None, self.database.name)
-            return bool(self.metadata) or on_server or self.database.exists()
+        return bool(self.metadata) or self.own_store is not None or bool(self.outputs())
+
+    @property
+    def has_database(self) -> bool:
+        """Whether the SQLite file is there; an empty one is what a full disk or a loss of power left."""
+        return self.database.exists() and self.database.stat().st_size > 0
+
+    def outputs(self) -> list[Path]:
+        """Returns the folders of the outputs of executions, which bear the execution's number."""
+        return [path for path in self.artifacts.glob("*/*/*/*") if path.name.isdecimal()]
 
     @property
     def metadata_place(self) -> str:

@@ -97,8 +97,13 @@ def _runs_of(model: StoredModel) -> set[str]:
 
 def _artifacts(home: Home, kept_runs: set[str], experiment: str | None) -> list[Removal]:
     needed = _needed(home, kept_runs)
-    outputs = [path for folder in _folders(home.artifacts, experiment) for path in sorted(folder.glob("*/*/*"))]
-    return [_removal("artifact", path) for path in outputs if path.name.isdecimal() and str(path) not in needed]
+    outputs = [path for path in sorted(home.outputs()) if experiment in (None, _place(path)[0])]
+    return [_removal("artifact", path) for path in outputs if _place(path) not in needed]
+
+
+def _place(path: str | Path) -> tuple[str, ...]:
+    """Returns an output's place in the artifacts: the same in a home that was moved."""
+    return Path(path).parts[-4:]
 
 
 def _baselines(home: Home, gone: set[str], experiment: str | None) -> list[Removal]:
@@ -161,13 +166,15 @@ def _mark_deleted(home: Home, gone: set[str]) -> None:
     if not gone or not home.has_metadata:
         return
     store = metadata_store.connect(home)
-    artifacts = [artifact for artifact in store.get_artifacts() if artifact.uri in gone]
+    places = {_place(path) for path in gone}
+    artifacts = [artifact for artifact in store.get_artifacts() if _place(artifact.uri) in places]
     for artifact in artifacts:
         artifact.state = Artifact.DELETED
     store.put_artifacts(artifacts)
 
 
-def _needed(home: Home, names: set[str]) -> set[str]:
+def _needed(home: Home, names: set[str]) -> set[tuple[str, ...]]:
+    """Returns the places of what the runs of those names and each experiment's next run need."""
     store = metadata_store.connect(home)
     metadata_store.require_own(store, home)
     known = metadata_store.runs(store)
@@ -177,7 +184,7 @@ def _needed(home: Home, names: set[str]) -> set[str]:
         wanted.add(own[-1].id)
         wanted |= {run.id for run in [r for r in own if r.state.is_verdict][-1:]}
     return {
-        artifact.uri
+        _place(artifact.uri)
         for run in known
         if run.id in wanted
         for component in run.components

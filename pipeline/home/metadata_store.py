@@ -140,12 +140,12 @@ def _check_store(home: Home) -> None:
             f"The metadata of {home.root} are in {own}, and not in {home.store_name}: {way}, or choose another --home. "
             f"{home.store_record} says which are a home's own."
         )
-    if not home.metadata and not home.database.exists() and _outputs(home):
+    if not home.metadata and not home.has_database and home.outputs():
         if backup.copies(home):
             way = "`conveyor doctor --restore-metadata` returns to a copy"
         else:
             way = f"bring {home.database} back" if own else "name their server with --metadata"
-        raise ConfigError(
+        raise MetadataUnavailable(
             f"The artifacts in {home.artifacts} are of metadata that are not here: {way}, or remove the artifacts to "
             "start anew; pushed models stay."
         )
@@ -162,11 +162,6 @@ def _has_executions(database: Path) -> bool:
         return True
 
 
-def _outputs(home: Home) -> list[Path]:
-    """Returns the folders of the outputs of executions, which bear the execution's number."""
-    return [path for path in home.artifacts.glob("*/*/*/*") if path.name.isdecimal()]
-
-
 def require_own(store: metadata_store.MetadataStore, home: Home) -> None:
     """Refuses a store that knows none of the artifacts in a home, before any of them is removed.
 
@@ -175,12 +170,13 @@ def require_own(store: metadata_store.MetadataStore, home: Home) -> None:
     Raises:
       ConfigError: the artifacts are another store's.
     """
-    if (home.store_record.exists() and not home.metadata) or not _outputs(home):
+    if (home.store_record.exists() and not home.metadata) or not home.outputs():
         return
     if not any(artifact.uri.startswith(f"{home.artifacts}/") for artifact in store.get_artifacts()):
         raise ConfigError(
-            f"The metadata in {home.metadata_place} know of none of the artifacts in {home.artifacts}, which are "
-            "another store's: name it with --metadata, or remove the artifacts to start anew; pushed models stay."
+            f"The metadata in {home.metadata_place} know of none of the artifacts in {home.artifacts}. They are "
+            "another store's, or were made before this home was moved: name their store with --metadata, or remove the "
+            "artifacts to start anew; pushed models stay."
         )
 
 
@@ -262,7 +258,7 @@ def clear_orphans(store: metadata_store.MetadataStore, home: Home) -> int:
     """
     require_own(store, home)
     known = max((execution.id for execution in store.get_executions()), default=0)
-    orphans = [path for path in _outputs(home) if int(path.name) > known]
+    orphans = [path for path in home.outputs() if int(path.name) > known]
     for path in orphans:
         shutil.rmtree(path)
     return len(orphans)

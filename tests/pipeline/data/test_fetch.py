@@ -100,6 +100,17 @@ def test_second_call_does_nothing(published, tmp_path):
     assert f"--data {tmp_path / 'source'} is not used" in said[0]
 
 
+def test_files_of_a_span_are_not_taken_for_the_published_ones(published, tmp_path):
+    gzip_all(tmp_path / "source")
+    gzip_all(tmp_path / "source" / "span-1", {name: b"another" for name in CONTENT})
+    for name in CONTENT:  # a sub-folder's name comes before the file's
+        (tmp_path / "source" / "a").mkdir(exist_ok=True)
+        (tmp_path / "source" / "a" / name).write_bytes(b"another")
+    published()
+    fetch("toy", tmp_path / "data", tmp_path / "source")
+    assert there(tmp_path / "data") == CONTENT
+
+
 def test_damaged_file_is_fetched_anew(published, tmp_path):
     gzip_all(tmp_path / "source")
     published()

@@ -94,6 +94,13 @@ def test_the_newest_whole_copy_is_returned_to(home):
     assert values(home.database) == ["as it was"]
 
 
+def test_an_empty_copy_is_no_whole_one(home):
+    (whole,) = backup.copies(home)
+    empty = whole.with_name("metadata-9.db")
+    empty.touch()
+    assert backup.restore(home) == backup.Restored(whole, (empty,))
+
+
 def test_a_damaged_file_takes_no_copys_place(home):
     before = backup.copies(home)
     overwrite_pages(home.database)

@@ -158,6 +158,20 @@ def test_artifacts_that_no_kept_version_and_no_next_run_needs_go(lived):
     assert {uri for uri in states if Path(uri).is_dir()} == states.keys() - expected
 
 
+def test_a_home_that_was_moved_keeps_what_it_needs(lived, tmp_path):
+    home, _, runs = lived
+    moved = Home(tmp_path / "moved")
+    moved.root.mkdir()
+    for path in list(tmp_path.iterdir()):
+        if path != moved.root:
+            path.rename(moved.root / path.name)
+    removed = gc.collect(moved, keep=2)
+    gone = {str(runs[number]).replace(str(home.root), str(moved.root)) for number in (1, 2, 3)}
+    assert artifacts(removed) == gone
+    states = {artifact.uri: artifact.state for artifact in metadata_store.connect(moved).get_artifacts()}
+    assert {uri for uri, state in states.items() if state == Artifact.DELETED} == {str(runs[n]) for n in (1, 2, 3)}
+
+
 def test_the_last_verdict_is_needed_until_there_is_another(lived):
     home, store, runs = lived
     ran(home, store, "m", 9, pushed=False)

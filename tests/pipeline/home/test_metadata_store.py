@@ -1,5 +1,6 @@
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 from ml_metadata.proto import metadata_store_pb2
@@ -61,7 +62,8 @@ def test_a_home_knows_its_server(tmp_path):
 def test_a_home_of_0_1_0_whose_metadata_are_on_a_server_gets_no_file(tmp_path):
     home = Home(tmp_path)
     output(home, 1)
-    with pytest.raises(ConfigError, match="are of metadata that are not here: name their server"):
+    assert home.has_metadata  # so that nobody says that nothing has run
+    with pytest.raises(MetadataUnavailable, match="are of metadata that are not here: name their server"):
         metadata_store.connect(home)
     assert not home.database.exists()
 
@@ -169,19 +171,23 @@ def test_a_record_that_is_none_is_refused(tmp_path):
         metadata_store.connect(home)
 
 
-def test_artifacts_whose_file_is_gone_are_not_given_to_a_new_one(store, tmp_path):
+@pytest.mark.parametrize("lose", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["missing", "empty"])
+def test_artifacts_whose_file_is_gone_are_not_given_to_a_new_one(store, tmp_path, lose):
     home = Home(tmp_path)
     metadata_store.claim(home)
     output(home, 1)
     backup.save(home)
-    home.database.unlink()
-    with pytest.raises(ConfigError, match=r"not here: `conveyor doctor --restore-metadata` returns to a copy"):
+    lose(home.database)
+    assert home.has_metadata
+    backup.check(home)
+    backup.save(home)
+    with pytest.raises(MetadataUnavailable, match=r"not here: `conveyor doctor --restore-metadata` returns to a copy"):
         metadata_store.connect(home)
     (copy,) = backup.copies(home)
     copy.unlink()
-    with pytest.raises(ConfigError, match=r"not here: bring .*metadata\.db back"):
+    with pytest.raises(MetadataUnavailable, match=r"not here: bring .*metadata\.db back"):
         metadata_store.connect(home)
-    assert not home.database.exists()
+    assert not home.has_database
 
 
 def states(store):
