@@ -102,7 +102,7 @@ def test_second_call_does_nothing(published, tmp_path):
 
 def test_files_of_a_span_are_not_taken_for_the_published_ones(published, tmp_path):
     gzip_all(tmp_path / "source")
-    gzip_all(tmp_path / "source" / "span-1", {name: b"another" for name in CONTENT})
+    gzip_all(tmp_path / "source" / "span-1", dict.fromkeys(CONTENT, b"another"))
     for name in CONTENT:  # a sub-folder's name comes before the file's
         (tmp_path / "source" / "a").mkdir(exist_ok=True)
         (tmp_path / "source" / "a" / name).write_bytes(b"another")
