@@ -33,6 +33,9 @@ def server(tmp_path_factory, shapes):
     )
     flags = [f"--model_config_file={config}", "--allow_version_labels_for_unavailable_models"]
     with Server(folder / "log", *flags) as running:
+        with Client(running.target, "mnist") as client:
+            while [status.state for status in client.status()] != ["AVAILABLE"] * 2:
+                time.sleep(0.05)
         yield running
 
 
