@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 CHUNK = 1 << 20
+LOOK_SECONDS = 0.2  # a lock is worth waiting for so long, as `is_locked` has it for a moment
 
 
 def file_digest(path: Path) -> str:

@@ -99,10 +99,12 @@ def restore(home: Home) -> Restored:
     scratch = home.database.with_suffix(".new")
     damaged: list[Path] = []
     with storage_errors(f"A copy of the metadata cannot be brought to {home.database}"):
-        while not _copied(known[-1 - len(damaged)], scratch):
-            damaged.append(known[-1 - len(damaged)])
-            if len(damaged) == len(known):
-                raise MetadataUnavailable(f"Every copy of the metadata in {home.backups} is damaged too.")
+        for copy in reversed(known):
+            if _copied(copy, scratch):
+                break
+            damaged.append(copy)
+        else:
+            raise MetadataUnavailable(f"Every copy of the metadata in {home.backups} is damaged too.")
         flush(scratch)
         aside = f"{home.database.name}.damaged-{_now()}"
         for suffix in (*JOURNALS, ""):
@@ -111,7 +113,7 @@ def restore(home: Home) -> Restored:
                 old.rename(home.database.with_name(aside + suffix))
         scratch.rename(home.database)
         flush(home.root)
-    return Restored(known[-1 - len(damaged)], tuple(damaged))
+    return Restored(copy, tuple(damaged))
 
 
 def _copied(source: Path, target: Path) -> bool:

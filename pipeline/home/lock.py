@@ -7,10 +7,8 @@ from collections.abc import Iterator
 import filelock
 
 from conveyor.errors import ConveyorError, storage_errors
-from conveyor.files import is_locked
+from conveyor.files import LOOK_SECONDS, is_locked
 from pipeline.home.folders import Home
-
-LOOK_SECONDS = 0.2  # `is_busy` has the lock for a moment
 
 
 class HomeBusy(ConveyorError):

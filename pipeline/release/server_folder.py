@@ -10,7 +10,7 @@ from typing import Any
 import filelock
 
 from conveyor.errors import ConfigError, storage_errors
-from conveyor.files import is_locked, replace_file
+from conveyor.files import LOOK_SECONDS, is_locked, replace_file
 from pipeline.home.folders import Home
 from pipeline.release.server_files import VersionChoice
 
@@ -71,9 +71,7 @@ class ServerFolder:
             with storage_errors(f"The server's files in {self.path} cannot be written"):
                 self.path.mkdir(parents=True, exist_ok=True)
                 try:
-                    stack.enter_context(
-                        filelock.FileLock(self.path / LOCK, timeout=0.2)
-                    )  # `is_held` has it for a moment
+                    stack.enter_context(filelock.FileLock(self.path / LOCK, timeout=LOOK_SECONDS))
                 except filelock.Timeout:
                     raise FolderHeld(
                         f"Another `conveyor serve` of this home has --port {self.path.name}; choose another."
