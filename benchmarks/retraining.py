@@ -31,7 +31,7 @@ import dataclasses
 from conveyor import Serving, load_experiment
 
 MNIST = load_experiment("mnist")
-DATASET = dataclasses.replace(MNIST.dataset, name="digits", canonical=False)
+DATASET = dataclasses.replace(MNIST.dataset, name="digits")
 EXPERIMENT = dataclasses.replace(MNIST, name="digits", dataset=DATASET, serving=Serving(model_name="digits"))
 """
 WAYS = ("from nothing", "retrain from scratch", "retrain with a warm start")

@@ -70,13 +70,13 @@ class Dataset:
     """A set of labelled images: what they are, and how its base files are read.
 
     Attributes:
-      name: name of the folder in the home folder, `data/<name>/`.
+      name: name of the folder in the home folder, `data/<name>/`; `mnist` and `cifar10` are the published files, which
+        are downloaded and verified.
       format: `idx` (MNIST's pairs of files), `cifar_binary` (one byte of label, then the image, channels first) or
         `folders` (`<split>/<class>/*.png`, or `<class>/*.png`).
       shape: height, width and channels of an image, in pixels.
       classes: class names, in the order of their labels.
       splits: which images are for training and which for tests.
-      canonical: whether the files are published ones that `conveyor fetch` can download and verify.
     """
 
     name: Name
@@ -84,7 +84,6 @@ class Dataset:
     shape: Annotated[tuple[int, int, int], Lenient]
     classes: Annotated[tuple[str, ...], Lenient]
     splits: NamedSplits | HashedSplits = Field(default_factory=lambda: HashedSplits())
-    canonical: bool = False
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1:

@@ -1,24 +1,30 @@
 """Reads labelled images from files, in blocks, and refuses what is not as it should be.
 
 Each reader checks the whole of its files' structure when it is made (sizes, magic numbers, counts) and the content
-block by block, so that a wrong file is refused before a single example of it is used.
+block by block, so that a wrong file is refused before a single example of it is used. IDX and CIFAR-10 files may be
+gzipped, as they are published: each is then named `*.gz`.
 
 Sources: the IDX format, http://yann.lecun.com/exdb/mnist/; CIFAR-10's binary version,
 https://www.cs.toronto.edu/~kriz/cifar.html.
 """
 
+import contextlib
 import dataclasses
+import gzip
 import struct
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 import numpy as np
 import PIL.Image
 
 from components.image_example_gen.dataset import Dataset
 from conveyor.errors import ConveyorError
+from conveyor.files import CHUNK
 
+GZIP = ".gz"
 IDX_IMAGES_MAGIC = 0x0803  # unsigned bytes in three dimensions
 IDX_LABELS_MAGIC = 0x0801  # unsigned bytes in one dimension
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -29,8 +35,11 @@ class DataError(ConveyorError):
 
     @classmethod
     def at(cls, path: Path, offset: int | None, expected: str, found: str) -> "DataError":
-        """Returns the error of one place in a file, or of the file as a whole where `offset` is None."""
-        where = "" if offset is None else f" at byte {offset}"
+        """Returns the error of one place in a file, or of the file as a whole where `offset` is None.
+
+        In a gzipped file it is the place in the content.
+        """
+        where = "" if offset is None else f" at byte {offset}{' of its content' if path.suffix == GZIP else ''}"
         return cls(f"{path}{where}: expected {expected}, found {found}.")
 
 
@@ -78,7 +87,8 @@ class IdxReader:
         _check_size(self.labels, self.LABELS_HEADER + count, f"{count} labels as its header says")
 
     def __len__(self) -> int:
-        return self.labels.stat().st_size - self.LABELS_HEADER
+        (count,) = _idx_header(self.labels, IDX_LABELS_MAGIC, 1)
+        return count
 
     def read(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         size = self.dataset.image_size
@@ -98,20 +108,21 @@ class CifarReader:
 
     path: Path
     dataset: Dataset
+    records: int = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        size = self.path.stat().st_size
+        size = _size(self.path)
+        object.__setattr__(self, "records", size // self._record)
         if size == 0 or size % self._record:
-            whole = size // self._record
-            found = f"{size} bytes: {whole} whole records and {size % self._record} bytes more"
-            raise DataError.at(self.path, whole * self._record, f"records of {self._record} bytes", found)
+            found = f"{size} bytes: {self.records} whole records and {size % self._record} bytes more"
+            raise DataError.at(self.path, self.records * self._record, f"records of {self._record} bytes", found)
 
     @property
     def _record(self) -> int:
         return 1 + self.dataset.image_size
 
     def __len__(self) -> int:
-        return self.path.stat().st_size // self._record
+        return self.records
 
     def read(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         height, width, channels = self.dataset.shape
@@ -181,30 +192,70 @@ def open_readers(paths: Sequence[Path], dataset: Dataset) -> list[Reader]:
     if dataset.format == "cifar_binary":
         return [CifarReader(path, dataset) for path in ordered]
     images = [path for path in ordered if "-images" in path.name]
-    pairs = [(path, path.with_name(path.name.replace("-images-idx3", "-labels-idx1"))) for path in images]
-    for image_path, label_path in pairs:
-        if label_path not in ordered:
-            raise DataError.at(image_path, None, f"its labels in {label_path.name}", "no such file")
-    if not pairs:
+    if not images:
         raise DataError.at(ordered[0], None, "a pair of files named *-images-idx3-* and *-labels-idx1-*", "no images")
-    return [IdxReader(image_path, label_path, dataset) for image_path, label_path in pairs]
+    return [IdxReader(path, _labels_of(path, ordered), dataset) for path in images]
+
+
+def unpacked(path: Path) -> Path:
+    """Returns the path that a file has without gzip."""
+    return path.with_suffix("") if path.suffix == GZIP else path
+
+
+def _labels_of(images: Path, paths: Sequence[Path]) -> Path:
+    wanted = unpacked(images).name.replace("-images-idx3", "-labels-idx1")
+    for path in paths:
+        if unpacked(path) == images.with_name(wanted):
+            return path
+    raise DataError.at(images, None, f"its labels in {wanted} or {wanted}{GZIP}", "no such file")
+
+
+@contextlib.contextmanager
+def _content(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
+    """Opens a file for its content, which is unpacked where the file is gzipped.
+
+    Raises:
+      DataError: while it is open, its content could not be unpacked.
+    """
+    if path.suffix != GZIP:
+        with path.open("rb") as file:
+            yield file
+        return
+    try:
+        with gzip.open(path) as packed:
+            yield packed
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError.at(path, None, "a whole gzipped file", f"one with: {error}") from error
+
+
+def _size(path: Path, most: int | None = None) -> int:
+    """Returns the size of a file's content; of a gzipped one, nothing is counted that is far beyond `most`."""
+    if path.suffix != GZIP:
+        return path.stat().st_size
+    size = 0
+    with _content(path) as file:
+        while (chunk := len(file.read(CHUNK))) and (most is None or size <= most):
+            size += chunk
+    return size
 
 
 def _idx_header(path: Path, magic: int, dimensions: int) -> tuple[int, ...]:
-    with path.open("rb") as file:
+    with _content(path) as file:
         header = file.read(4 + 4 * dimensions)
     if len(header) < 4 + 4 * dimensions:
         raise DataError.at(path, len(header), f"a header of {4 + 4 * dimensions} bytes", "the end of the file")
     found, *sizes = struct.unpack(f">{1 + dimensions}I", header)
     if found != magic:
-        raise DataError.at(path, 0, f"the IDX magic number {magic:#010x}", f"{found:#010x}")
+        packed = " (a gzipped file, whose name must end in .gz)" if header.startswith(b"\x1f\x8b") else ""
+        raise DataError.at(path, 0, f"the IDX magic number {magic:#010x}", f"{found:#010x}{packed}")
     return tuple(sizes)
 
 
 def _check_size(path: Path, expected: int, reason: str) -> None:
-    size = path.stat().st_size
+    size = _size(path, expected)
     if size != expected:
-        raise DataError.at(path, min(size, expected), f"{expected} bytes, {reason}", f"{size} bytes")
+        more = "at least " if path.suffix == GZIP and size > expected else ""
+        raise DataError.at(path, min(size, expected), f"{expected} bytes, {reason}", f"{more}{size} bytes")
 
 
 def _check_labels(path: Path, labels: np.ndarray, offset: int, stride: int, dataset: Dataset) -> None:
@@ -215,7 +266,9 @@ def _check_labels(path: Path, labels: np.ndarray, offset: int, stride: int, data
 
 
 def _read_bytes(path: Path, offset: int, count: int) -> np.ndarray:
-    data = np.fromfile(path, np.uint8, count, offset=offset)
+    with _content(path) as file:  # of a gzipped file, what is before the offset is unpacked too
+        file.seek(offset)
+        data = np.frombuffer(file.read(count), np.uint8)
     if data.size < count:
         raise DataError.at(path, offset + data.size, f"{count - data.size} bytes more", "the end of the file")
     return data

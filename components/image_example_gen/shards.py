@@ -98,9 +98,7 @@ def _readers(part: Part, split: str, pattern: str) -> list[Reader]:
     paths = part.files(pattern)
     if not paths:
         what = "labelled images" if isinstance(part.dataset.splits, HashedSplits) else f"the files of the split {split}"
-        packed = sorted(path.name for path in part.folder.glob("*.gz"))
-        found = f"only {', '.join(packed)}: unpack gzipped files first" if packed else "none"
-        raise DataError.at(part.folder, None, f"{what}, which match {pattern}", found)
+        raise DataError.at(part.folder, None, f"{what}, which match {pattern}", "none")
     return open_readers(paths, part.dataset)
 
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Literal
 
 from components.image_example_gen.dataset import Dataset, HashedSplits, Spans
-from components.image_example_gen.readers import DataError
+from components.image_example_gen.readers import GZIP, DataError, unpacked
 
 BASE = "base"
 MANIFEST = "span.json"
+BIN = ".removed"  # the folder of the spans that were taken out; hidden, and so nobody's
 _NUMBERED = re.compile(r"span-([1-9]\d*)")
 _DATED = re.compile(r"(\d{4}-\d\d-\d\d)(?:-([2-9]|[1-9]\d+))?")
 _PATTERNS: dict[Literal["idx", "cifar_binary", "folders"], str] = {
@@ -46,9 +47,10 @@ class Part:
     trained_on: bool = True
 
     def files(self, pattern: str) -> list[Path]:
-        """Returns the files that match a split's pattern, in the order of their names.
+        """Returns the files that match a split's pattern, as they are or gzipped, in the order of their names.
 
-        A span's are not the base's. Hidden files, and those in hidden folders, are nobody's.
+        A span's are not the base's. Hidden files, and those in hidden folders, are nobody's. Of a file that is there
+        both as it is and gzipped, the gzipped one is not read.
 
         Raises:
           DataError: a folder that they may be in cannot be read.
@@ -56,7 +58,7 @@ class Part:
         for place in self._folders(pattern):
             if not os.access(place, os.R_OK | os.X_OK):  # `glob` would take it for an empty one
                 raise DataError.at(place, None, "a folder that can be read", "one that cannot")
-        found = {path: path.relative_to(self.folder).parts for path in sorted(self.folder.glob(pattern))}
+        found = {path: path.relative_to(self.folder).parts for path in sorted(self._matching(pattern))}
         return [
             path
             for path, names in found.items()
@@ -65,6 +67,12 @@ class Part:
             and (self.name != BASE or order(names[0]) is None)
             and path.is_file()
         ]
+
+    def _matching(self, pattern: str) -> set[Path]:
+        found = set(self.folder.glob(pattern))
+        if self.dataset.format != "folders":
+            found |= set(self.folder.glob(pattern + GZIP))
+        return {path for path in found if path == unpacked(path) or unpacked(path) not in found}
 
     def _folders(self, pattern: str) -> Iterator[Path]:
         """Yields the folders with the images that match a pattern, the outer ones first; of pictures, the classes'."""
@@ -89,9 +97,13 @@ def parts(root: Path, dataset: Dataset, spans: Spans) -> list[Part]:
 
 def span(folder: Path, dataset: Dataset, holdout_share: float = 0.0) -> Part:
     """Returns a folder as a span of the data set; its files say in which format they are."""
-    kind = next(kind for kind in _PATTERNS if kind == "folders" or any(folder.glob(_PATTERNS[kind])))
+    kind = next(kind for kind in _PATTERNS if kind == "folders" or _has(folder, _PATTERNS[kind]))
     splits = HashedSplits(_PATTERNS[kind], eval_share=holdout_share, test_share=0.0)
     return Part(folder.name, folder, dataclasses.replace(dataset, format=kind, splits=splits))
+
+
+def _has(folder: Path, pattern: str) -> bool:
+    return any(folder.glob(pattern)) or any(folder.glob(pattern + GZIP))
 
 
 def span_names(root: Path) -> list[str]:
@@ -105,6 +117,12 @@ def span_names(root: Path) -> list[str]:
     if len({isinstance(place, int) for place in spans.values()}) > 1:
         raise DataError.at(root, None, "spans named by numbers or by dates", f"both: {', '.join(sorted(spans))}")
     return sorted(spans, key=spans.__getitem__)
+
+
+def removed_names(root: Path) -> list[str]:
+    """Returns the names of the spans that were taken out of a folder; no other span gets one of them."""
+    names = {path.name.partition(".")[0] for path in (root / BIN).glob("*")}
+    return sorted(name for name in names if order(name) is not None)
 
 
 def is_later(name: str, other: str) -> bool:

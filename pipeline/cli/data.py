@@ -1,4 +1,4 @@
-"""The verbs that bring data: fetch, add."""
+"""The verbs that bring data, and take it out: fetch, add, remove."""
 
 import dataclasses
 from pathlib import Path
@@ -10,7 +10,8 @@ from pipeline.cli.options import DATA, EXPERIMENT, HOME, JSON, SET
 from pipeline.cli.output import Verb, reply
 from pipeline.data import add as adding
 from pipeline.data import fetch as fetching
-from pipeline.data.inputs import input_folder
+from pipeline.data import remove as removing
+from pipeline.data.inputs import input_folder, input_place
 from pipeline.experiments.config import Experiment
 from pipeline.home.folders import Home
 from pipeline.home.lock import locked
@@ -74,4 +75,38 @@ def add(experiment: Experiment, path: Path, date: str | None, home: Home, data: 
     return ExitCode.SUCCESS if added.new else ExitCode.NOTHING_NEW
 
 
-VERBS = (fetch, add)
+@click.command(cls=Verb)
+@EXPERIMENT
+@click.argument("span")
+@HOME
+@DATA
+@JSON
+def remove(experiment: Experiment, span: str, home: Home, data: Path | None) -> None:
+    """Take a span out of an experiment's data.
+
+    \b
+    conveyor remove mnist span-3
+    conveyor remove my_experiment.py 2026-11-22 --data ./images
+
+    The span is moved into the folder .removed beside the others, whole and at once. The next `conveyor retrain` trains
+    without it. Versions that were trained on it stay, with their lineage; what to do with them is yours to decide.
+
+    \b
+    Exit codes  0  taken out
+                1  it cannot be moved, or a run is in progress
+                2  there is no such span, or the command is wrong
+    """
+    with locked(home):
+        removed = removing.remove(input_place(experiment, home, data), span)
+    click.echo(f"{span} is taken out, and kept in {removed.kept}.")
+    model = home.models.model(experiment.serving.model_name)
+    trained = [v for v in model.versions() if (record := model.record(v)) is not None and span in record.parts]
+    if trained:
+        click.echo(
+            f"Trained on a span of that name, and still there: {', '.join(f'version {v}' for v in trained)} of "
+            f"{model.name}. A warm start from one carries on what it learnt there; training.warm_steps=0 does not."
+        )
+    reply({**dataclasses.asdict(removed), "versions": trained})
+
+
+VERBS = (fetch, add, remove)

@@ -15,6 +15,7 @@ VERBS = {
     "evaluate": ("run", "Print the test accuracy of the newest checkpoint or pushed model."),
     "fetch": ("data", "Download the canonical files of a data set, and verify them."),
     "add": ("data", "Add labelled images to an experiment's data, as its next span."),
+    "remove": ("data", "Take a span out of an experiment's data."),
     "runs": ("models", "List the runs and how they ended."),
     "models": ("models", "List the versions of each model, and the rejected models."),
     "rollback": ("models", "Make an earlier version stable again."),

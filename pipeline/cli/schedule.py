@@ -20,6 +20,7 @@ from pipeline.cli.options import (
     experiment_arguments,
 )
 from pipeline.cli.output import Verb, reply, table
+from pipeline.data.fetch import CANONICAL
 from pipeline.data.inputs import check_source
 from pipeline.experiments.config import Experiment
 from pipeline.home.folders import Home
@@ -126,7 +127,7 @@ def schedule(
     )
     check_source(experiment, home, data)
     if exported.kind:
-        writes = (data.resolve(),) if data and not experiment.dataset.canonical else ()
+        writes = (data.resolve(),) if data and experiment.dataset.name not in CANONICAL else ()
         plan = dataclasses.replace(plan, arguments=(*plan.arguments, *notifications.for_file))
         _export(export.files(exported.kind, plan, home, writes, exported.image), exported.folder)
         return

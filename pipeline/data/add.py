@@ -89,27 +89,26 @@ def _check(part: Part, base: Part) -> dict[str, int]:
 
 
 def _next_name(root: Path, date: str | None) -> str:
-    known = spans.span_names(root)
-    newest = spans.order(known[-1]) if known else 0
-    if date is None and isinstance(newest, int):
-        return f"span-{newest + 1}"
+    """Returns the next span's name, which no span has or had that was taken out."""
+    there = spans.span_names(root)
+    newest = spans.order(there[-1]) if there else None
+    if isinstance(newest, int) and date is not None:
+        raise ConfigError(f"--date {date}: the spans of {root} are numbered, so that one with a date has no place.")
+    given = [spans.order(name) for name in (*there, *spans.removed_names(root))]
+    if isinstance(newest, int) or (newest is None and date is None):
+        return f"span-{max((place for place in given if isinstance(place, int)), default=0) + 1}"
     try:
         day = datetime.date.fromisoformat(date) if date else datetime.datetime.now(datetime.timezone.utc).date()
     except ValueError:
         raise ConfigError(f"--date {date}: expected a date such as 2026-11-22.") from None
-    if not known:
-        return f"{day}"
-    if isinstance(newest, int):
-        raise ConfigError(f"--date {date}: the spans of {root} are numbered, so that one with a date has no place.")
-    assert newest is not None  # it is a span
-    newest_day, number = newest
-    if date is None:
-        day = max(day, newest_day)  # a clock that is behind is no reason to refuse images
-    if day < newest_day:
+    if newest is not None and date is None:
+        day = max(day, newest[0])  # a clock that is behind is no reason to refuse images
+    if newest is not None and day < newest[0]:
         raise ConfigError(
-            f"--date {date}: the newest span is {known[-1]}, and a later one cannot have an earlier date."
+            f"--date {date}: the newest span is {there[-1]}, and a later one cannot have an earlier date."
         )
-    return f"{day}" if day > newest_day else f"{day}-{number + 1}"
+    number = max((place[1] for place in given if isinstance(place, tuple) and place[0] == day), default=0) + 1
+    return f"{day}" if number == 1 else f"{day}-{number}"
 
 
 def _copy(source: Input, root: Path, added: Added) -> None:

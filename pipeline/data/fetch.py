@@ -230,7 +230,10 @@ def _check_all(folder: Path, files: dict[str, File]) -> None:
         if (size := (folder / name).stat().st_size) != file.size:
             raise FetchError(f"{name} has {size} bytes; expected {file.size}.")
         if not _is(folder / name, file):
-            raise FetchError(f"{name} is not the published file: its SHA-256 is not {file.sha256}.")
+            raise FetchError(
+                f"{name} is not the published file: its SHA-256 is not {file.sha256}. "
+                "For files of your own, choose another dataset.name."
+            )
 
 
 def _is(path: Path, file: File) -> bool:

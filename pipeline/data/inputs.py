@@ -48,14 +48,23 @@ def input_folder(experiment: Experiment, home: Home, source: Path | None, say: C
       ConfigError: the data are the user's own, and no folder is named, or there is none.
       FetchError: the published files could not be had.
     """
-    check_source(experiment, home, source)
-    dataset = experiment.dataset
-    if dataset.canonical:
-        folder = fetch.fetch(dataset.name, home.data, source, say)
+    folder = input_place(experiment, home, source)
+    if experiment.dataset.name in fetch.CANONICAL:
+        fetch.fetch(experiment.dataset.name, home.data, source, say)
         if source and source.is_dir() and source.resolve() != folder.resolve() and (names := spans.span_names(source)):
             say(f"The spans in {source} are not used: {', '.join(names)}. `conveyor add` brings them to {folder}.")
-        return folder
-    return (source or home.data / dataset.name).resolve()
+    return folder
+
+
+def input_place(experiment: Experiment, home: Home, source: Path | None) -> Path:
+    """Returns the folder of an experiment's input files, whether published ones are there or not; see `input_folder`.
+
+    Raises:
+      ConfigError: the data are the user's own, and no folder is named, or there is none.
+    """
+    check_source(experiment, home, source)
+    name = experiment.dataset.name
+    return home.data / name if source is None or name in fetch.CANONICAL else source.resolve()
 
 
 def check_source(experiment: Experiment, home: Home, source: Path | None) -> None:
@@ -64,7 +73,7 @@ def check_source(experiment: Experiment, home: Home, source: Path | None) -> Non
     Raises:
       ConfigError: there is none.
     """
-    name, canonical = experiment.dataset.name, experiment.dataset.canonical
+    name, canonical = experiment.dataset.name, experiment.dataset.name in fetch.CANONICAL
     if source is not None and not (source.exists() if canonical else source.is_dir()):
         raise ConfigError(f"--data {source}: there is no such folder.")
     if source is None and not canonical and not (home.data / name).is_dir():

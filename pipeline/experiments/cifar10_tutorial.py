@@ -15,7 +15,6 @@ EXPERIMENT = Experiment(
         shape=(32, 32, 3),
         classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
         splits=NamedSplits(train="data_batch_*.bin", test="test_batch.bin"),
-        canonical=True,
     ),
     network=Network(name="cifar10_tutorial", input_scale=1.0, dropout=0.2),
     training=Training(optimizer="rmsprop", learning_rate=1e-3, batch_size=128, steps=10_000),

@@ -21,7 +21,7 @@ SPLITS = dataclasses.replace(MNIST.dataset.splits, eval_examples=200)
 EXPERIMENT = dataclasses.replace(
     MNIST,
     name="digits",
-    dataset=dataclasses.replace(MNIST.dataset, name="digits", canonical=False, splits=SPLITS),
+    dataset=dataclasses.replace(MNIST.dataset, name="digits", splits=SPLITS),
     training=dataclasses.replace(
         MNIST.training, learning_rate=1e-3, steps=30, log_every=10, checkpoint_every=10, eval_every=20
     ),

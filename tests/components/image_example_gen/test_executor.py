@@ -97,7 +97,7 @@ def test_a_span_of_one_image_is_trained_on_whatever_is_held_out(small_mnist, mni
 
 def test_a_span_that_arrives_is_no_change_of_the_base(tmp_path, mnist_dataset):
     """What the driver adds to the execution properties decides, with them, what is taken from the cache."""
-    dataset = dataclasses.replace(mnist_dataset, format="folders", splits=HashedSplits(), canonical=False)
+    dataset = dataclasses.replace(mnist_dataset, format="folders", splits=HashedSplits())
     component = ImageExampleGen(Part(BASE, tmp_path, dataset), {}, "")
     driver = component.DRIVER_CLASS(None)
     (tmp_path / "7").mkdir()

@@ -60,7 +60,7 @@ def test_reads_from_any_position(idx, mnist_dataset):
     [
         ("images-idx3", lambda b: b[:-100], r"at byte 23436: expected 23536 bytes, 30 images .* found 23436"),
         ("images-idx3", lambda b: b + b"x", r"at byte 23536: expected 23536 bytes"),
-        ("images-idx3", lambda b: gzip.compress(b), r"at byte 0: expected the IDX magic number 0x00000803"),
+        ("images-idx3", lambda b: gzip.compress(b), r"at byte 0: .* 0x00000803, found 0x1f8b.* must end in \.gz\)\.$"),
         ("images-idx3", lambda b: b[:7], r"at byte 7: expected a header of 16 bytes"),
         ("images-idx3", lambda b: b[:8] + struct.pack(">2I", 14, 56) + b[16:], r"at byte 8: .*28 x 28.*14 x 56"),
         ("labels-idx1", lambda b: b[:-1], r"at byte 37: expected 38 bytes"),
@@ -87,8 +87,61 @@ def test_refuses_label_out_of_range_with_its_offset(idx, mnist_dataset):
 
 def test_refuses_images_without_labels(idx, mnist_dataset):
     (idx / "train-labels-idx1-ubyte").unlink()
-    with pytest.raises(DataError, match="expected its labels in train-labels-idx1-ubyte, found no such file"):
+    with pytest.raises(DataError, match=r"expected its labels in train-labels-idx1-ubyte or .*-ubyte\.gz, found no"):
         readers(idx, mnist_dataset)
+
+
+def gzipped(path, change=lambda content: content):
+    """Puts a gzipped file in a file's place, and returns its path."""
+    packed = path.with_name(f"{path.name}.gz")
+    packed.write_bytes(change(gzip.compress(path.read_bytes())))
+    path.unlink()
+    return packed
+
+
+@pytest.mark.parametrize("files", [("images-idx3",), ("labels-idx1",), ("images-idx3", "labels-idx1")])
+def test_gzipped_idx_files_are_what_they_hold(idx, mnist_dataset, files):
+    (plain,) = readers(idx, mnist_dataset)
+    images, labels = plain.read(11, 7)
+    for file in files:
+        gzipped(idx / f"train-{file}-ubyte")
+    (reader,) = readers(idx, mnist_dataset)
+    assert len(reader) == 30
+    assert np.array_equal(reader.read(11, 7)[0], images)
+    assert np.array_equal(reader.read(11, 7)[1], labels)
+
+
+def test_gzipped_cifar_files_are_what_they_hold(tmp_path, cifar10_dataset):
+    records = np.random.default_rng(0).integers(0, 10, (4, 3073), np.uint8)
+    (tmp_path / "x.bin").write_bytes(records.tobytes())
+    (plain,) = readers(tmp_path, cifar10_dataset)
+    images, labels = plain.read(1, 3)
+    gzipped(tmp_path / "x.bin")
+    (reader,) = readers(tmp_path, cifar10_dataset)
+    assert len(reader) == 4
+    assert np.array_equal(reader.read(1, 3)[0], images)
+    assert np.array_equal(reader.read(1, 3)[1], labels)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda packed: packed[:-20], "expected a whole gzipped file, found one with: Compressed file ended"),
+        (lambda packed: b"x" * 30, "expected a whole gzipped file, found one with: Not a gzipped file"),
+        (lambda packed: packed[:12] + b"\xff" * 30 + packed[42:], "expected a whole gzipped file, found one with: "),
+        (lambda packed: gzip.compress(b"x" * 20), "at byte 0 of its content: expected the IDX magic number"),
+        (
+            lambda packed: gzip.compress(gzip.decompress(packed) + bytes(10**8)),
+            "at byte 23536 of its content: expected 23536 bytes.* found at least [0-9]{7} bytes",  # and no further
+        ),
+    ],
+    ids=["cut off", "none", "damaged", "another content", "too long"],
+)
+def test_what_is_wrong_with_a_gzipped_file_is_told_of(idx, mnist_dataset, change, message):
+    packed = gzipped(idx / "train-images-idx3-ubyte", change)
+    with pytest.raises(DataError, match=message) as error:
+        readers(idx, mnist_dataset)
+    assert str(packed) in str(error.value)
 
 
 def test_refuses_truncated_cifar(tmp_path, cifar10_dataset):

@@ -94,7 +94,14 @@ def test_files_of_a_span_are_not_the_bases(tmp_path, mnist_dataset):
 
 
 @pytest.mark.parametrize(
-    ("file", "kind"), [("x-images-idx3-ubyte", "idx"), ("x.bin", "cifar_binary"), ("rose/x.png", "folders")]
+    ("file", "kind"),
+    [
+        ("x-images-idx3-ubyte", "idx"),
+        ("x-images-idx3-ubyte.gz", "idx"),
+        ("x.bin", "cifar_binary"),
+        ("x.bin.gz", "cifar_binary"),
+        ("rose/x.png", "folders"),
+    ],
 )
 def test_a_spans_files_say_their_format(tmp_path, mnist_dataset, file, kind):
     (tmp_path / file).parent.mkdir(exist_ok=True)
@@ -102,6 +109,14 @@ def test_a_spans_files_say_their_format(tmp_path, mnist_dataset, file, kind):
     part = span(tmp_path, mnist_dataset)
     assert part.dataset.format == kind
     assert part.files(part.dataset.splits.files) == [tmp_path / file]
+
+
+def test_a_gzipped_file_counts_where_its_content_does_not_lie_beside_it(tmp_path, mnist_dataset):
+    for name in ("a-ubyte", "a-ubyte.gz", "b-ubyte.gz", "c-ubyte.gz.gz"):
+        (tmp_path / name).touch()
+    base = Part("base", tmp_path, mnist_dataset)
+    assert [path.name for path in base.files("*-ubyte")] == ["a-ubyte", "b-ubyte.gz"]
+    assert [path.name for path in base.files("b-ubyte.gz")] == ["b-ubyte.gz"]
 
 
 def test_what_says_nothing_of_the_files_is_no_reason_to_read_them_again(tmp_path, mnist_dataset):

@@ -95,7 +95,7 @@ def test_failed_retraining_is_told_of(conveyor, tmp_path):
     own = tmp_path / "own.py"
     own.write_text(
         "import dataclasses\nfrom conveyor import load_experiment\nMNIST = load_experiment('mnist')\n"
-        "EXPERIMENT = dataclasses.replace(MNIST, dataset=dataclasses.replace(MNIST.dataset, canonical=False))\n"
+        "EXPERIMENT = dataclasses.replace(MNIST, dataset=dataclasses.replace(MNIST.dataset, name='own'))\n"
     )
     hook = f"tee {tmp_path / 'told'}"
     arguments = ("retrain", str(own), "--data", str(tmp_path / "nowhere"), "--hook", hook)
@@ -248,10 +248,28 @@ def test_every_help_fits_a_terminal_and_tells_the_exit_codes(verb):
     assert "Exit codes  0  " in result.output
 
 
+def test_what_was_trained_on_a_span_is_told_when_it_is_taken_out(conveyor, tmp_path):
+    (tmp_path / "home" / "data" / "mnist" / "span-1").mkdir(parents=True)
+    for version, parts in ((1, {"base": "0"}), (2, {"base": "0", "span-1": "1"})):
+        record = tmp_path / "home" / "serving" / "mnist" / str(version) / "assets.extra" / "conveyor.json"
+        record.parent.mkdir(parents=True)
+        (record.parents[1] / "saved_model.pb").touch()
+        record.write_text(json.dumps({"parts": parts}))
+    result = conveyor("remove", "mnist", "span-1", "--json")
+    assert json.loads(result.output[result.output.index("{") :])["versions"] == [2]
+    kept = tmp_path / "home" / "data" / "mnist" / ".removed" / "span-1"
+    assert kept.is_dir()
+    assert f"span-1 is taken out, and kept in {kept}." in result.output
+    assert "and still there: version 2 of mnist." in result.output
+    again = conveyor("remove", "mnist", "span-1")
+    assert again.exit_code == 2
+    assert "There is no span 'span-1'" in again.output
+
+
 def test_a_schedule_of_your_own_data_needs_their_folder(conveyor, tmp_path):
     (tmp_path / "own.py").write_text(
         "import dataclasses\nfrom conveyor import load_experiment\nMNIST = load_experiment('mnist')\n"
-        "EXPERIMENT = dataclasses.replace(MNIST, dataset=dataclasses.replace(MNIST.dataset, canonical=False))\n"
+        "EXPERIMENT = dataclasses.replace(MNIST, dataset=dataclasses.replace(MNIST.dataset, name='own'))\n"
     )
     for more in ((), ("--export", "crontab")):
         result = conveyor("schedule", str(tmp_path / "own.py"), "--cron", "0 3 * * *", *more)

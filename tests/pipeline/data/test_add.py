@@ -11,6 +11,7 @@ from components.image_example_gen.readers import DataError
 from conveyor.errors import ConfigError, StorageError
 from pipeline.data import add as adding
 from pipeline.data.add import add
+from pipeline.data.remove import remove
 from pipeline.experiments import load
 from tests.digits import held_out, read_idx, write_idx
 
@@ -56,6 +57,28 @@ def test_spans_may_have_dates(root, experiment, batch):
             add(experiment, root, batch(3), date)
     shutil.rmtree(root / "2026-11-22")
     assert len(add(experiment, root, batch(3)).span) == len("2026-11-22")  # today's, as its neighbour has one
+
+
+@pytest.mark.parametrize(
+    ("dates", "expected"),
+    [
+        ((None, None, None), ["span-1", "span-2", "span-3"]),
+        (("2126-11-20", "2126-11-20", "2126-11-20"), ["2126-11-20", "2126-11-20-2", "2126-11-20-3"]),
+        (("2126-11-20", "2126-11-22", "2126-11-21"), ["2126-11-20", "2126-11-22", "2126-11-21"]),
+        (("2126-11-20", "2126-11-22", None), ["2126-11-20", "2126-11-22", "2126-11-20-2"]),
+    ],
+)
+def test_the_name_of_a_span_that_was_taken_out_is_not_given_again(root, experiment, batch, dates, expected):
+    names = [add(experiment, root, batch(number), dates[number]).span for number in (0, 1)]
+    assert remove(root, names[1]).span == expected[1]
+    assert [*names, add(experiment, root, batch(2), dates[2]).span] == expected
+
+
+def test_what_was_taken_out_may_be_added_again(root, experiment, batch):
+    add(experiment, root, batch(1))
+    remove(root, "span-1")
+    added = add(experiment, root, batch(1))
+    assert (added.span, added.new) == ("span-2", True)
 
 
 @pytest.mark.parametrize("date", ["2126-11-20", None], ids=["the same date", "a clock that is behind"])

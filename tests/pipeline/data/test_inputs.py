@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -63,7 +64,7 @@ def test_a_span_that_is_not_what_was_added_is_refused(root, change, found):
 
 
 def test_own_data_need_a_folder(tmp_path):
-    own = override(load("mnist"), ("dataset.canonical=false", "dataset.name=own"))
+    own = override(load("mnist"), ("dataset.name=own",))
     home = Home(tmp_path / "home")
     with pytest.raises(ConfigError, match="The data set own is your own: give its folder with --data"):
         input_folder(own, home, None, print)
@@ -72,6 +73,12 @@ def test_own_data_need_a_folder(tmp_path):
     assert input_folder(own, home, tmp_path, print) == tmp_path
     (home.data / "own").mkdir(parents=True)
     assert input_folder(own, home, None, print) == home.data / "own"
+
+
+def test_what_differs_from_published_data_by_its_name_is_ones_own(tmp_path):
+    own = dataclasses.replace(load("mnist").dataset, name="fashion", classes=("shirt", "shoe"))
+    experiment = dataclasses.replace(load("mnist"), dataset=own)
+    assert input_folder(experiment, Home(tmp_path / "home"), tmp_path, print) == tmp_path
 
 
 @pytest.mark.parametrize("text", ["", '{"files": ', '{"other": 1}', "[]", '{"files": 3}', "\xff"])
@@ -100,7 +107,8 @@ def test_a_folders_name_that_is_not_utf8_is_told_of_by_itself(root, tmp_path):
 
 
 def test_spans_beside_published_files_are_not_used_without_a_word(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "fetch", lambda *_: tmp_path / "home")
+    monkeypatch.setattr(fetch, "fetch", lambda *_: None)
     said = []
     input_folder(load("mnist"), Home(tmp_path / "home"), root, said.append)
-    assert said == [f"The spans in {root} are not used: span-1. `conveyor add` brings them to {tmp_path / 'home'}."]
+    place = tmp_path / "home" / "data" / "mnist"
+    assert said == [f"The spans in {root} are not used: span-1. `conveyor add` brings them to {place}."]

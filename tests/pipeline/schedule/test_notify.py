@@ -30,7 +30,7 @@ def webhook():
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield f"json://user:s3cret@127.0.0.1:{server.server_port}", received
         server.shutdown()

@@ -60,7 +60,7 @@ def server():
 
     running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     running.daemon_threads = True
-    threading.Thread(target=running.serve_forever, daemon=True).start()
+    threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
     state["target"] = f"http://127.0.0.1:{running.server_port}"
     yield state
     running.shutdown()
