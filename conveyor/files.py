@@ -37,9 +37,10 @@ def tree_digest(folder: Path, without: Path | None = None, suffix: str = "") -> 
 def replace_file(path: Path, text: str) -> None:
     """Writes a file, whole or not at all, and through to the disk."""
     scratch = path.with_name(f".{path.name.lstrip('.')}.new")
-    scratch.write_text(text)
+    scratch.write_text(text, encoding="utf-8")
     flush(scratch)
     scratch.replace(path)
+    flush(path.parent)
 
 
 def is_locked(path: Path) -> bool:

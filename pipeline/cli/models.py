@@ -295,7 +295,7 @@ def gc(experiment: str | None, keep: int | None, yes: bool, home: Home) -> None:
     known = named_experiment()
     number = keep or (known.serving if known else Serving("any")).keep_versions
     with locked(home):
-        removals = (collector.collect if yes else collector.plan)(home, number, experiment, _pinned(home))
+        removals = (collector.collect if yes else collector.plan)(home, number, experiment, lambda: _pinned(home))
     for model in home.models.models():
         try:
             model.labels()

@@ -112,10 +112,11 @@ def serve(server: serving.ServerSettings, dry_run: bool, files_only: bool, home:
                 2  a wrong option, a port that is taken, or nothing to serve
     """
     if dry_run or files_only:
-        prepared = serving.prepare(home, server)
         if files_only:
-            with serving.written(home, prepared):
+            with serving.written(home, server) as prepared:
                 click.echo(f"The server's files are in {prepared.folder.path}.")
+        else:
+            prepared = serving.prepare(home, server)
         commands = serving.commands(home, server, prepared)
         for command in commands:
             click.echo(shlex.join(command))

@@ -15,7 +15,7 @@ from components.image_example_gen.readers import DataError
 from components.image_example_gen.shards import plan, reserved_digests
 from components.image_example_gen.spans import MANIFEST, Part
 from conveyor.errors import ConfigError, storage_errors
-from conveyor.files import file_digest, flush_tree
+from conveyor.files import file_digest, flush, flush_tree
 from pipeline.data.inputs import Input, read_input
 from pipeline.experiments.config import Experiment
 
@@ -126,5 +126,6 @@ def _copy(source: Input, root: Path, added: Added) -> None:
         (staging / MANIFEST).write_text(json.dumps({**about, "files": source.files}, indent=1, ensure_ascii=False))
         flush_tree(staging)
         staging.rename(root / added.span)
+        flush(root)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -4,6 +4,7 @@ Whatever the source, each file is written beside its place, held against its SHA
 download that stops halfway leaves nothing but a folder that the next one clears.
 """
 
+import contextlib
 import dataclasses
 import gzip
 import io
@@ -18,12 +19,14 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+import filelock
 import numpy as np
 import PIL.Image
 import pooch
 
+from components.image_example_gen import spans
 from conveyor.errors import ConveyorError, storage_errors
-from conveyor.files import CHUNK, file_digest
+from conveyor.files import CHUNK, LOOK_SECONDS, file_digest
 
 CONNECT_SECONDS = 30
 
@@ -75,17 +78,31 @@ def fetch(name: str, data: Path, source: Path | None = None, say: Callable[[str]
       FetchError: no source had the files; says what was tried, and why it failed.
       StorageError: the folder cannot be written to.
     """
-    with storage_errors(f"{name} cannot be stored in {data}"):
+    with storage_errors(f"{name} cannot be stored in {data}"), contextlib.ExitStack() as stack:
+        if is_complete(name, data):
+            return _present(name, data, source, say)
+        data.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(data / f".{name}.lock")
+        try:
+            stack.enter_context(lock.acquire(timeout=LOOK_SECONDS))
+        except filelock.Timeout:
+            say(f"Another process fetches {name} into {data}; waiting for it")
+            stack.enter_context(lock)
+            if is_complete(name, data):
+                return _present(name, data, source, say)
         return _fetch(name, data, source, say)
+
+
+def _present(name: str, data: Path, source: Path | None, say: Callable[[str], object]) -> Path:
+    target = data / name
+    if source and source.resolve() != target.resolve():
+        say(f"{name} is in {target} already, and verified: --data {source} is not used.")
+    return target
 
 
 def _fetch(name: str, data: Path, source: Path | None, say: Callable[[str], object]) -> Path:
     canonical = CANONICAL[name]
     target = data / name
-    if is_complete(name, data):
-        if source and source.resolve() != target.resolve():
-            say(f"{name} is in {target} already, and verified: --data {source} is not used.")
-        return target
     staging = data / f".{name}.partial"
     failures = []
     for label, bring in _sources(canonical, source):
@@ -126,14 +143,20 @@ def _sources(canonical: Canonical, source: Path | None) -> Iterator[tuple[str, C
 
 
 def _from_path(source: Path, files: dict[str, File], staging: Path) -> None:
-    """Takes the files from a folder (as they are, gzipped, in an archive or a folder below it) or from an archive."""
+    """Takes the files from a folder (as they are, gzipped, in an archive or a folder below it) or from an archive.
+
+    Spans in the folder are left out.
+    """
     if not source.exists():
         raise FetchError("there is no such folder.")
     if source.is_file():
         return _save_all(_from_tar(source, files), files, staging)
     archives = sorted(source.glob("*.tar.gz"))
     for name, file in files.items():
-        found = sorted([*source.rglob(name), *source.rglob(f"{name}.gz")], key=lambda path: (len(path.parts), path))
+        found = sorted(
+            (path for path in (*source.rglob(name), *source.rglob(f"{name}.gz")) if not _is_in_span(path, source)),
+            key=lambda path: (len(path.parts), path),
+        )
         if found:
             _save_file(found[0], staging / name, file)
         elif archives:
@@ -141,6 +164,11 @@ def _from_path(source: Path, files: dict[str, File], staging: Path) -> None:
         else:
             raise FetchError(f"neither {name} nor {name}.gz is in it.")
     return None
+
+
+def _is_in_span(path: Path, source: Path) -> bool:
+    """Whether a file below a folder is of a span that lies there, whose files may have the same names."""
+    return any(spans.order(name) is not None for name in path.relative_to(source).parts[:-1])
 
 
 def _from_mirror(mirror: str, files: dict[str, File], staging: Path) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import datetime
 import sqlite3
-import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,12 +35,36 @@ def check(home: Home) -> None:
             database.rollback()
 
 
+def has_no_tables(database: Path) -> bool:
+    """Whether there is a SQLite file with nothing in it; one that cannot be read may hold anything."""
+    try:
+        with contextlib.closing(read_only(database)) as connection:
+            return _is_empty(connection)
+    except sqlite3.Error:
+        return False
+
+
+def read_only(database: Path) -> sqlite3.Connection:
+    """Opens a SQLite file for a look."""
+    return sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=LOCKED_SECONDS)
+
+
+def _is_empty(database: sqlite3.Connection) -> bool:
+    return not database.execute("SELECT EXISTS (SELECT 1 FROM sqlite_master)").fetchone()[0]
+
+
 def _check_pages(database: sqlite3.Connection) -> None:
     (answer,) = database.execute("PRAGMA quick_check(1)").fetchone()
-    if answer == "ok" and not database.execute("SELECT EXISTS (SELECT 1 FROM sqlite_master)").fetchone()[0]:
+    if answer == "ok" and _is_empty(database):
         answer = "it is empty"  # as a full disk or a loss of power may leave a file
     if answer != "ok":
         raise sqlite3.DatabaseError(answer)
+
+
+def _hold(database: sqlite3.Connection) -> None:
+    """Keeps others from writing to a database that is read, for `backup` would wait for them without an end."""
+    database.execute("BEGIN")
+    database.execute("SELECT 1 FROM sqlite_master")
 
 
 def save(home: Home) -> None:
@@ -50,7 +73,6 @@ def save(home: Home) -> None:
         return
     with storage_errors(f"The folder of backups {home.backups} cannot be made"):
         home.backups.mkdir(parents=True, exist_ok=True)
-    target = home.backups / f"metadata-{_now()}.db"
     scratch = home.backups / "metadata.new"
     with storage_errors(f"The copies of the metadata in {home.backups} cannot be written"):
         _clear(scratch)  # of a process that died
@@ -59,10 +81,12 @@ def save(home: Home) -> None:
             contextlib.closing(sqlite3.connect(home.database, timeout=LOCKED_SECONDS)) as database,
             contextlib.closing(sqlite3.connect(scratch)) as copy,
         ):
+            _hold(database)
             database.backup(copy)
             _check_pages(copy)
         flush(scratch)
-        scratch.replace(target)
+        known = copies(home)
+        scratch.replace(home.backups / f"metadata-{_number(known[-1]) + 1 if known else 1:06d}.db")
         flush(home.backups)
         for old in copies(home)[:-KEPT]:
             old.unlink()
@@ -106,8 +130,8 @@ def restore(home: Home) -> Restored:
         else:
             raise MetadataUnavailable(f"Every copy of the metadata in {home.backups} is damaged too.")
         flush(scratch)
-        aside = f"{home.database.name}.damaged-{_now()}"
-        for suffix in (*JOURNALS, ""):
+        aside = _aside(home)
+        for suffix in ("", *JOURNALS):  # a file without its journal would pass for whole
             old = home.database.with_name(home.database.name + suffix)
             if old.exists():
                 old.rename(home.database.with_name(aside + suffix))
@@ -116,26 +140,35 @@ def restore(home: Home) -> Restored:
     return Restored(copy, tuple(damaged))
 
 
+def _aside(home: Home) -> str:
+    """Returns the name that what is there gets: a new one, or that of the file whose journals are left here."""
+    name = home.database.name
+    if not home.database.exists():  # an earlier restoration died after its first rename
+        moved = [path.name for path in home.root.glob(f"{name}.damaged-*") if not path.name.endswith(JOURNALS)]
+        alone = [path for path in moved if not any((home.root / f"{path}{suffix}").exists() for suffix in JOURNALS)]
+        if alone:
+            return max(alone, key=lambda path: (home.root / path).stat().st_ctime_ns)
+    return f"{name}.damaged-{_now()}"
+
+
 def _copied(source: Path, target: Path) -> bool:
     """Copies a database; returns whether it is whole.
 
     Raises:
-      StorageError: it cannot be copied, whether it is or not.
+      StorageError: the copy cannot be written.
     """
     _clear(target)
-    try:
-        with (
-            contextlib.closing(
-                sqlite3.connect(f"file:{urllib.parse.quote(str(source))}?mode=ro", uri=True)
-            ) as database,
-            contextlib.closing(sqlite3.connect(target)) as copy,
-        ):
-            database.backup(copy)
-            _check_pages(copy)
-    except sqlite3.OperationalError as error:
-        raise StorageError(f"{source} cannot be copied to {target}: {error}.") from error
-    except sqlite3.DatabaseError:
-        return False
+    with contextlib.ExitStack() as stack:
+        try:
+            database = stack.enter_context(contextlib.closing(read_only(source)))
+            _hold(database)
+            _check_pages(database)
+        except sqlite3.Error:  # whatever it is: there may be another that can be read
+            return False
+        try:
+            database.backup(stack.enter_context(contextlib.closing(sqlite3.connect(target))))
+        except sqlite3.Error as error:
+            raise StorageError(f"{source} cannot be copied to {target}: {error}.") from error
     return True
 
 
@@ -149,27 +182,36 @@ def _clear(database: Path) -> None:
 
 
 def copies(home: Home) -> list[Path]:
-    """Returns the copies, the oldest first."""
-    return sorted(home.backups.glob("metadata-*.db"))
+    """Returns the copies, the oldest first: by their numbers, for a clock may be set back."""
+    return sorted(home.backups.glob("metadata-*.db"), key=lambda path: (_number(path), path.name))
+
+
+def _number(copy: Path) -> int:
+    """Returns the number of a copy; 0 for those of 0.1.0, which are named after the time."""
+    number = copy.stem.rpartition("-")[2]
+    return int(number) if number.isdecimal() else 0
 
 
 @contextlib.contextmanager
 def _as_sentences(home: Home) -> Iterator[None]:
     try:
         yield
-    except sqlite3.OperationalError as error:
-        raise MetadataUnavailable(
-            f"The metadata in {home.database} cannot be used: {error}. Nothing was changed. "
-            "Another process may hold the file: end it, and run again."
-        ) from error
     except sqlite3.DatabaseError as error:
-        raise MetadataUnavailable(f"The metadata in {home.database} is damaged: {error}. {way_back(home)}") from error
+        place, hint = f"The metadata in {home.database}", _NO_DAMAGE.get(str(error))
+        if hint:
+            raise MetadataUnavailable(f"{place} cannot be used: {error}. Nothing was changed. {hint}") from error
+        raise MetadataUnavailable(f"{place} is damaged: {error}. {_way_back(home)}") from error
 
 
-def way_back(home: Home) -> str:
-    """Returns what to do when the metadata cannot be read."""
-    if home.metadata:
-        return "Nothing was changed. See that the server runs, and that user, password and database are right."
+_NO_DAMAGE = {
+    "database is locked": "Another process holds the file: end it, and run again.",
+    "unable to open database file": "See that you may read and write it, and its folder.",
+    "attempt to write a readonly database": "See that you may write it, and its folder.",
+    "database or disk is full": "Make room on the disk.",
+}
+
+
+def _way_back(home: Home) -> str:
     known = copies(home)
     if known:
         return f"Nothing was changed. `conveyor doctor --restore-metadata` returns to the copy {known[-1].name}."

@@ -152,7 +152,7 @@ class Home:
         with storage_errors(f"The home folder {self.root} cannot be read"):
             if self.store_record.exists():
                 return self._recorded_store()
-            return self.database.name if self.database.exists() else None  # as 0.1.0 left it
+            return self.database.name if self.has_database else None  # as 0.1.0 left it
 
     def _recorded_store(self) -> str:
         text = self.store_record.read_text(errors="replace").strip()

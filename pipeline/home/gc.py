@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from ml_metadata.proto.metadata_store_pb2 import Artifact
@@ -11,6 +11,8 @@ from conveyor.errors import storage_errors
 from pipeline.home import metadata_store
 from pipeline.home.folders import Home
 from serving.model_store import LabelsDamaged, StoredModel, VersionRecord
+
+Pinned = Mapping[str, Collection[int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +30,7 @@ class Removal:
     megabytes: float
 
 
-def plan(
-    home: Home, keep: int, experiment: str | None = None, pinned: Mapping[str, Collection[int]] | None = None
-) -> list[Removal]:
+def plan(home: Home, keep: int, experiment: str | None = None, pinned: Callable[[], Pinned] = dict) -> list[Removal]:
     """Returns what can go: versions beyond the newest `keep` and without a label, and what only they needed.
 
     Of a model whose labels are damaged every version is kept. Needed are the artifacts of every run that made a kept
@@ -41,9 +41,9 @@ def plan(
       home: where to look.
       keep: how many of the newest versions of a model are kept, besides those with a label.
       experiment: looks at this one's models and artifacts alone.
-      pinned: versions that are served whatever their labels, by model.
+      pinned: returns the versions that are served whatever their labels, by model.
     """
-    versions, kept_runs = _versions(home, keep, experiment, pinned or {})
+    versions, kept_runs = _versions(home, keep, experiment, pinned())
     return [*versions, *_rest(home, kept_runs, {removal.path for removal in versions}, experiment)]
 
 
@@ -67,9 +67,7 @@ def _remains(home: Home, experiment: str | None) -> list[Removal]:
     return [_removal("remains", path) for path, name in names.items() if experiment in (None, name)]
 
 
-def _versions(
-    home: Home, keep: int, experiment: str | None, pinned: Mapping[str, Collection[int]]
-) -> tuple[list[Removal], set[str]]:
+def _versions(home: Home, keep: int, experiment: str | None, pinned: Pinned) -> tuple[list[Removal], set[str]]:
     """Returns the versions that can go, and the names of the runs that made the others."""
     removals, kept_runs = [], set()
     for model in home.models.models():
@@ -126,25 +124,27 @@ def _folders(root: Path, experiment: str | None) -> list[Path]:
     return sorted(path for path in root.glob("*") if experiment in (None, path.name))
 
 
-def collect(
-    home: Home, keep: int, experiment: str | None = None, pinned: Mapping[str, Collection[int]] | None = None
-) -> list[Removal]:
+def collect(home: Home, keep: int, experiment: str | None = None, pinned: Callable[[], Pinned] = dict) -> list[Removal]:
     """Removes what can go, and returns it. For the holder of the home's lock.
 
-    Artifacts are marked as deleted in ML Metadata. Labels may move meanwhile: a version that has one now stays, and all
-    that it needs with it.
+    Artifacts are marked as deleted in ML Metadata. Labels may move and servers may start meanwhile: a version that has
+    one now, or is served now, stays, and all that it needs with it.
 
     Args:
       home: see `plan`, as for the rest.
       keep: how many of the newest versions of a model are kept, besides those with a label.
       experiment: looks at this one's models and artifacts alone.
-      pinned: versions that are served whatever their labels, by model.
+      pinned: returns the versions that are served whatever their labels, by model; asked before each removal.
 
     Raises:
+      ConfigError: what a server serves is not known, or the metadata are not this home's; nothing was removed then.
+      MetadataUnavailable: they cannot be opened; nothing was removed.
       StorageError: a folder cannot be removed.
     """
-    versions, _ = _versions(home, keep, experiment, pinned or {})
-    removed = [removal for removal in versions if _version_removed(home, Path(removal.path))]
+    versions, _ = _versions(home, keep, experiment, pinned())
+    if home.has_metadata:
+        metadata_store.require_own(metadata_store.connect(home), home)
+    removed = [removal for removal in versions if _version_removed(home, Path(removal.path), pinned)]
     kept_runs = {run for model in home.models.models() for run in _runs_of(model)}
     rest = _rest(home, kept_runs, set(), experiment)
     for removal in rest:
@@ -158,8 +158,9 @@ def collect(
     return [*removed, *rest]
 
 
-def _version_removed(home: Home, path: Path) -> bool:
-    return home.models.model(path.parent.name).remove(int(path.name))
+def _version_removed(home: Home, path: Path, pinned: Callable[[], Pinned]) -> bool:
+    model, version = home.models.model(path.parent.name), int(path.name)
+    return model.remove(version, unless=lambda: version in pinned().get(model.name, ()))
 
 
 def _mark_deleted(home: Home, gone: set[str]) -> None:

@@ -1,5 +1,6 @@
 """Rows for `conveyor runs` and `conveyor models`."""
 
+import contextlib
 import datetime
 from typing import Any
 
@@ -60,7 +61,8 @@ def model_rows(home: Home, experiment: str | None) -> list[dict[str, Any]]:
         for version in model.versions():
             record = model.record(version) or VersionRecord()
             if experiment in (None, record.experiment_name):
-                rows.append(_version_row(home, model, version, labels.of_version(version), record))
+                with contextlib.suppress(FileNotFoundError):  # `gc` removes it at this moment
+                    rows.append(_version_row(home, model, version, labels.of_version(version), record))
     rejected = [run for run in past_runs(home, experiment) if run.state == "rejected"]
     return rows + [_rejected_row(home, run) for run in rejected]
 

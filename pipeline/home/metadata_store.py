@@ -124,8 +124,14 @@ def connect(home: Home) -> metadata_store.MetadataStore:
     try:
         return metadata_store.MetadataStore(home.connection(), enable_upgrade_migration=False)
     except (RuntimeError, errors.StatusError) as error:
+        backup.check(home)  # it knows damage from a lock, and says what to do
         raise MetadataUnavailable(
-            f"The metadata in {home.metadata_place} cannot be opened: {str(error).strip()}. {backup.way_back(home)}"
+            f"The metadata in {home.metadata_place} cannot be opened: {str(error).strip()}. Nothing was changed. "
+            + (
+                "See that the server runs, and that user, password and database are right."
+                if home.metadata
+                else "Another process may have held the file: run again."
+            )
         ) from error
 
 
@@ -140,7 +146,7 @@ def _check_store(home: Home) -> None:
             f"The metadata of {home.root} are in {own}, and not in {home.store_name}: {way}, or choose another --home. "
             f"{home.store_record} says which are a home's own."
         )
-    if not home.metadata and not home.has_database and home.outputs():
+    if not home.metadata and home.outputs() and (not home.has_database or backup.has_no_tables(home.database)):
         if backup.copies(home):
             way = "`conveyor doctor --restore-metadata` returns to a copy"
         else:
@@ -153,10 +159,10 @@ def _check_store(home: Home) -> None:
 
 def _has_executions(database: Path) -> bool:
     """Whether something has run with a SQLite file; one that cannot be read may hold anything."""
-    if not database.exists():
+    if not database.exists() or backup.has_no_tables(database):
         return False
     try:
-        with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        with contextlib.closing(backup.read_only(database)) as connection:
             return bool(connection.execute("SELECT EXISTS (SELECT 1 FROM Execution)").fetchone()[0])
     except sqlite3.Error:
         return True

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 from pipeline.home.folders import Home
@@ -44,7 +45,15 @@ class RunReport:
         return [part["name"] for part in self.fields.get("data", {}).get("parts", []) if part["trained_on"]]
 
 
+def page_path(home: Home, run_id: str) -> Path:
+    """Returns the place of a run's page, beside which is its JSON file."""
+    return home.reports / f"{run_id}.html"
+
+
 def read_report(home: Home, run_id: str) -> RunReport:
-    """Returns the report of a run."""
-    path = home.reports / f"{run_id}.json"
-    return RunReport(json.loads(path.read_text()) if path.exists() else {})
+    """Returns the report of a run; an empty one where there is none, or it is damaged."""
+    try:
+        fields = json.loads(page_path(home, run_id).with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        fields = None
+    return RunReport(fields if isinstance(fields, dict) else {})

@@ -133,17 +133,23 @@ def _ports(settings: ServerSettings, backend: Backend) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def written(home: Home, prepared: Prepared) -> Iterator[None]:
-    """Writes the server's files, and holds their folder as long as the block lasts.
+def written(home: Home, settings: ServerSettings) -> Iterator[Prepared]:
+    """Prepares a server, writes its files, and holds their folder as long as the block lasts.
 
     Raises:
-      ConfigError: another `conveyor serve` holds it.
+      ConfigError: see `prepare`; or another `conveyor serve` holds the folder.
       StorageError: the folder cannot be written.
     """
-    with prepared.folder.held():
-        server_files.write(home, prepared.folder.path, prepared.served)
-        prepared.folder.write_record(prepared.record)
-        yield
+    folder = ServerFolder.of(home, settings.port)
+    with folder.held():
+        folder.forget_record()
+        prepared = prepare(home, settings)
+        server_files.write(home, folder.path, prepared.served)
+        folder.write_record(prepared.record)
+        for name, served in prepared.served.items():  # `gc`, which looked before the record was there, may have gone on
+            for version in served.versions:
+                home.models.model(name).require(version)
+        yield prepared
 
 
 def _check_address(settings: ServerSettings, backend: Backend) -> None:
@@ -196,12 +202,11 @@ def serve(home: Home, settings: ServerSettings, say: Callable[[Endpoint], None])
       ConfigError: see `prepare` and `written`; or a port is taken, or the host is not this machine's.
       ServeFailed: the server ended by itself, or did not answer in time.
     """
-    prepared = prepare(home, settings)
-    backend, models = prepared.backend, prepared.models
-    _check_address(settings, backend)
+    _check_address(settings, prepare(home, settings).backend)
     log = home.log(f"serve-{settings.port}")
     with contextlib.ExitStack() as stack, _signals() as stopped:
-        stack.enter_context(written(home, prepared))
+        prepared = stack.enter_context(written(home, settings))
+        backend, models = prepared.backend, prepared.models
         with storage_errors(f"The log {log} cannot be written"):
             output = stack.enter_context(log.open("wb"))
         started = []

@@ -10,11 +10,12 @@ from typing import Any
 import filelock
 
 from conveyor.errors import ConfigError, storage_errors
-from conveyor.files import LOOK_SECONDS, is_locked, replace_file
+from conveyor.files import is_locked, replace_file
 from pipeline.home.folders import Home
 from pipeline.release.server_files import VersionChoice
 
 RECORD, LOCK = "server.json", "serve.lock"
+HELD_SECONDS = 3  # longer than a change of labels writes files
 
 
 class FolderHeld(ConfigError):
@@ -71,7 +72,7 @@ class ServerFolder:
             with storage_errors(f"The server's files in {self.path} cannot be written"):
                 self.path.mkdir(parents=True, exist_ok=True)
                 try:
-                    stack.enter_context(filelock.FileLock(self.path / LOCK, timeout=LOOK_SECONDS))
+                    stack.enter_context(filelock.FileLock(self.path / LOCK, timeout=HELD_SECONDS))
                 except filelock.Timeout:
                     raise FolderHeld(
                         f"Another `conveyor serve` of this home has --port {self.path.name}; choose another."
@@ -100,6 +101,11 @@ class ServerFolder:
             return ServerRecord(fields["target"], tuple(fields["followed"]), pinned, choice)
         except (ValueError, KeyError, TypeError, AttributeError, ConfigError):
             return None
+
+    def forget_record(self) -> None:
+        """Removes what is written down: `gc` then refuses to remove anything until there is a record again."""
+        with storage_errors(f"The server's files in {self.path} cannot be written"):
+            (self.path / RECORD).unlink(missing_ok=True)
 
     def write_record(self, record: ServerRecord) -> None:
         """Writes down what the server serves."""

@@ -2,42 +2,49 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 
-from conveyor.errors import storage_errors
+from conveyor.errors import StorageError, storage_errors
+from conveyor.files import replace_file
 from pipeline.experiments.config import Experiment
 from pipeline.home import metadata_store
 from pipeline.home.folders import Home
 from pipeline.home.outcome import Outcome, Verdict
 from pipeline.home.provenance import Provenance
+from pipeline.home.reports import page_path
 from pipeline.report import gate_decisions, plots
 from trainer.examples import read_split
 
 MISTAKES = 24
 
 
-def write(home: Home, provenance: Provenance, run: metadata_store.Run, failure: str | None = None) -> Outcome:
+def write(
+    home: Home,
+    provenance: Provenance,
+    run: metadata_store.Run,
+    note: Callable[[str], object],
+    failure: str | None = None,
+) -> Outcome:
     """Writes `reports/<run>.html` and `.json`, and returns how the run ended.
 
     Args:
       home: where the reports go.
       provenance: what the model comes from.
       run: what ML Metadata knows of the run; components may be missing where it failed.
+      note: prints a line; called where the report cannot be written, which changes nothing of how the run ended.
       failure: what failed, if anything did.
-
-    Raises:
-      StorageError: the report cannot be written.
     """
     experiment = provenance.experiment
     evaluation_folder = metadata_store.folder(run.output("Evaluator", "evaluation"))
     evaluation = gate_decisions.read_evaluation(evaluation_folder, experiment) if evaluation_folder else None
     servable = gate_decisions.servability(run)
     drift = gate_decisions.drift(run)
-    path = home.reports / f"{run.id}.html"
+    path = page_path(home, run.id)
     outcome = Outcome(
         verdict=Verdict.FAILED if failure else Verdict.REJECTED if run.version is None else Verdict.PUSHED,
         run=run.id,
@@ -62,10 +69,14 @@ def write(home: Home, provenance: Provenance, run: metadata_store.Run, failure: 
         **provenance.to_dict(),
     }
     page = _render(fields, _pictures(run, experiment, evaluation))
-    with storage_errors(f"The report {path} cannot be written"):
-        home.reports.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
-        path.with_suffix(".json").write_text(json.dumps(fields, indent=1), encoding="utf-8")
+    try:
+        with storage_errors(f"The report {path} cannot be written"):
+            home.reports.mkdir(parents=True, exist_ok=True)
+            replace_file(path, page)
+            replace_file(path.with_suffix(".json"), json.dumps(fields, indent=1))
+    except StorageError as error:
+        note(str(error))
+        return dataclasses.replace(outcome, report=None)
     return outcome
 
 

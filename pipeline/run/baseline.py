@@ -4,11 +4,15 @@ import dataclasses
 from pathlib import Path
 
 from components.image_example_gen.spans import BASE, is_later
-from conveyor.errors import storage_errors
+from conveyor.errors import ConveyorError, storage_errors
 from pipeline.data.inputs import Input
 from pipeline.experiments.config import Experiment
 from pipeline.home.folders import Home
 from serving.model_store import VersionRecord
+
+
+class BaselineDamaged(ConveyorError):
+    """The stable version is not what was pushed, so that nothing can be compared with it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +59,21 @@ class Baseline:
 
 
 def find_baseline(home: Home, experiment: Experiment) -> Baseline | None:
-    """Returns the stable version; None where there is none, or its files are not those that were pushed."""
+    """Returns the stable version; None where there is none.
+
+    Raises:
+      BaselineDamaged: it is not the model that was pushed.
+      LabelsDamaged: nobody can say which version is stable.
+    """
     model = home.models.model(experiment.serving.model_name)
     version = model.stable()
-    if version is None or not model.is_intact(version):
+    if version is None:
         return None
+    if not model.is_intact(version):
+        raise BaselineDamaged(
+            f"The stable version {version} of {model.name} is not the model that was pushed: files in "
+            f"{model.path(version)} were changed or damaged. `conveyor rollback {model.name}` makes the version before "
+            "it stable; or remove the folder, to go on without it."
+        )
     record = model.record(version) or VersionRecord()
     return Baseline(version, model.path(version), record.digest or model.digest(version), record.parts)

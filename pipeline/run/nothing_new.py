@@ -1,14 +1,14 @@
 """Decides whether a run would only repeat the last one."""
 
 from pipeline.home.outcome import Outcome, Verdict
-from pipeline.home.reports import read_report
+from pipeline.home.reports import page_path, read_report
 from pipeline.run.plan import RunPlan
 
 
 def repeated_outcome(plan: RunPlan, also_rejected: bool) -> Outcome | None:
     """Returns how the run would end, if settings, data and code are those of the last completed run; else None.
 
-    What was pushed then must still be there, byte for byte. A rejection holds as long as the version that the model was
+    What was pushed then must still be there as it was. A rejection holds as long as the version that the model was
     compared with, and perhaps started from, is the stable one.
 
     Args:
@@ -25,7 +25,7 @@ def repeated_outcome(plan: RunPlan, also_rejected: bool) -> Outcome | None:
     model = plan.home.models.model(plan.experiment.serving.model_name)
     if last.version is not None and not model.is_as_pushed(last.version):
         return None
-    report = read_report(plan.home, last.id)
+    report, page = read_report(plan.home, last.id), page_path(plan.home, last.id)
     if last.version is None and report.baseline != plan.provenance.baseline:
         return None
     return Outcome(
@@ -36,5 +36,5 @@ def repeated_outcome(plan: RunPlan, also_rejected: bool) -> Outcome | None:
         version=last.version,
         label=None if last.version is None else model.label_of(last.version),
         path=None if last.version is None else str(model.path(last.version)),
-        report=report.outcome.get("report"),
+        report=str(page) if page.exists() else None,
     )

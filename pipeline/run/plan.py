@@ -69,6 +69,7 @@ def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
       folder: the input files; see `pipeline.data.inputs.input_folder`.
 
     Raises:
+      BaselineDamaged: the stable version is not the model that was pushed.
       DataError: a span is damaged, or the spans have no order.
       LabelsDamaged: nobody can say which version is stable.
     """

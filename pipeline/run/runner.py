@@ -39,6 +39,7 @@ def run(experiment: Experiment, home: Home, source: Path | None, console: Consol
         settings and code are what they were.
 
     Raises:
+      BaselineDamaged: the stable version is not the model that was pushed.
       ConfigError: the experiment needs `source` and there is none.
       DataError: a span is damaged.
       FetchError: the data could not be had.
@@ -99,8 +100,8 @@ def _carry_out(plan: RunPlan, console: Console, log: Path) -> Outcome:
     except ComponentFailed as error:
         metadata_store.close_abandoned(store, Execution.FAILED)
         failure = f"{error.component} failed: {error_text(error.__cause__)}"
-        page.write(plan.home, plan.provenance, metadata_store.run_by_id(store, plan.run_id), failure)
+        page.write(plan.home, plan.provenance, metadata_store.run_by_id(store, plan.run_id), console.note, failure)
         raise RunFailed(f"{failure}\nThe log is {log}") from error
     finally:
         metadata_store.close_abandoned(store)
-    return page.write(plan.home, plan.provenance, metadata_store.run_by_id(store, plan.run_id))
+    return page.write(plan.home, plan.provenance, metadata_store.run_by_id(store, plan.run_id), console.note)

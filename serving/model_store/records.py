@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 RECORD = Path("assets.extra", "conveyor.json")  # the server ignores what it does not know in assets.extra
 DATASET = Path("assets", "dataset.json")
@@ -40,13 +40,17 @@ class VersionRecord:
         """Returns the record in the fields of a JSON object; those that it does not know are left out.
 
         Raises:
-          TypeError: it is no JSON object.
+          TypeError: it is no JSON object, or a field has another type.
         """
         if not isinstance(fields, dict):
             raise TypeError(f"a record is an object, not {fields!r}")
         if "code" in fields:  # as 0.1.0 called it
             fields = {"trainer_digest": fields["code"], **fields}
-        return cls(**{field.name: fields[field.name] for field in dataclasses.fields(cls) if field.name in fields})
+        known = {name: kind for name, kind in get_type_hints(cls).items() if name in fields}
+        for name, kind in known.items():
+            if not isinstance(fields[name], dict if get_origin(kind) is dict else kind):
+                raise TypeError(f"{name} is {fields[name]!r}")
+        return cls(**{name: fields[name] for name in known})
 
     @classmethod
     def read(cls, version: Path) -> "VersionRecord | None":

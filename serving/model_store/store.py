@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
@@ -164,15 +164,20 @@ class StoredModel:
             return None
 
     def is_intact(self, version: int) -> bool:
-        """Whether a version is there, with the files that were pushed; one without a record counts as intact."""
+        """Whether a version is there, and is the model that was pushed; one without a record counts as intact."""
         if not self.path(version).is_dir():
             return False
         return self.record(version) is None or self.is_as_pushed(version)
 
     def is_as_pushed(self, version: int) -> bool:
-        """Whether a version has the record of its push, and the files that were pushed then."""
+        """Whether a version has the record of its push, and is the model that was pushed then.
+
+        Files that somebody put beside those of the model, such as other warm-up requests, make no other model.
+        """
         record = self.record(version)
-        return record is not None and record.digest == self.digest(version)
+        if record is None:
+            return False
+        return self.digest(version) == record.digest or model_identity(self.path(version)) == record.identity
 
     # Labels.
 
@@ -276,6 +281,8 @@ class StoredModel:
             with self._locked():
                 labels = self._refuse_withdrawn(identity)
                 if not same:
+                    if not (self.folder / LABELS).exists() and labels.stable is not None:
+                        self._write(labels)  # without the file, the newest version would be stable for a moment
                     (self.folder / STAGING).rename(self.path(version))
                     flush(self.folder)
                 self._write(labels.with_pushed(version, as_canary))
@@ -304,16 +311,20 @@ class StoredModel:
             raise ModelWithdrawn(f"it is {way}")
         return labels
 
-    def remove(self, version: int) -> bool:
+    def remove(self, version: int, unless: Callable[[], bool] = lambda: False) -> bool:
         """Removes a version, if it has no label now, and returns whether it did.
 
         It leaves by one rename: a process that dies meanwhile leaves no half version under its number.
+
+        Args:
+          version: its number.
+          unless: whether it must stay after all; asked while the labels are held.
 
         Raises:
           StorageError: it cannot be removed.
         """
         with self._changing():
-            if self.labels().of_version(version):
+            if self.labels().of_version(version) or unless():
                 return False
             self._sweep(self.remains())
             self.path(version).rename(self.folder / f"{REMOVED}{version}")

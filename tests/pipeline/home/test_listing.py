@@ -6,6 +6,7 @@ from pipeline.home import listing
 from pipeline.home.folders import Home
 from pipeline.home.lock import locked
 from pipeline.home.metadata_store import ComponentRun, Run
+from serving.model_store import StoredModel
 
 
 @pytest.fixture
@@ -21,6 +22,30 @@ def test_a_run_is_running_while_its_process_is(tmp_path, running):
     with locked(home):
         assert listing.run_rows(home, None)[0]["state"] == "running"
     assert listing.run_rows(home, None)[0]["state"] == "unfinished"
+
+
+def test_a_version_that_goes_during_the_look_is_not_listed(tmp_path, monkeypatch):
+    home = Home(tmp_path)
+    for version in (1, 2):
+        home.models.model("m").path(version).mkdir(parents=True)
+    read = StoredModel.record
+
+    def read_and_remove(model, version):
+        record = read(model, version)
+        if version == 1:
+            model.path(1).rmdir()
+        return record
+
+    monkeypatch.setattr(StoredModel, "record", read_and_remove)
+    assert [row["version"] for row in listing.model_rows(home, None)] == [2]
+
+
+@pytest.mark.parametrize("text", ['{"outcome": {"accuracy": 0.', "", "[1]", "\xff"])
+def test_a_report_that_was_cut_off_is_none(tmp_path, running, text):
+    home = Home(tmp_path)
+    home.reports.mkdir()
+    (home.reports / f"{running.id}.json").write_text(text, encoding="latin-1")
+    assert listing.run_rows(home, None)[0]["accuracy"] is None
 
 
 def test_a_run_in_a_home_without_a_lock_is_not_running(tmp_path, running):

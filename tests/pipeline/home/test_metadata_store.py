@@ -1,6 +1,9 @@
+import contextlib
 import dataclasses
 import re
+import sqlite3
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from ml_metadata.proto import metadata_store_pb2
@@ -171,7 +174,17 @@ def test_a_record_that_is_none_is_refused(tmp_path):
         metadata_store.connect(home)
 
 
-@pytest.mark.parametrize("lose", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["missing", "empty"])
+def without_tables(path):
+    path.unlink()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE t (x)")
+        database.execute("DROP TABLE t")
+    assert path.stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    "lose", [Path.unlink, lambda path: path.write_bytes(b""), without_tables], ids=["missing", "empty", "no tables"]
+)
 def test_artifacts_whose_file_is_gone_are_not_given_to_a_new_one(store, tmp_path, lose):
     home = Home(tmp_path)
     metadata_store.claim(home)
@@ -179,15 +192,42 @@ def test_artifacts_whose_file_is_gone_are_not_given_to_a_new_one(store, tmp_path
     backup.save(home)
     lose(home.database)
     assert home.has_metadata
-    backup.check(home)
-    backup.save(home)
+    for look in (backup.check, backup.save):
+        with (
+            contextlib.nullcontext() if not home.has_database else pytest.raises(MetadataUnavailable, match="is empty")
+        ):
+            look(home)
     with pytest.raises(MetadataUnavailable, match=r"not here: `conveyor doctor --restore-metadata` returns to a copy"):
         metadata_store.connect(home)
     (copy,) = backup.copies(home)
     copy.unlink()
     with pytest.raises(MetadataUnavailable, match=r"not here: bring .*metadata\.db back"):
         metadata_store.connect(home)
-    assert not home.has_database
+    assert not home.has_database or backup.has_no_tables(home.database)
+
+
+@pytest.mark.parametrize("left", [b"", None])
+def test_a_file_with_nothing_in_it_is_no_store_of_a_home(tmp_path, monkeypatch, left):
+    home = Home(tmp_path)
+    home.database.touch()
+    if left is None:
+        without_tables(home.database)
+    output(home, 1)
+    monkeypatch.setattr(metadata_store.metadata_store, "MetadataStore", lambda *_, **__: "the server's")
+    assert metadata_store.connect(dataclasses.replace(home, metadata=SERVER)) == "the server's"
+
+
+def test_a_file_that_another_process_holds_is_not_to_be_removed(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(backup, "LOCKED_SECONDS", 0.1)
+    home = Home(tmp_path)
+    failed = RuntimeError("Concurrent writes aborted after max number of retries.")
+    monkeypatch.setattr(metadata_store.metadata_store, "MetadataStore", mock.Mock(side_effect=failed))
+    with contextlib.closing(sqlite3.connect(home.database, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(MetadataUnavailable, match=r"is locked\. Nothing was changed\. Another process holds"):
+            metadata_store.connect(home)
+    with pytest.raises(MetadataUnavailable, match="Another process may have held the file: run again"):
+        metadata_store.connect(home)
 
 
 def states(store):

@@ -59,9 +59,8 @@ class Server:
     """A `conveyor serve` that runs, with a server that obeys its files."""
 
     def __init__(self, home: Home, settings: serve.ServerSettings) -> None:
-        prepared = serve.prepare(home, settings)
         self._files = contextlib.ExitStack()
-        self._files.enter_context(serve.written(home, prepared))
+        prepared = self._files.enter_context(serve.written(home, settings))
         self.target, self.followed = settings.target, prepared.record.followed
         self.stub = StubServer(prepared.folder.path)
         for _ in range(2):  # it answers to labels when everything is loaded

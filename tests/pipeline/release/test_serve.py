@@ -88,7 +88,7 @@ def test_an_ipv6_address_is_an_address(home):
 )
 def test_what_a_server_serves_is_written_down(home, options, followed, pinned):
     given = settings(port=18500, **options)
-    with serve.written(home, serve.prepare(home, given)):
+    with serve.written(home, given):
         record = ServerFolder.of(home, 18500).record()
     assert (record.target, record.followed, record.pinned) == ("localhost:18500", followed, pinned)
 
@@ -107,7 +107,7 @@ def test_what_a_server_serves_is_written_down(home, options, followed, pinned):
 def test_versions_of_a_running_server_are_not_collected(home, options, kept):
     model = home.models.model("mnist")
     model.rollback(2)
-    with serve.written(home, serve.prepare(home, settings(port=18500, **options))):
+    with serve.written(home, settings(port=18500, **options)):
         for later in (3, 4):
             model.path(later).mkdir()
         command = ["gc", "--home", str(home.root), "--keep", "1", "--yes"]
@@ -120,3 +120,33 @@ def test_what_can_be_no_host_is_refused(home, host):
     given = settings(host=host, port=18575, rest_port=18576)
     with pytest.raises(ConfigError, match="cannot be resolved: it is no name of a host"):
         serve._check_address(given, serve.prepare(home, given).backend)
+
+
+def test_nothing_is_collected_until_a_server_that_starts_says_what_it_serves(home, monkeypatch):
+    gc = ["gc", "--home", str(home.root), "--keep", "1", "--yes"]
+    with serve.written(home, settings(port=18500, versions="2")):
+        pass  # a server that ran once
+    results, prepare = [], serve.prepare
+
+    def prepared_meanwhile(*arguments):
+        results.append(CliRunner().invoke(main, gc))
+        return prepare(*arguments)
+
+    monkeypatch.setattr(serve, "prepare", prepared_meanwhile)
+    with serve.written(home, settings(port=18500, versions="1")):
+        results.append(CliRunner().invoke(main, gc))
+    assert [result.exit_code for result in results] == [2, 0]
+    assert "18500 serves is not known: stop it, or wait for it" in results[0].output
+    assert home.models.model("mnist").versions() == [1, 2]
+
+
+def test_a_version_that_goes_while_a_server_starts_is_missed_before_it_starts(home, monkeypatch):
+    write = ServerFolder.write_record
+    monkeypatch.setattr(
+        ServerFolder, "write_record", lambda *given: (home.serving / "mnist" / "1").rmdir() or write(*given)
+    )
+    with (
+        pytest.raises(ConfigError, match="There is no version 1 of mnist; there is only 2"),
+        serve.written(home, settings(port=18500, versions="1")),
+    ):
+        pass

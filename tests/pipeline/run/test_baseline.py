@@ -5,7 +5,7 @@ from conveyor.errors import StorageError
 from pipeline.data.inputs import Input
 from pipeline.experiments import load
 from pipeline.home.folders import Home
-from pipeline.run.baseline import Baseline, find_baseline
+from pipeline.run.baseline import Baseline, BaselineDamaged, find_baseline
 from serving.model_store import VersionRecord
 
 
@@ -22,6 +22,12 @@ def test_the_baseline_is_the_stable_version_with_its_record(home):
     model = home.models.model("mnist")
     assert find_baseline(home, load("mnist")) == Baseline(1, model.path(1), model.digest(1), {"base": "d"})
     assert find_baseline(home, load("cifar10")) is None
+
+
+def test_a_stable_version_that_was_changed_is_not_passed_over(home):
+    (home.models.model("mnist").path(1) / "saved_model.pb").write_text("b")
+    with pytest.raises(BaselineDamaged, match="The stable version 1 of mnist is not the model that was pushed"):
+        find_baseline(home, load("mnist"))
 
 
 def test_a_version_that_somebody_else_put_there_is_a_baseline_too(home):

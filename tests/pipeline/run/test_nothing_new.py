@@ -18,7 +18,7 @@ def home(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "saved_model.pb").write_text("a")
     home.models.model("mnist").push(tmp_path / "model", VersionRecord(run="r1"))
-    home.database.touch()
+    home.database.write_text("something")
     monkeypatch.setattr(metadata_store, "connect", {home: "the store"}.__getitem__)
     return home
 
@@ -42,13 +42,17 @@ def ask(home, also_rejected=False):
     return repeated_outcome(plan, also_rejected)
 
 
-FIGURES = {"accuracy": 0.9, "baseline": 0.8, "report": "r1.html"}
+FIGURES = {"accuracy": 0.9, "baseline": 0.8}
 
 
 def test_what_was_pushed_and_is_still_there_is_up_to_date(home, last):
-    report(home, outcome=FIGURES)
+    report(home, outcome=FIGURES | {"report": "/where/the/home/was/r1.html"})
     path = str(home.models.model("mnist").path(1))
-    assert ask(home) == Outcome(Verdict.UP_TO_DATE, "r1", version=1, label="stable", path=path, **FIGURES)
+    outcome = Outcome(Verdict.UP_TO_DATE, "r1", version=1, label="stable", path=path, **FIGURES)
+    assert ask(home) == outcome
+    page = home.reports / "r1.html"
+    page.touch()
+    assert ask(home) == dataclasses.replace(outcome, report=str(page))
 
 
 def test_what_was_pushed_and_has_no_label_any_more_is_up_to_date_too(home, last, tmp_path):

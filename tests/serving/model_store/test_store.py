@@ -268,6 +268,30 @@ def test_records_of_0_1_0_are_read(three):
     assert three.record(1) == VersionRecord(run="r", trainer_digest="c", digest="d")
 
 
+@pytest.mark.parametrize("fields", ['{"parts": null}', '{"version": "1"}', '{"experiment": []}', '{"warm_start": "2"}'])
+def test_a_record_whose_fields_are_of_another_type_is_none(three, fields):
+    (three.path(1) / RECORD).parent.mkdir()
+    (three.path(1) / RECORD).write_text(fields)
+    assert three.record(1) is None
+
+
+def test_a_canary_whose_push_dies_before_its_label_is_not_stable(model, stored, monkeypatch):
+    push(stored, model("a"))
+    (stored.folder / store.LABELS).unlink()  # as one is told to where it is damaged
+
+    def dying(self, labels):
+        if labels.canary:
+            raise KeyboardInterrupt
+        write(self, labels)
+
+    write = StoredModel._write
+    monkeypatch.setattr(StoredModel, "_write", dying)
+    with pytest.raises(KeyboardInterrupt):
+        stored.push(model("b"), VersionRecord(), as_canary=True)
+    assert stored.versions() == [1, 2]
+    assert stored.stable() == 1
+
+
 def test_a_version_that_is_gone_is_not_intact(stored):
     assert not stored.is_intact(1)
 
