@@ -1,4 +1,5 @@
 import contextlib
+import datetime
 import itertools
 import json
 import os
@@ -20,8 +21,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from ml_metadata.proto.metadata_store_pb2 import Artifact, Execution
 
-from conveyor.errors import ExitCode
+from conveyor.errors import ConfigError, ExitCode
 from pipeline.cli.main import main
+from pipeline.data import add
 from pipeline.experiments import load
 from pipeline.experiments.overrides import override
 from pipeline.home import backup, lineage, listing, metadata_store
@@ -29,7 +31,7 @@ from pipeline.home.folders import Home
 from pipeline.home.outcome import Verdict
 from pipeline.release import rollout, serve
 from pipeline.release.server_files import labelled
-from pipeline.run.plan import make_plan
+from pipeline.run import plan
 from serving.model_store import Labels, StoredModel
 from tests.pipeline.home_life import stub_training
 from tests.pipeline.home_life.death import Died, dying_before
@@ -103,13 +105,20 @@ class HomeLife(RuleBasedStateMachine):
         self._files = {name: root / f"{name}.py" for name in EXPERIMENTS}
         for name, path in self._files.items():
             path.write_text(EXPERIMENT.format(name=name))
+        self._removed: set[str] = set()  # the names of the spans in the bin
         self._servers: list[Server] = []
         self._withdrawn: dict[str, set[str]] = {name: set() for name in EXPERIMENTS}
         self._pushed: dict[tuple[str, int], str] = {}  # the text of every version that there ever was
+        self._there: dict[str, set[int]] = {name: set() for name in EXPERIMENTS}  # the versions that must be there
         # What the metadata may not know: versions whose push died or is later than a copy that was restored, whether a
-        # run was left running, and whether artifacts were removed.
+        # run was left running, and artifacts that were removed.
         self._without_lineage: set[tuple[str, int]] = set()
-        self._left_running = self._removed_unmarked = False
+        self._left_running = False
+        self._missing: set[str] = set()
+        self._left_behind: set[str] = set()  # outputs of whose folders the metadata have the names before a move
+        self._clock = datetime.timedelta()
+        for module in (plan, backup, add):
+            self._stack.enter_context(mock.patch.object(module, "datetime", self._datetime()))
         self._stack.enter_context(mock.patch("pipeline.run.graph.create_pipeline", stub_training.create_pipeline))
         self._stack.enter_context(mock.patch.object(rollout, "answering", self._answering))
         clock = mock.Mock(monotonic=itertools.count().__next__, sleep=self._tick)
@@ -132,9 +141,10 @@ class HomeLife(RuleBasedStateMachine):
 
     def _train(self, verb: str, name: str, seed: int, keep: int, canary: bool, death: int | None) -> None:
         before, versions = self._model(name).labels(), self._model(name).versions()
+        copies = backup.copies(self._home)
         settings = (f"training.seed={seed}", f"serving.keep_versions={keep}", f"serving.canary={json.dumps(canary)}")
-        plan = make_plan(override(load(str(self._files[name])), settings), self._home, self._data)
-        text = stub_training.text_of(plan)
+        planned = plan.make_plan(override(load(str(self._files[name])), settings), self._home, self._data)
+        text = stub_training.text_of(planned)
         more = [word for setting in settings for word in ("--set", setting)]
         code, told = self._conveyor(death, verb, str(self._files[name]), "--data", str(self._data), *more)
         after = self._model(name).labels()
@@ -147,7 +157,10 @@ class HomeLife(RuleBasedStateMachine):
             return
         verdict = Verdict(told["verdict"])
         assert code == verdict.exit_code
-        self._left_running &= verdict in (Verdict.NOTHING_NEW, Verdict.UP_TO_DATE)
+        has_run = verdict not in (Verdict.NOTHING_NEW, Verdict.UP_TO_DATE)
+        self._left_running &= not has_run
+        if has_run and copies:
+            assert backup.copies(self._home)[:-1] == copies[-2:], "a copy more, and the newest stay"
         if verdict is Verdict.PUSHED:
             self._check_push(name, text, told, canary, before)
             return
@@ -160,7 +173,7 @@ class HomeLife(RuleBasedStateMachine):
             assert told["label"] in (after.of_version(told["version"]) or [None])
         else:  # rejected now, or when there was something new
             assert verdict in (Verdict.REJECTED, Verdict.NOTHING_NEW)
-            refused = stub_training.correct(text) < stub_training.least_correct(plan)
+            refused = stub_training.correct(text) < stub_training.least_correct(planned)
             assert refused or text in self._withdrawn[name]
 
     def _check_push(self, name: str, text: str, told: Any, canary: bool, before: Labels) -> None:
@@ -185,11 +198,21 @@ class HomeLife(RuleBasedStateMachine):
             return
         assert code == ExitCode.SUCCESS, told
         assert self._spans() - before == {told["span"]}
+        assert told["span"] not in self._removed, "a name was given twice"
 
     @precondition(lambda self: self._spans())
-    @rule(data=st.data())
-    def remove_a_span_by_hand(self, data: st.DataObject) -> None:
-        shutil.rmtree(self._data / data.draw(st.sampled_from(sorted(self._spans()))))
+    @rule(data=st.data(), by_hand=st.booleans(), death=draw_death())
+    def remove(self, data: st.DataObject, by_hand: bool, death: int | None) -> None:
+        before = self._spans()
+        span = data.draw(st.sampled_from(sorted(before)))
+        if by_hand:
+            shutil.rmtree(self._data / span)
+            return
+        folder = ("--data", str(self._data))
+        code, told = self._conveyor(death, "remove", str(self._files["dots"]), span, *folder)
+        assert code in (None, ExitCode.SUCCESS), told
+        assert before - self._spans() == {span} or (code is None and before == self._spans())
+        self._removed |= before - self._spans()
 
     @rule(name=NAMES, death=draw_death(), data=st.data())
     def roll_back(self, name: str, death: int | None, data: st.DataObject) -> None:
@@ -223,6 +246,7 @@ class HomeLife(RuleBasedStateMachine):
             assert code in (None, ExitCode.USAGE), told
             assert code is None or before.canary is None
             return
+        assert code in (None, ExitCode.SUCCESS), told
         assert (after.stable, after.canary, after.previous) == (before.canary, None, before.stable)
         self._withdrawn[name].discard(self._text(name, after.stable))
 
@@ -236,21 +260,46 @@ class HomeLife(RuleBasedStateMachine):
             assert not before[name]
         else:
             assert code in (None, ExitCode.SUCCESS), told
-        self._removed_unmarked |= code is None
+        if code is None:
+            self._missing |= self._without_folder()
         if code == ExitCode.SUCCESS:
             assert not [row for row in told["folders"] if Path(row["path"]).exists()]
+            self._check_that_the_needed_is_there_and_nothing_else(name)
         for model in EXPERIMENTS:
             assert self._model(model).labels() == labels[model]
-            gone = set(before[model]) - set(self._model(model).versions())
-            assert not gone & set(before[model][-keep:])
-            assert not gone or name in (None, model)
-            assert not gone & {version for server in self._servers for version in server.stub.answering(model, None)}
+            stays = {*before[model][-keep:], *(v for v in before[model] if labels[model].of_version(v))}
+            stays |= {version for server in self._servers for version in server.stub.answering(model, None)}
+            stays |= set() if name in (None, model) else set(before[model])
+            there = set(self._model(model).versions())
+            assert stays & set(before[model]) <= there
+            assert code != ExitCode.SUCCESS or there <= stays
+            self._there[model] &= there
+
+    def _check_that_the_needed_is_there_and_nothing_else(self, name: str | None) -> None:
+        """Looks whether the outputs are those of runs whose versions are there, of last runs, and of last verdicts."""
+        if not self._home.has_metadata:
+            return
+        runs = metadata_store.runs(metadata_store.connect(self._home))
+        wanted = {
+            record.run for n in EXPERIMENTS for v in self._model(n).versions() if (record := self._model(n).record(v))
+        }
+        for experiment in EXPERIMENTS:
+            own = [run for run in runs if run.experiment == experiment]
+            wanted |= {run.id for run in own[-1:] + [run for run in own if run.state.is_verdict][-1:]}
+        outputs = [a for run in runs if run.id in wanted for c in run.components for a in c.outputs.values()]
+        needed = {artifact.uri.rpartition("/artifacts/")[2] for artifact in outputs}
+        there = {str(path.relative_to(self._home.artifacts)) for path in self._home.outputs()}
+        lost = {uri.rpartition("/artifacts/")[2] for uri in self._missing}
+        assert {path for path in there - needed if path.startswith(f"{name or ''}")} <= set()
+        assert {path for path in needed if "/Baseline/" not in path} <= there | lost | self._left_behind
 
     @rule(name=NAMES, data=st.data())
     def delete_a_version_by_hand(self, name: str, data: st.DataObject) -> None:
         there = self._model(name).versions()
         if len(there) > 1:
-            shutil.rmtree(self._model(name).path(data.draw(st.sampled_from(there))))
+            version = data.draw(st.sampled_from(there))
+            shutil.rmtree(self._model(name).path(version))
+            self._there[name].discard(version)
             for server in self._servers:  # it cannot serve on with what is gone
                 server.step(may_fail=True)
 
@@ -264,8 +313,58 @@ class HomeLife(RuleBasedStateMachine):
         assert code in (None, ExitCode.SUCCESS, ExitCode.FAILED), told  # the latter: a full disk, or the like
         if code is not None:
             assert executions(self._home.database) == executions(backup.copies(self._home)[-1])
-        self._without_lineage |= {(name, version) for name in EXPERIMENTS for version in self._model(name).versions()}
-        self._left_running = self._removed_unmarked = True
+        self._returned_to_a_copy()
+
+    def _returned_to_a_copy(self) -> None:
+        """Notes what the copy does not know: it may be older than the last push, and than what was removed."""
+        self._left_running = True
+        self._missing |= self._without_folder()
+        store = metadata_store.connect(self._home)
+        for name in EXPERIMENTS:
+            for version in self._model(name).versions():
+                try:
+                    lineage.of_version(store, name, version)
+                except ConfigError:
+                    self._without_lineage.add((name, version))
+
+    @precondition(lambda self: backup.copies(self._home) and self._home.outputs())
+    @rule(
+        damage=st.sampled_from(["missing", "empty", "no tables", "overwritten"]), command=st.sampled_from(["run", "gc"])
+    )
+    def damage_the_metadata(self, damage: str, command: str) -> None:
+        """Whatever is wrong with the file, no command goes on without it, and a copy brings it back."""
+        if damage == "overwritten":
+            self._home.database.write_bytes(b"no database" * 1000)
+        else:
+            self._home.database.unlink()
+        if damage == "empty":
+            self._home.database.touch()
+        if damage == "no tables":
+            with contextlib.closing(sqlite3.connect(self._home.database)) as connection:
+                connection.executescript("CREATE TABLE t (x); DROP TABLE t")
+        before = self._all_files()
+        arguments = (str(self._files["dots"]), "--data", str(self._data), "--set", "training.seed=99")
+        code, _ = self._conveyor(None, "runs")
+        assert code == ExitCode.FAILED
+        code, told = self._conveyor(None, command, *(arguments if command == "run" else ("--keep", "1", "--yes")))
+        assert (code, before) == (ExitCode.FAILED, self._all_files()), told
+        code, told = self._conveyor(None, "doctor", "--restore-metadata")
+        assert code in (ExitCode.SUCCESS, ExitCode.FAILED), told
+        assert executions(self._home.database) == executions(backup.copies(self._home)[-1])
+        self._returned_to_a_copy()
+
+    @precondition(lambda self: not self._servers)
+    @rule()
+    def move_the_home(self) -> None:
+        if self._home.root.exists():
+            self._left_behind |= {str(path.relative_to(self._home.artifacts)) for path in self._home.outputs()}
+            moved = Home(self._home.root.with_name(f"{self._home.root.name}x"))
+            self._home.root.rename(moved.root)
+            self._home = moved
+
+    @rule(days=st.integers(-40, 40))
+    def set_the_clock(self, days: int) -> None:
+        self._clock = datetime.timedelta(days=days)
 
     @precondition(lambda self: len(self._servers) < 2 and any(self._model(n).versions() for n in EXPERIMENTS))
     @rule(alone=st.booleans(), versions=st.sampled_from(["stable", "stable", "all", "latest:2"]))
@@ -291,6 +390,13 @@ class HomeLife(RuleBasedStateMachine):
             assert (labels.stable in there) if there else labels.stable is None
             assert labels.canary is None or labels.canary in there
             assert labels.canary != labels.stable or labels.stable is None
+
+    @invariant()
+    def a_version_goes_by_gc_and_by_hand_alone(self) -> None:
+        for name in EXPERIMENTS:
+            there = set(self._model(name).versions())
+            assert self._there[name] <= there, "a version is lost"
+            self._there[name] = there
 
     @invariant()
     def a_version_is_what_it_was_when_it_was_pushed(self) -> None:
@@ -347,11 +453,34 @@ class HomeLife(RuleBasedStateMachine):
         store = metadata_store.connect(self._home)
         states = {execution.last_known_state for execution in store.get_executions()}
         assert self._left_running or not states & {Execution.RUNNING, Execution.NEW}
-        for artifact in [] if self._removed_unmarked else store.get_artifacts():
-            if artifact.state == Artifact.LIVE and artifact.uri.startswith(str(self._home.artifacts)):
-                assert Path(artifact.uri).exists(), artifact
+        assert self._without_folder() <= self._missing
 
     # How it is done.
+
+    def _without_folder(self) -> set[str]:
+        """Returns the artifacts that the metadata know, and that are not there: but for those of before a move."""
+        if not self._home.has_metadata:
+            return set()
+        live = [a for a in metadata_store.connect(self._home).get_artifacts() if a.state == Artifact.LIVE]
+        own = {a.uri for a in live if a.uri.startswith(f"{self._home.artifacts}/")}
+        return {uri for uri in own if not Path(uri).exists()}
+
+    def _all_files(self) -> set[tuple[str, bytes]]:
+        """Returns the files of the home that hold state: all but logs and locks."""
+        kept = (self._home.serving, self._home.artifacts, self._home.backups)
+        paths = [path for folder in kept for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+        return {(str(path), path.read_bytes()) for path in paths}
+
+    def _datetime(self) -> Any:
+        """Returns the module, with the clock of this life."""
+        life = self
+
+        class Shifted(datetime.datetime):
+            @classmethod
+            def now(cls, tz: Any = None) -> datetime.datetime:
+                return datetime.datetime.now(tz) + life._clock
+
+        return mock.Mock(wraps=datetime, datetime=Shifted, date=datetime.date, timezone=datetime.timezone)
 
     def _conveyor(self, death: int | None, *arguments: str) -> tuple[ExitCode | None, Any]:
         """Runs a command; returns its exit code, None where it died, and its JSON."""
