@@ -233,7 +233,7 @@ def job_of(name: str) -> TrainingJob:
     """Returns what the trainer must know of one of the two experiments, in float32."""
     experiment = load(name)
     return TrainingJob(
-        shape=experiment.dataset.shape,
+        pictures=experiment.dataset.pictures,
         classes=experiment.dataset.classes,
         network=experiment.network,
         training=dataclasses.replace(experiment.training, precision="float32"),

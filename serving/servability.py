@@ -17,7 +17,7 @@ from conveyor.errors import ConveyorError
 from serving import warmup
 from serving.server.models.bundle import Bundle
 from serving.server.protocol.errors import StatusError
-from serving.signatures import OUTPUTS, SIGNATURES
+from serving.signatures import DECODE, OUTPUTS, SIGNATURES, encoded
 
 TOLERANCE = 1e-4  # of a probability: float32 arithmetic in another order, nothing more
 BATCH = 64
@@ -69,6 +69,10 @@ def _differences(bundle: Bundle, images: np.ndarray, scores: np.ndarray) -> dict
                 f"{signature} differs from the trainer by up to {differences[signature]:.3g} in a probability; "
                 f"at most {TOLERANCE} is rounding"
             )
+    if DECODE in bundle.signatures:
+        for batch in _batches(images):
+            if not np.array_equal(bundle.ask(DECODE, {"image_bytes": encoded(batch)})["images"], batch):
+                raise NotServable(f"{DECODE} returns other pixels than those of a picture")
     for request in warmup.read(bundle.path):
         inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
         bundle.ask(request.model_spec.signature_name, inputs)

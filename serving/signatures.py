@@ -44,3 +44,4 @@ SIGNATURES: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
     "predict_pixels": ("images", lambda images: images),
     "predict_encoded": ("image_bytes", encoded),
 }
+DECODE = "decode"  # the signature that returns what the network sees of picture files: `image_bytes` to `images`

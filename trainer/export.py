@@ -1,5 +1,6 @@
 """Writes a trained network as a SavedModel for TensorFlow Serving."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -11,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from conveyor.errors import ConveyorError
-from trainer import networks
+from trainer import networks, pictures
 from trainer.settings import TrainingJob
 
 DATASET_ASSET = "dataset.json"
@@ -34,14 +35,15 @@ def save(model: keras.Model, job: TrainingJob, folder: Path, scratch: Path) -> k
     network = networks.build(job, "float32")
     network.set_weights(model.get_weights())
     asset = scratch / DATASET_ASSET
-    asset.write_text(json.dumps({"shape": job.shape, "classes": job.classes}, indent=1))
+    asset.write_text(json.dumps({**dataclasses.asdict(job.pictures), "classes": job.classes}, indent=1))
     servable = _Servable(network, job, asset)
     signatures = {
         "serving_default": servable.examples,
         "predict_images": servable.images,
         "predict_pixels": servable.pixels,
-        "predict_encoded": servable.encoded,
     }
+    if job.shape[2] in pictures.CHANNELS:
+        signatures |= {"predict_encoded": servable.encoded, "decode": servable.decoded}
     tf.saved_model.save(servable, str(folder), signatures=signatures)
     return network
 
@@ -81,7 +83,7 @@ def set_weights(network: keras.Model, weights: Sequence[np.ndarray]) -> None:
 
 
 class _Servable(tf.Module):
-    """The signatures. All return `scores`, `classes` and `label`; see `_reply`.
+    """The signatures. All but `decode` return `scores`, `classes` and `label`; see `_reply`.
 
     The network's weights are attributes and the network is not: found through Keras 3's objects, they could not be
     restored by the loader that TensorFlow Serving uses, and found through both, they would be stored twice.
@@ -90,7 +92,7 @@ class _Servable(tf.Module):
     def __init__(self, network: keras.Model, job: TrainingJob, asset: Path) -> None:
         super().__init__()
         self._logits = functools.partial(network, training=False)
-        self._shape = job.shape
+        self._shape, self._pictures = job.shape, job.pictures
         self._weights = [weight.value for weight in network.weights]  # without the state of dropout's generator
         self._classes = tf.constant(job.classes)
         self._dataset = tf.saved_model.Asset(str(asset))
@@ -112,14 +114,13 @@ class _Servable(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
     def encoded(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Takes PNG or JPEG files of any size, resized: string [N]."""
-        height, width, channels = self._shape
+        """Takes PNG or JPEG files of any size: string [N]; see `trainer.pictures`."""
+        return self._predict_pixels(pictures.decode(image_bytes, self._pictures))
 
-        def decode(file: tf.Tensor) -> tf.Tensor:
-            pixels = tf.io.decode_png(file, channels=channels)  # its kernel reads JPEG too
-            return tf.ensure_shape(tf.image.resize(pixels, [height, width], antialias=True), self._shape)
-
-        return self._reply(tf.map_fn(decode, image_bytes, fn_output_signature=tf.float32))
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def decoded(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Takes what `encoded` takes, and returns what the network sees of it: uint8 [N, height, width, channels]."""
+        return {"images": pictures.decode(image_bytes, self._pictures)}
 
     def _predict_pixels(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         return self._reply(tf.cast(images, tf.float32))

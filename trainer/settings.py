@@ -7,6 +7,9 @@ from pydantic import Field
 
 from conveyor.settings import PartialShare, settings
 
+Resize = Literal["squash", "crop", "pad"]
+Background = Literal["white", "black"]
+
 
 @settings("network")
 class Network:
@@ -59,21 +62,42 @@ class Training:
     keep_checkpoints: Annotated[int, Field(ge=1)] = 3
 
 
+@settings("pictures")
+class Pictures:
+    """What a network's images are, and how a picture file becomes one; see `trainer.pictures`.
+
+    Attributes:
+      shape: height, width and channels of an image, in pixels.
+      resize: how a picture of another size is brought to that: `squash`, whatever its aspect ratio is; `crop`, its
+        middle; `pad`, the whole of it, with the background around it.
+      background: the colour of what is transparent, and of what is padded: `white` or `black`.
+    """
+
+    shape: tuple[int, int, int]
+    resize: Resize = "squash"
+    background: Background = "white"
+
+
 @settings("training job")
 class TrainingJob:
     """One network to train: all that determines its weights, but for the examples.
 
     Attributes:
-      shape: height, width and channels of an image, in pixels.
+      pictures: the images.
       classes: class names, in the order of their labels.
       network: the network.
       training: how it is trained.
     """
 
-    shape: tuple[int, int, int]
+    pictures: Pictures
     classes: tuple[str, ...]
     network: Network
     training: Training
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image, in pixels."""
+        return self.pictures.shape
 
 
 SPEC = "spec.json"  # the specification's file, in its folder `run`

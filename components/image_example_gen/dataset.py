@@ -7,6 +7,7 @@ from pydantic import Field
 
 from conveyor.errors import ConfigError
 from conveyor.settings import Name, PartialShare, settings
+from trainer.settings import Background, Pictures, Resize
 
 Lenient = Field(strict=False)  # a list is taken for a tuple
 
@@ -77,6 +78,9 @@ class Dataset:
       shape: height, width and channels of an image, in pixels.
       classes: class names, in the order of their labels.
       splits: which images are for training and which for tests.
+      resize: how a picture of another size is brought to `shape`: `squash`, whatever its aspect ratio is; `crop`, its
+        middle; `pad`, the whole of it, with the background around it.
+      background: the colour of what is transparent, and of what is padded: `white` or `black`.
     """
 
     name: Name
@@ -84,12 +88,19 @@ class Dataset:
     shape: Annotated[tuple[int, int, int], Lenient]
     classes: Annotated[tuple[str, ...], Lenient]
     splits: NamedSplits | HashedSplits = Field(default_factory=lambda: HashedSplits())
+    resize: Resize = "squash"
+    background: Background = "white"
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1:
             raise ConfigError(f"dataset.shape is {self.shape}; it must be three positive numbers.")
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise ConfigError(f"dataset.classes is {self.classes}; it must be two or more different names.")
+
+    @property
+    def pictures(self) -> Pictures:
+        """What is done to a picture file."""
+        return Pictures(self.shape, self.resize, self.background)
 
     @property
     def image_size(self) -> int:

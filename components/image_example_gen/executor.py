@@ -21,6 +21,8 @@ from components.image_example_gen.shards import Shard, plan, reserved_digests, s
 from components.image_example_gen.spans import BASE, Part
 from conveyor.settings import from_json, settings, to_json
 
+PROBLEMS = "problems"  # the folder, beside the splits, of what is wrong with files
+
 
 @settings("base files")
 class BaseFiles:
@@ -90,8 +92,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """Writes `Split-<name>/data_tfrecord-*` below the `examples` artifact.
 
         Raises:
-          DataError: a file is missing, truncated, corrupt or of another shape, a label is out of range, or an image of
-            a span is one that the base files hold out of training.
+          DataError: files are missing, truncated, corrupt or of another shape, a label is out of range, or an image of
+            a span is one that the base files hold out of training; it names every such file, not only the first.
         """
         given = IngestionSettings.of(exec_properties)
         dataset = given.dataset
@@ -112,12 +114,15 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         folders = {split: Path(artifact_utils.get_split_uri([examples], split)) for split in splits}
         for folder in folders.values():
             folder.mkdir(parents=True, exist_ok=True)
+        problems = Path(examples.uri) / PROBLEMS
         with self._make_beam_pipeline() as pipeline:
             _ = (
                 pipeline
                 | "Shards" >> beam.Create(shards, reshuffle=True)
-                | "WriteExamples" >> beam.ParDo(_WriteShard(dataset, folders, reserved))
+                | "WriteExamples" >> beam.ParDo(_WriteShard(dataset, folders, reserved, problems))
             )
+        if problems.exists():
+            raise DataError(*(line for path in sorted(problems.iterdir()) for line in json.loads(path.read_text())))
         _settle(part, folders)
         examples.split_names = artifact_utils.encode_split_names([s for s in splits if folders[s].exists()])
 
@@ -140,15 +145,22 @@ def _settle(part: Part, folders: dict[str, Path]) -> None:
 
 
 class _WriteShard(beam.DoFn):
-    """Reads a shard and writes its examples."""
+    """Reads a shard and writes its examples, or what is wrong with its files."""
 
-    def __init__(self, dataset: Dataset, folders: dict[str, Path], reserved: frozenset[bytes]) -> None:
+    def __init__(self, dataset: Dataset, folders: dict[str, Path], reserved: frozenset[bytes], problems: Path) -> None:
         self._dataset = dataset
         self._folders = folders
         self._reserved = reserved
+        self._problems = problems
 
     def process(self, shard: Shard) -> Iterator[Any]:
-        for split, images, labels in shard.read(self._dataset, self._reserved):
+        try:
+            parts = list(shard.read(self._dataset, self._reserved))
+        except DataError as error:
+            self._problems.mkdir(exist_ok=True)
+            (self._problems / f"{shard.split}-{shard.name}.json").write_text(json.dumps(error.sentences))
+            return
+        for split, images, labels in parts:
             with tf.io.TFRecordWriter(str(self._folders[split] / shard.name)) as writer:
                 for record in serialize(images, labels):
                     writer.write(record)

@@ -13,25 +13,36 @@ import dataclasses
 import gzip
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
 import numpy as np
-import PIL.Image
 
 from components.image_example_gen.dataset import Dataset
 from conveyor.errors import ConveyorError
 from conveyor.files import CHUNK
+from conveyor.pictures import other_kind, reason
 
 GZIP = ".gz"
 IDX_IMAGES_MAGIC = 0x0803  # unsigned bytes in three dimensions
 IDX_LABELS_MAGIC = 0x0801  # unsigned bytes in one dimension
-PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+LISTED = 50  # sentences in one message
+BLOCK = 32  # picture files that are read and decoded together
 
 
 class DataError(ConveyorError):
-    """A file that cannot be used: says which, where in it, what was expected and what is there."""
+    """Files that cannot be used: says which, where in them, what was expected and what is there.
+
+    Attributes:
+      sentences: one for each file.
+    """
+
+    def __init__(self, *sentences: str) -> None:
+        self.sentences = sentences
+        more = [f"... and {len(sentences) - LISTED} more"] if len(sentences) > LISTED else []
+        head = [f"{len(sentences)} files cannot be used:"] if len(sentences) > 1 else []
+        super().__init__("\n".join([*head, *sentences[:LISTED], *more]))
 
     @classmethod
     def at(cls, path: Path, offset: int | None, expected: str, found: str) -> "DataError":
@@ -137,20 +148,20 @@ class CifarReader:
 
 @dataclasses.dataclass(frozen=True)
 class FolderReader:
-    """PNG and JPEG files in folders named after their classes; each is resized to the data set's shape."""
+    """PNG and JPEG files in folders named after their classes; see `trainer.pictures` for what is done to each."""
 
     paths: tuple[Path, ...]
     dataset: Dataset
 
     def __post_init__(self) -> None:
-        if self.dataset.shape[2] not in PIL_MODES:
-            raise DataError.at(
-                self.paths[0], None, "images of 1, 3 or 4 channels", f"{self.dataset.shape[2]} asked for"
-            )
-        for path in self.paths:
-            if path.parent.name not in self.dataset.classes:
-                expected = f"a folder named after a class ({', '.join(self.dataset.classes)})"
-                raise DataError.at(path, None, expected, repr(path.parent.name))
+        channels = self.dataset.shape[2]
+        if channels not in (1, 3, 4):
+            raise DataError.at(self.paths[0], None, "images of 1, 3 or 4 channels", f"{channels} asked for")
+        expected = f"a folder named after a class ({', '.join(self.dataset.classes)})"
+        first = {path.parent.name: path for path in reversed(self.paths)}
+        wrong = [path for name, path in first.items() if name not in self.dataset.classes]
+        if wrong:
+            raise _all(DataError.at(path, None, expected, repr(path.parent.name)) for path in sorted(wrong))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -158,22 +169,45 @@ class FolderReader:
     def read(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         paths = self.paths[start : start + count]
         labels = [self.dataset.classes.index(path.parent.name) for path in paths]
-        return np.stack([self._decode(path) for path in paths]), np.array(labels, np.int64)
+        blocks = [self._decode(paths[first : first + BLOCK]) for first in range(0, count, BLOCK)]
+        problems = [error for _, errors in blocks for error in errors]
+        if problems:
+            raise _all(problems)
+        return np.concatenate([images for images, _ in blocks]), np.array(labels, np.int64)
 
     def place(self, number: int) -> tuple[Path, str]:
         return self.paths[number], ""
 
-    def _decode(self, path: Path) -> np.ndarray:
-        height, width, channels = self.dataset.shape
+    def _decode(self, paths: Sequence[Path]) -> tuple[np.ndarray, list[DataError]]:
+        """Returns the pixels of some files, or what is wrong with each that cannot be decoded."""
+        import tensorflow as tf  # seconds, which a data set of other files need not wait for
+
+        from trainer import pictures
+
+        with contextlib.suppress(RuntimeError):  # it is used already
+            tf.config.set_visible_devices([], "GPU")
+        decode = pictures.decoder(self.dataset.pictures)
         try:
-            with PIL.Image.open(path, formats=("PNG", "JPEG")) as file:
-                image = file.convert(PIL_MODES[channels])
-        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-            found = "a file of another kind" if isinstance(error, PIL.UnidentifiedImageError) else f"one with: {error}"
-            raise DataError.at(path, None, "a whole PNG or JPEG image", found) from error
-        if image.size != (width, height):
-            image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
-        return np.asarray(image, np.uint8).reshape(self.dataset.shape)
+            return decode(tf.constant([path.read_bytes() for path in paths])).numpy(), []
+        except (OSError, tf.errors.InvalidArgumentError) as error:
+            if len(paths) > 1:
+                return np.empty(0), [problem for path in paths for problem in self._decode([path])[1]]
+            (path,) = paths
+            found = _why(path, reason(str(error.strerror if isinstance(error, OSError) else error.message)))
+            return np.empty(0), [DataError.at(path, None, "a whole PNG or JPEG picture", found)]
+
+
+def _why(path: Path, problem: str) -> str:
+    with contextlib.suppress(OSError):
+        kind = other_kind(path.read_bytes())
+        if kind:
+            return f"{kind}, which is not supported: convert it"
+    return f"a file with this: {problem}"
+
+
+def _all(problems: Iterable[DataError]) -> DataError:
+    """Returns one error that says what all say."""
+    return DataError(*(sentence for problem in problems for sentence in problem.sentences))
 
 
 def open_readers(paths: Sequence[Path], dataset: Dataset) -> list[Reader]:

@@ -44,12 +44,9 @@ class Shard:
           DataError: a label out of range, a file that cannot be decoded, or an image that is reserved.
         """
         images, labels = self.reader.read(self.start, self.count)
-        for number, image in enumerate(images if reserved else (), self.start):
-            if _digest(image) in reserved:
-                file, which = self.reader.place(number)
-                expected = "images that the base files do not hold out of training, as their splits test and eval"
-                found = f"one of those{which}; take it out (and of a span that was added, delete {MANIFEST})"
-                raise DataError.at(file, None, expected, found)
+        held = [number for number, image in enumerate(images if reserved else ()) if _digest(image) in reserved]
+        if held:
+            raise DataError(*(self._is_held_out(self.start + number) for number in held))
         if isinstance(dataset.splits, NamedSplits):
             assert self.split is not None  # `plan` gave it one
             yield self.split, images, labels
@@ -57,6 +54,12 @@ class Shard:
         chosen = content_splits(images, dataset.splits)
         for split in split_names(dataset.splits):
             yield split, images[chosen == split], labels[chosen == split]
+
+    def _is_held_out(self, number: int) -> str:
+        file, which = self.reader.place(number)
+        expected = "images that the base files do not hold out of training, as their splits test and eval"
+        found = f"one of those{which}; take it out (and of a span that was added, delete {MANIFEST})"
+        return str(DataError.at(file, None, expected, found))
 
 
 def plan(part: Part) -> list[Shard]:

@@ -20,6 +20,7 @@ from components.image_example_gen.readers import GZIP, DataError, unpacked
 
 BASE = "base"
 MANIFEST = "span.json"
+SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # which Windows leaves in folders of pictures
 BIN = ".removed"  # the folder of the spans that were taken out; hidden, and so nobody's
 _NUMBERED = re.compile(r"span-([1-9]\d*)")
 _DATED = re.compile(r"(\d{4}-\d\d-\d\d)(?:-([2-9]|[1-9]\d+))?")
@@ -49,8 +50,8 @@ class Part:
     def files(self, pattern: str) -> list[Path]:
         """Returns the files that match a split's pattern, as they are or gzipped, in the order of their names.
 
-        A span's are not the base's. Hidden files, and those in hidden folders, are nobody's. Of a file that is there
-        both as it is and gzipped, the gzipped one is not read.
+        A span's are not the base's. Hidden files, those in hidden folders, and `SYSTEM_FILES` are nobody's. Of a file
+        that is there both as it is and gzipped, the gzipped one is not read.
 
         Raises:
           DataError: a folder that they may be in cannot be read.
@@ -63,6 +64,7 @@ class Part:
             path
             for path, names in found.items()
             if path.name != MANIFEST
+            and path.name.lower() not in SYSTEM_FILES
             and not any(name.startswith(".") for name in names)
             and (self.name != BASE or order(names[0]) is None)
             and path.is_file()

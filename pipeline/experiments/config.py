@@ -127,7 +127,7 @@ class Experiment:
 
     def training_job(self) -> TrainingJob:
         """Returns what the trainer must know."""
-        return TrainingJob(self.dataset.shape, self.dataset.classes, self.network, self.training)
+        return TrainingJob(self.dataset.pictures, self.dataset.classes, self.network, self.training)
 
     def digest(self) -> str:
         """Returns the SHA-256 of the experiment's JSON, as 64 hexadecimal digits."""

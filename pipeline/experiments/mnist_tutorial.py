@@ -15,6 +15,7 @@ EXPERIMENT = Experiment(
         shape=(28, 28, 1),
         classes=("0", "1", "2", "3", "4", "5", "6", "7", "8", "9"),
         splits=NamedSplits(train="train-*-ubyte", test="t10k-*-ubyte", eval_examples=5_000),
+        background="black",
     ),
     network=Network(name="mnist_tutorial", input_scale=1 / 255),
     training=Training(optimizer="adam", learning_rate=1e-4, batch_size=50, steps=3_000),

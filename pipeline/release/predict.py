@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conveyor.errors import ConfigError
+from conveyor.pictures import other_kind, reason
 from serving.client import Client, ServingError
 
 BATCH = 32
@@ -96,7 +97,7 @@ def _asked(client: Client, contents: dict[str, Any], top: int) -> dict[str, Answ
         if error.code != "INVALID_ARGUMENT" or "label" in error.message:
             raise
         if len(contents) == 1:
-            return {name: Answer(name, [], None, 0, error.message) for name in contents}
+            return {name: Answer(name, [], None, 0, reason(error.message)) for name in contents}
         return {name: _asked(client, {name: content}, top)[name] for name, content in contents.items()}
     milliseconds = 1e3 * (time.perf_counter() - started)
     answers, best = {}, reply.top(top)
@@ -111,4 +112,7 @@ def _read(name: str) -> bytes | str:
         content = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
-    return content if content.startswith(_MAGIC) else "it is neither PNG nor JPEG"
+    if content.startswith(_MAGIC):
+        return content
+    kind = other_kind(content)
+    return f"it is {kind}, which is not supported: convert it" if kind else "it is neither PNG nor JPEG"

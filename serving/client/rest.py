@@ -50,9 +50,13 @@ class RestTransport:
         body = json.dumps({"signature_name": signature, "inputs": columns}).encode()
         with _understood(reply := self._call(f"{_path(spec)}:predict", body, timeout)):
             outcome = reply["outputs"]
-            named = outcome if isinstance(outcome, dict) and "b64" not in outcome else {"output": outcome}
-            arrays = {name: _unlisted(value) for name, value in named.items()}
+            if not isinstance(outcome, dict) or "b64" in outcome:  # of one output the server leaves the name out
+                outcome = {outputs[0] if outputs else self._only_output(spec, signature, timeout): outcome}
+            arrays = {name: _unlisted(value) for name, value in outcome.items()}
         return {name: value for name, value in arrays.items() if not outputs or name in outputs}, None
+
+    def _only_output(self, spec: ModelSpec, signature: str, timeout: float) -> str:
+        return next(iter(self.metadata(spec, timeout)[signature].outputs))
 
     def status(self, spec: ModelSpec, timeout: float) -> list[VersionStatus]:
         with _understood(reply := self._call(_path(spec), None, timeout)):

@@ -73,10 +73,14 @@ class ModelDataset:
     Attributes:
       shape: height, width and channels, in pixels.
       classes: class names, in the order of their labels.
+      resize: how a picture of another size is brought to that: `squash`, `crop` or `pad`; empty in versions of 0.1.0.
+      background: the colour behind transparent pixels and around padded pictures.
     """
 
     shape: tuple[int, int, int]
     classes: tuple[str, ...]
+    resize: str = ""
+    background: str = ""
 
 
 def read_dataset(version: Path) -> ModelDataset | None:
@@ -84,6 +88,7 @@ def read_dataset(version: Path) -> ModelDataset | None:
     try:
         fields = json.loads((version / DATASET).read_text())
         height, width, channels = fields["shape"]
-        return ModelDataset((height, width, channels), tuple(fields["classes"]))
+        how = {name: str(fields.get(name, "")) for name in ("resize", "background")}
+        return ModelDataset((height, width, channels), tuple(fields["classes"]), **how)
     except (OSError, ValueError, KeyError, TypeError):
         return None

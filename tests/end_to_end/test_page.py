@@ -132,13 +132,16 @@ def test_keyboard_alone_draws(browser):
 
 def test_a_picture_of_a_file_is_recognized(browser, mnist, tmp_path):
     images, labels = read_idx(mnist, "t10k", 1)
-    paper = PIL.Image.fromarray(255 - images[0]).resize((300, 300))  # black on white, as on paper
-    paper.save(tmp_path / "digit.png")
+    PIL.Image.fromarray(images[0]).resize((300, 300)).save(tmp_path / "digit.png")
     browser.find_element(By.ID, "file").send_keys(str(tmp_path / "digit.png"))
     answered(browser, str(labels[0]))
+    assert "the whole picture" in browser.find_element(By.ID, "seen-caption").text
     (tmp_path / "text.png").write_text("no picture")
     browser.find_element(By.ID, "file").send_keys(str(tmp_path / "text.png"))
-    WebDriverWait(browser, 10).until(lambda d: "is not a picture" in d.find_element(By.ID, "answered").text)
+    said = "text.png: it is neither PNG nor JPEG"
+    WebDriverWait(browser, 10).until(lambda d: said in d.find_element(By.ID, "answered").text)
+    (refused,) = browser.get_log("browser")  # the browser notes it too
+    assert "400" in refused["message"]
 
 
 def test_nothing_is_wider_than_the_screen(browser):

@@ -93,5 +93,7 @@ def test_weights_are_stored_once_and_shape_and_classes_travel_along(exported, mn
     assert size < 1.1 * 4 * networks.build(mnist_job, "float32").count_params()
     assert json.loads((folder / "assets" / "dataset.json").read_text()) == {
         "shape": [28, 28, 1],
+        "resize": "squash",
+        "background": "black",
         "classes": ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
     }

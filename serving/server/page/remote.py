@@ -6,6 +6,7 @@ GRPC is the server's `host:port`, SERVING the folder of its models, HOST and POR
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,20 @@ class Remote:
                 found += routes.describe(base.name, version, base / str(version))
         return found
 
+    async def decode(self, name: str, file: bytes) -> np.ndarray:
+        inputs = {"image_bytes": np.array([file], dtype=object)}
+        return (await self._asked(self._client(name).call, routes.DECODE, inputs, ["images"]))["images"][0]
+
     async def predict(self, name: str, image: np.ndarray) -> tuple[int, Path, dict[str, np.ndarray]]:
-        try:
-            answer = await asyncio.to_thread(self._client(name).predict, image[None])
-        except ServingError as error:
-            raise StatusError(error.code, error.message) from error
+        answer = await self._asked(self._client(name).predict, image[None])
         version = answer.version or 0
         return version, self._serving / name / str(version), {"scores": answer.scores}
+
+    async def _asked(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return await asyncio.to_thread(call, *arguments)
+        except ServingError as error:
+            raise StatusError(error.code, error.message) from error
 
     def activations(self, path: Path) -> Activations | None:
         return self._cache.of(path)

@@ -1,12 +1,14 @@
 """The page at `/`: a person draws a digit or drops a picture, and sees what the network makes of it.
 
-The page asks for its models (`GET /page/models`) and sends the pixels of a picture (`POST /page/models/NAME`); all that
-it shows comes from here. It works on the embedded server, which answers itself (`Local`), and before a real one, which
-is asked over gRPC (`Remote`).
+The page asks for its models (`GET /page/models`), and sends the pixels of a drawing (`POST /page/models/NAME`) or a
+picture file as it is (`POST /page/models/NAME/picture`): the model itself makes pixels of a file, as it does for every
+other client. All that the page shows comes from here. It works on the embedded server, which answers itself (`Local`),
+and before a real one, which is asked over gRPC (`Remote`).
 """
 
 import asyncio
 import base64
+import dataclasses
 import math
 import threading
 import time
@@ -25,6 +27,7 @@ from serving.server.page.activations import SIGNATURE, Activations
 from serving.server.protocol import requests, tensors
 from serving.server.protocol.errors import StatusError, invalid_argument
 
+DECODE = "decode"  # the signature; see `serving.signatures`
 FILES = Path(__file__).parent / "static"
 # Nothing is fetched from elsewhere, and no other site may frame the page.
 HEADERS = {
@@ -70,7 +73,10 @@ class Models(Protocol):
     """Where the page's answers come from."""
 
     def list(self) -> list[dict[str, Any]]:
-        """Returns the models that take pixels: `name`, `version`, `shape`, `classes`."""
+        """Returns the models that take pixels: `name`, `version` and the fields of a `ModelDataset`."""
+
+    async def decode(self, name: str, file: bytes) -> np.ndarray:
+        """Returns what a model's network sees of a picture file: uint8 [height, width, channels]."""
 
     async def predict(self, name: str, image: np.ndarray) -> tuple[int, Path, dict[str, np.ndarray]]:
         """Returns the version that answered, its folder, and its outputs for uint8 [height, width, channels]."""
@@ -97,14 +103,23 @@ class Local:
                 continue
         return found
 
+    async def decode(self, name: str, file: bytes) -> np.ndarray:
+        _, outputs = await self._ask(name, DECODE, "image_bytes", np.array([file], dtype=object))
+        return outputs["images"][0]
+
     async def predict(self, name: str, image: np.ndarray) -> tuple[int, Path, dict[str, np.ndarray]]:
+        spec, outputs = await self._ask(name, SIGNATURE, "images", image[None])
+        number = spec.version.value
+        path = next(v.path for v in self._calls.manager.status(spec) if v.number == number)
+        return number, path, outputs
+
+    async def _ask(self, name: str, signature: str, key: str, value: np.ndarray) -> tuple[Any, dict[str, np.ndarray]]:
         request = predict_pb2.PredictRequest()
-        request.model_spec.name, request.model_spec.signature_name = name, SIGNATURE
-        request.inputs["images"].CopyFrom(tensors.to_proto(image[None], as_content=True))
+        request.model_spec.name, request.model_spec.signature_name = name, signature
+        request.inputs[key].CopyFrom(tensors.to_proto(value, as_content=True))
         response = await self._calls.predict(request, "REST")
-        number = response.model_spec.version.value
-        path = next(v.path for v in self._calls.manager.status(request.model_spec) if v.number == number)
-        return number, path, {key: tensors.to_array(value, 2**30) for key, value in response.outputs.items()}
+        outputs = {key: tensors.to_array(value, 2**30) for key, value in response.outputs.items()}
+        return response.model_spec, outputs
 
     def activations(self, path: Path) -> Activations | None:
         return self._cache.of(path)
@@ -115,7 +130,7 @@ def describe(name: str, number: int, path: Path) -> list[dict[str, Any]]:
     dataset = read_dataset(path)
     if dataset is None:
         return []
-    return [{"name": name, "version": number, "shape": dataset.shape, "classes": dataset.classes}]
+    return [{"name": name, "version": number, **dataclasses.asdict(dataset)}]
 
 
 def add(app: web.Application, models: Models) -> None:
@@ -124,13 +139,16 @@ def add(app: web.Application, models: Models) -> None:
     async def listed(request: web.Request) -> web.Response:
         return web.json_response(await asyncio.to_thread(models.list), headers=HEADERS)
 
-    async def asked(request: web.Request) -> web.Response:
-        name = request.match_info["name"]
-        found = await asyncio.to_thread(models.list)
-        described = {model["name"]: model for model in found}.get(name)
-        if described is None:
-            raise StatusError("NOT_FOUND", f"No model {name} with a shape and classes is served.")
-        image = _image(await request.read(), described["shape"])
+    async def drawn(request: web.Request) -> web.Response:
+        described = await _described(models, request.match_info["name"])
+        return await answered(described, _image(await request.read(), described["shape"]))
+
+    async def opened(request: web.Request) -> web.Response:
+        described = await _described(models, request.match_info["name"])
+        return await answered(described, await models.decode(described["name"], await request.read()))
+
+    async def answered(described: dict[str, Any], image: np.ndarray) -> web.Response:
+        name = described["name"]
         started = time.perf_counter()
         number, path, outputs = await models.predict(name, image)
         reply = {
@@ -138,15 +156,24 @@ def add(app: web.Application, models: Models) -> None:
             "milliseconds": 1e3 * (time.perf_counter() - started),
             "classes": described["classes"],
             "scores": outputs["scores"][0].astype(float).tolist(),
+            "seen": base64.b64encode(image.tobytes()).decode(),
         }
         reply |= await asyncio.to_thread(_explained, models, path, image)
         return web.json_response(reply, headers=HEADERS)
 
     app.router.add_get("/page/models", listed)
-    app.router.add_post("/page/models/{name}", asked)
+    app.router.add_post("/page/models/{name}", drawn)
+    app.router.add_post("/page/models/{name}/picture", opened)
     app.router.add_get("/", _file("index.html", "text/html"))
     app.router.add_get("/page/app.js", _file("app.js", "text/javascript"))
     app.router.add_get("/page/style.css", _file("style.css", "text/css"))
+
+
+async def _described(models: Models, name: str) -> dict[str, Any]:
+    for model in await asyncio.to_thread(models.list):
+        if model["name"] == name:
+            return model
+    raise StatusError("NOT_FOUND", f"No model {name} with a shape and classes is served.")
 
 
 def _explained(models: Models, path: Path, image: np.ndarray) -> dict[str, Any]:

@@ -187,17 +187,19 @@ def test_class_folders_have_a_class_and_a_number_of_channels(folders):
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (lambda png: b"no picture", "a file of another kind"),
-        (lambda png: png[:60], "one with: .*"),
+        (lambda png: b"no picture", "a file with this: it is neither PNG nor JPEG"),
+        (lambda png: b"", "a file with this: it is neither PNG nor JPEG"),
+        (lambda png: png[:20], "a file with this: it ends within its header"),
+        (lambda png: png[:60], "a file with this: Invalid PNG data"),
     ],
-    ids=["another kind", "cut off"],
+    ids=["another kind", "empty", "cut off in its header", "cut off"],
 )
 def test_a_picture_that_is_none_is_told_of(folders, content, found):
     folder, dataset = folders
     path = folder / "dog" / "a.png"
     path.write_bytes(content(path.read_bytes()))
     (reader,) = open_readers([path], dataset)
-    with pytest.raises(DataError, match=rf"dog/a\.png: expected a whole PNG or JPEG image, found {found}\.$"):
+    with pytest.raises(DataError, match=rf"dog/a\.png: expected a whole PNG or JPEG picture, found {found}\.$"):
         reader.read(0, 1)
 
 
@@ -205,7 +207,9 @@ def test_a_gif_is_no_picture_for_class_folders(folders):
     folder, dataset = folders
     PIL.Image.new("L", (6, 8)).save(folder / "dog" / "c.gif")
     (reader,) = open_readers([folder / "dog" / "c.gif"], dataset)
-    with pytest.raises(DataError, match=r"expected a whole PNG or JPEG image, found a file of another kind\.$"):
+    with pytest.raises(
+        DataError, match=r"expected a whole PNG or JPEG picture, found GIF, which is not supported: convert it\.$"
+    ):
         reader.read(0, 1)
 
 
@@ -242,8 +246,25 @@ def test_refuses_corrupt_image(folders):
     path = folder / "dog" / "a.png"
     path.write_bytes(path.read_bytes()[:60])
     (reader,) = open_readers(list(folder.glob("*/*")), dataset)
-    with pytest.raises(DataError, match=r"dog/a\.png: expected a whole PNG or JPEG image"):
+    with pytest.raises(DataError, match=r"dog/a\.png: expected a whole PNG or JPEG picture"):
         reader.read(0, 4)
+
+
+def test_every_file_that_cannot_be_used_is_told_of(folders):
+    folder, dataset = folders
+    for number in range(70):
+        (folder / "dog" / f"x{number:02d}.png").write_bytes(b"no picture")
+    (folder / "cat" / "b.jpg").chmod(0o000)
+    (reader,) = open_readers(list(folder.glob("*/*")), dataset)
+    with pytest.raises(DataError) as error:
+        reader.read(0, len(reader))
+    lines = str(error.value).splitlines()
+    assert lines[0] == f"{len(error.value.sentences)} files cannot be used:"
+    assert len(lines) == 1 + 50 + 1
+    assert lines[-1] == f"... and {len(error.value.sentences) - 50} more"
+    assert [name for sentence in error.value.sentences if (name := sentence.partition(":")[0].rpartition("/")[2])][
+        -70:
+    ] == [f"x{number:02d}.png" for number in range(70)]
 
 
 TINY = {

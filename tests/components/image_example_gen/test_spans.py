@@ -31,7 +31,7 @@ def test_spans_are_in_the_order_of_their_dates(tmp_path):
 
 
 def test_hidden_files_and_folders_are_nobodys(tmp_path, mnist_dataset):
-    for name in ("7/a.png", "7/.b.png", ".span.partial/c.png", ".git/d.png"):
+    for name in ("7/a.png", "7/.b.png", ".span.partial/c.png", ".git/d.png", "7/Thumbs.db", "7/desktop.ini"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert Part("base", tmp_path, mnist_dataset).files("*/*") == [tmp_path / "7" / "a.png"]

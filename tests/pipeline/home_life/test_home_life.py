@@ -42,6 +42,8 @@ pytestmark = pytest.mark.slow
 EXPERIMENTS = ("dots", "dashes")
 NAMES, SEEDS = st.sampled_from(EXPERIMENTS), st.integers(0, 3)
 KEPT = st.integers(2, 3)  # another number makes no other model: everything comes from the cache
+KEPT_BY_NOBODY = 4
+ACCIDENTS = ("clock", "move", "missing", "empty", "no tables", "overwritten")  # the latter happen to the metadata
 EXPERIMENT = """\
 import dataclasses
 from conveyor import Dataset, Gate, NamedSplits, Serving, load_experiment
@@ -214,8 +216,8 @@ class HomeLife(RuleBasedStateMachine):
         assert before - self._spans() == {span} or (code is None and before == self._spans())
         self._removed |= before - self._spans()
 
-    @rule(name=NAMES, death=draw_death(), data=st.data())
-    def roll_back(self, name: str, death: int | None, data: st.DataObject) -> None:
+    @rule(name=NAMES, death=draw_death(), again=st.booleans(), data=st.data())
+    def roll_back(self, name: str, death: int | None, again: bool, data: st.DataObject) -> None:
         model = self._model(name)
         before, there = model.labels(), model.versions()
         to = data.draw(st.one_of(st.none(), st.sampled_from(there))) if there else None
@@ -236,6 +238,8 @@ class HomeLife(RuleBasedStateMachine):
             is_undone = now in self._withdrawn[name] and after.stable == before.previous
             self._withdrawn[name] |= set() if is_undone else {back}
             self._withdrawn[name].discard(now)
+            if again:  # a change of what does not matter to the model brings it from the cache
+                self._train("run", name, json.loads(back)["seed"], KEPT_BY_NOBODY, False, None)
 
     @rule(name=NAMES, death=draw_death())
     def promote(self, name: str, death: int | None) -> None:
@@ -327,11 +331,16 @@ class HomeLife(RuleBasedStateMachine):
                 except ConfigError:
                     self._without_lineage.add((name, version))
 
-    @precondition(lambda self: backup.copies(self._home) and self._home.outputs())
-    @rule(
-        damage=st.sampled_from(["missing", "empty", "no tables", "overwritten"]), command=st.sampled_from(["run", "gc"])
-    )
-    def damage_the_metadata(self, damage: str, command: str) -> None:
+    @rule(accident=st.sampled_from(ACCIDENTS), command=st.sampled_from(["run", "gc"]), days=st.integers(-40, 40))
+    def have_an_accident(self, accident: str, command: str, days: int) -> None:
+        if accident == "clock":
+            self._clock = datetime.timedelta(days=days)
+        elif accident == "move":
+            self._move_the_home()
+        elif backup.copies(self._home) and self._home.outputs():
+            self._damage_the_metadata(accident, command)
+
+    def _damage_the_metadata(self, damage: str, command: str) -> None:
         """Whatever is wrong with the file, no command goes on without it, and a copy brings it back."""
         if damage == "overwritten":
             self._home.database.write_bytes(b"no database" * 1000)
@@ -353,18 +362,12 @@ class HomeLife(RuleBasedStateMachine):
         assert executions(self._home.database) == executions(backup.copies(self._home)[-1])
         self._returned_to_a_copy()
 
-    @precondition(lambda self: not self._servers)
-    @rule()
-    def move_the_home(self) -> None:
-        if self._home.root.exists():
+    def _move_the_home(self) -> None:
+        if self._home.root.exists() and not self._servers:
             self._left_behind |= {str(path.relative_to(self._home.artifacts)) for path in self._home.outputs()}
             moved = Home(self._home.root.with_name(f"{self._home.root.name}x"))
             self._home.root.rename(moved.root)
             self._home = moved
-
-    @rule(days=st.integers(-40, 40))
-    def set_the_clock(self, days: int) -> None:
-        self._clock = datetime.timedelta(days=days)
 
     @precondition(lambda self: len(self._servers) < 2 and any(self._model(n).versions() for n in EXPERIMENTS))
     @rule(alone=st.booleans(), versions=st.sampled_from(["stable", "stable", "all", "latest:2"]))

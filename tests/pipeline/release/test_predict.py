@@ -4,6 +4,7 @@ import pytest
 from conveyor.errors import ConfigError
 from pipeline.release import predict as predicting
 from serving.client import Prediction, ServingError
+from tests.pictures import encode, noise
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -54,9 +55,11 @@ def test_answers_keep_the_order_and_requests_their_size(files):
 def test_files_that_fail_are_told_one_by_one(files):
     (files / "00.png").write_bytes(PNG + b"bad")
     (files / "01.png").write_bytes(b"text")
-    names = [str(files / f"0{number}.png") for number in range(3)]
+    (files / "02.png").write_bytes(encode(noise(2, 2, 1), "GIF"))
+    names = [str(files / f"0{number}.png") for number in range(4)]
     answers = list(predicting.predict(FakeClient(), names, 1))
-    assert [answer.error for answer in answers] == ["not a picture", "it is neither PNG nor JPEG", None]
+    gif = "it is GIF, which is not supported: convert it"
+    assert [answer.error for answer in answers] == ["not a picture", "it is neither PNG nor JPEG", gif, None]
     assert answers[0].to_dict()["classes"] == []
 
 

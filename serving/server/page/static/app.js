@@ -5,7 +5,7 @@ const byId = (id) => document.getElementById(id);
 const pad = byId("pad");
 const ink = pad.getContext("2d", { willReadFrequently: true });
 let models = [];
-let picture = null; // an ImageBitmap that was dropped, pasted or opened; null while drawing
+let picture = null; // a file that was dropped, pasted or opened; null while drawing
 let cursor = { x: 140, y: 140, down: false };
 let asking = false;
 let askAgain = false;
@@ -109,46 +109,56 @@ function dropping() {
   body.addEventListener("paste", (event) => open(event.clipboardData.files[0]));
 }
 
+// The file goes to the model as it is, which makes pixels of it; what is shown on the pad is a preview.
 async function open(file) {
   if (!file) return;
-  try {
-    const bitmap = await createImageBitmap(file);
-    clear();
-    picture = bitmap;
-  } catch {
-    return say(`${file.name} is not a picture that this browser can read.`, true);
-  }
-  ink.imageSmoothingQuality = "high";
-  const side = Math.min(picture.width, picture.height);
-  ink.drawImage(picture, (picture.width - side) / 2, (picture.height - side) / 2, side, side, 0, 0, pad.width, pad.height);
+  clear();
+  picture = file;
   ask();
+  try {
+    const preview = await createImageBitmap(file);
+    const scale = Math.min(pad.width / preview.width, pad.height / preview.height);
+    const [w, h] = [preview.width * scale, preview.height * scale];
+    ink.imageSmoothingQuality = "high";
+    ink.drawImage(preview, (pad.width - w) / 2, (pad.height - h) / 2, w, h);
+  } catch { /* the model may read what this browser cannot */ }
 }
 
-// The picture as the network gets it: bytes of [height, width, channels].
+// A drawing as the network gets it: bytes of [height, width, channels].
 
 function pixels() {
   const [height, width, channels] = model().shape;
-  const seen = byId("seen");
-  const small = seen.getContext("2d", { willReadFrequently: true });
+  const small = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   small.fillStyle = "#000";
   small.fillRect(0, 0, width, height);
-  const box = channels === 1 && !picture ? inked() : null;
+  const box = channels === 1 ? inked() : null;
   if (box) centred(small, box, width, height);
   else shrunk(small, width, height);
-  const data = small.getImageData(0, 0, width, height);
-  const bright = channels === 1 && picture && border(data) > 127; // MNIST is white on black; paper is not
+  const { data } = small.getImageData(0, 0, width, height);
   const bytes = new Uint8Array(height * width * channels);
   for (let i = 0; i < height * width; i++) {
-    const [red, green, blue] = data.data.subarray(4 * i, 4 * i + 3);
-    if (channels === 3) bytes.set([red, green, blue], 3 * i);
-    else {
-      const gray = Math.round(0.299 * red + 0.587 * green + 0.114 * blue);
-      bytes[i] = bright ? 255 - gray : gray;
-      data.data.set([bytes[i], bytes[i], bytes[i]], 4 * i);
-    }
+    for (let c = 0; c < channels; c++) bytes[channels * i + c] = data[4 * i + c]; // white on black: every channel is grey
   }
-  small.putImageData(data, 0, 0);
   return bytes;
+}
+
+// What the network got, as the server says, and how it came to be.
+function showSeen(seen) {
+  const { shape: [height, width, channels], resize, background } = model();
+  const bytes = Uint8Array.from(atob(seen), (char) => char.charCodeAt(0));
+  const image = new ImageData(width, height);
+  for (let i = 0; i < height * width; i++) {
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] = bytes[channels * i + (channels < 3 ? 0 : c)];
+    image.data[4 * i + 3] = channels === 4 ? bytes[4 * i + 3] : 255;
+  }
+  byId("seen").getContext("2d").putImageData(image, 0, 0);
+  const pictures = {
+    squash: "the whole picture, brought to its height and width",
+    crop: "the middle of the picture",
+    pad: `the whole picture, with ${background} around it`,
+  };
+  const drawing = channels === 1 ? "the ink, scaled into 20 of 28 pixels and centred, as MNIST's digits are" : "the drawing";
+  byId("seen-caption").textContent = `What the network gets: ${picture ? pictures[resize] : drawing}`;
 }
 
 // The rectangle that holds the ink, and the ink's centre of mass.
@@ -195,18 +205,6 @@ function halved(box, width, height) {
   return canvas;
 }
 
-function border(data) {
-  let [sum, count] = [0, 0];
-  for (let y = 0; y < data.height; y++) {
-    for (let x = 0; x < data.width; x++) {
-      if (x && y && x < data.width - 1 && y < data.height - 1) continue;
-      sum += data.data[4 * (y * data.width + x) + 1];
-      count++;
-    }
-  }
-  return sum / count;
-}
-
 // Asking: one request at a time, and the newest picture next.
 
 async function ask() {
@@ -224,21 +222,28 @@ async function once() {
   const asked = model();
   const started = performance.now();
   try {
-    const response = await fetch(`/page/models/${encodeURIComponent(asked.name)}`, {
-      method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: pixels(),
+    const file = picture;
+    const response = await fetch(`/page/models/${encodeURIComponent(asked.name)}${file ? "/picture" : ""}`, {
+      method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: file ?? pixels(),
     });
     const reply = await response.json();
-    if (!response.ok) return say(reply.error, true);
-    if (asked !== model()) return;
+    if (!response.ok) return say(file ? `${file.name}: ${reason(reply.error)}` : reply.error, true);
+    if (asked !== model() || file !== picture) return;
     const best = reply.scores.indexOf(Math.max(...reply.scores));
     byId("best").textContent = reply.classes[best];
     showScores(reply.classes, reply.scores, best);
+    showSeen(reply.seen);
     showInside(reply);
     say(`${asked.name} version ${reply.version} answered in ${reply.milliseconds.toFixed(1)} ms ` +
       `(${Math.round(performance.now() - started)} ms with the picture's way).`);
   } catch {
     say("The server does not answer.", true);
   }
+}
+
+// What is wrong with a file, without TensorFlow's words about where it found that out.
+function reason(message) {
+  return /assertion failed: \[(.*?)\]/.exec(message)?.[1] ?? message.split("\n")[0];
 }
 
 function showScores(classes, scores, best = -1) {

@@ -62,7 +62,7 @@ def fetch(url: str, body: bytes | None = None):
 def test_models_that_say_their_shape_are_listed(url):
     listed = json.loads(fetch(f"{url}/page/models")[1])
     expected = {"name": "mnist", "version": 1, "shape": [28, 28, 1], "classes": [str(i) for i in range(10)]}
-    assert listed == [expected]
+    assert listed == [expected | {"resize": "squash", "background": "black"}]
 
 
 def test_a_picture_is_answered_with_scores_kernels_and_maps(url, server):
@@ -70,6 +70,7 @@ def test_a_picture_is_answered_with_scores_kernels_and_maps(url, server):
     with server.client("mnist") as client:
         answer = client.predict(IMAGE[np.newaxis])
     assert reply["version"] == 1
+    assert base64.b64decode(reply["seen"]) == IMAGE.tobytes()
     assert np.allclose(reply["scores"], answer.scores[0], atol=1e-6)
     assert reply["kernels"]["shape"] == [32, 5, 5, 1]
     assert [layer["shape"] for layer in reply["layers"]] == [[32, 28, 28], [32, 14, 14], [64, 14, 14], [64, 7, 7]]
@@ -83,6 +84,8 @@ def test_a_picture_is_answered_with_scores_kernels_and_maps(url, server):
     ("path", "body", "code", "message"),
     [
         ("mnist", b"123", 400, "3 bytes are not a picture of"),
+        ("mnist/picture", b"123", 400, "it is neither PNG nor JPEG"),
+        ("nope/picture", b"1", 404, "No model nope"),
         ("shapes", b"1", 404, "No model shapes with a shape and classes"),
         ("nope", b"1", 404, "No model nope"),
     ],
