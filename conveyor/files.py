@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 CHUNK = 1 << 20
@@ -18,18 +19,18 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def tree_digest(folder: Path, without: Path | None = None, suffix: str = "") -> str:
+def tree_digest(folder: Path, without: Callable[[Path], bool] = lambda _: False, suffix: str = "") -> str:
     """Returns the SHA-256 over names and content of all files below a folder.
 
     Args:
       folder: the folder.
-      without: a file, by its path in the folder, that is left out.
+      without: whether a file, by its path in the folder, is left out.
       suffix: how the names of the files end that count; empty for all.
     """
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob(f"*{suffix}") if path.is_file()):
         name = path.relative_to(folder)
-        if name != without:
+        if not without(name):
             digest.update(f"{name}\n{file_digest(path)}\n".encode())
     return digest.hexdigest()
 

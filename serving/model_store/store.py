@@ -18,7 +18,7 @@ from conveyor.errors import ConfigError, ConveyorError, StorageError, storage_er
 from conveyor.files import flush, flush_tree, replace_file, tree_digest
 from serving.model_store.identity import model_identity
 from serving.model_store.labels import Labels
-from serving.model_store.records import RECORD, ModelDataset, VersionRecord, read_dataset
+from serving.model_store.records import EXTRA, RECORD, ModelDataset, VersionRecord, read_dataset
 
 LABELS = "labels.json"
 LAST_VERSION = ".last_version"
@@ -149,7 +149,7 @@ class StoredModel:
 
     def digest(self, version: int) -> str:
         """Returns the SHA-256 over a version's files, but for our own record."""
-        return tree_digest(self.path(version), without=RECORD)
+        return tree_digest(self.path(version), without=lambda name: name == RECORD)
 
     def identity(self, version: int) -> str:
         """Returns what a version has in common with every other export of its model; see `model_identity`."""
@@ -177,7 +177,7 @@ class StoredModel:
         record = self.record(version)
         if record is None:
             return False
-        return self.digest(version) == record.digest or model_identity(self.path(version)) == record.identity
+        return self.digest(version) == record.digest or _model_digest(self.path(version)) == record.model_digest
 
     # Labels.
 
@@ -270,7 +270,9 @@ class StoredModel:
         """
         identity = model_identity(source)
         self._refuse_withdrawn(identity)
-        record = dataclasses.replace(record, digest=tree_digest(source), identity=identity)
+        record = dataclasses.replace(
+            record, digest=tree_digest(source), model_digest=_model_digest(source), identity=identity
+        )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self.folder / STAGING, ignore_errors=True)
@@ -386,6 +388,15 @@ class StoredModel:
             f"{self.folder / LABELS} is damaged: {error!r}. Delete it to serve the newest version, then roll back if "
             "needed."
         )
+
+
+def _model_digest(folder: Path) -> str:
+    """Returns the SHA-256 over the files that make a model, without those that somebody may put beside them."""
+
+    def is_beside(name: Path) -> bool:
+        return name.parts[0] == EXTRA or any(part.startswith(".") for part in name.parts)
+
+    return tree_digest(folder, without=is_beside)
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -70,7 +70,11 @@ def test_version_holds_the_model_and_where_it_came_from(model, stored):
     assert pushed == Pushed(1, stored.folder / "1", new=True)
     assert stored.digest(1) == tree_digest(source)
     assert stored.record(1) == VersionRecord(
-        run="r1", version=1, digest=tree_digest(source), identity=model_identity(source)
+        run="r1",
+        version=1,
+        digest=tree_digest(source),
+        model_digest=tree_digest(source),
+        identity=model_identity(source),
     )
 
 
@@ -273,6 +277,25 @@ def test_a_record_whose_fields_are_of_another_type_is_none(three, fields):
     (three.path(1) / RECORD).parent.mkdir()
     (three.path(1) / RECORD).write_text(fields)
     assert three.record(1) is None
+
+
+def test_files_beside_those_of_a_model_make_no_other_model(stored, model):
+    source = model("a")
+    version = push(stored, source).version
+    (stored.path(version) / ".DS_Store").touch()
+    (stored.path(version) / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"others")
+    assert stored.is_as_pushed(version)
+    (stored.path(version) / "variables" / "variables.index").write_text("flipped")
+    assert not stored.is_as_pushed(version)
+
+
+def test_a_record_of_0_1_0_is_held_against_all_files(stored, model):
+    version = push(stored, model("a")).version
+    fields = json.loads((stored.path(version) / RECORD).read_text()) | {"model_digest": ""}
+    (stored.path(version) / RECORD).write_text(json.dumps(fields))
+    assert stored.is_as_pushed(version)
+    (stored.path(version) / ".DS_Store").touch()
+    assert not stored.is_as_pushed(version)
 
 
 def test_a_canary_whose_push_dies_before_its_label_is_not_stable(model, stored, monkeypatch):
