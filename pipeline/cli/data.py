@@ -1,4 +1,4 @@
-"""The verbs that bring data, and take it out: fetch, add, remove."""
+"""The verbs that bring data, look at it, and take it out: fetch, check, add, remove."""
 
 import dataclasses
 from pathlib import Path
@@ -7,8 +7,9 @@ import click
 
 from conveyor.errors import ExitCode
 from pipeline.cli.options import DATA, EXPERIMENT, HOME, JSON, SET
-from pipeline.cli.output import Verb, reply
+from pipeline.cli.output import Verb, error, reply, table
 from pipeline.data import add as adding
+from pipeline.data import check as checking
 from pipeline.data import fetch as fetching
 from pipeline.data import remove as removing
 from pipeline.data.inputs import input_folder, input_place
@@ -109,4 +110,32 @@ def remove(experiment: Experiment, span: str, home: Home, data: Path | None) -> 
     reply({**dataclasses.asdict(removed), "versions": trained})
 
 
-VERBS = (fetch, add, remove)
+@click.command(cls=Verb)
+@EXPERIMENT
+@SET
+@HOME
+@DATA
+@JSON
+def check(experiment: Experiment, home: Home, data: Path | None) -> ExitCode:
+    """Read every file of an experiment's data, and list what is wrong.
+
+    \b
+    conveyor check my_experiment.py --data ./images
+
+    A run would stop at the same files. Spans are looked at whether they are in the window of training or not.
+
+    \b
+    Exit codes  0  every file can be used
+                1  some cannot; each is listed with its reason
+                2  the command or a setting is wrong
+    """
+    checks = checking.check(experiment, input_folder(experiment, home, data, Console().note))
+    rows = [{"part": c.part, "images": c.images, "problems": len(c.problems), "folder": c.folder} for c in checks]
+    table("data", rows, "")
+    for problem in (problem for part in checks for problem in part.problems):
+        error(problem)
+    reply({"parts": [dataclasses.asdict(part) for part in checks]})
+    return ExitCode.FAILED if any(part.problems for part in checks) else ExitCode.SUCCESS
+
+
+VERBS = (fetch, check, add, remove)

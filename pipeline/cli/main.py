@@ -14,6 +14,7 @@ VERBS = {
     "schedule": ("schedule", "Retrain by the clock."),
     "evaluate": ("run", "Print the test accuracy of the newest checkpoint or pushed model."),
     "fetch": ("data", "Download the canonical files of a data set, and verify them."),
+    "check": ("data", "Read every file of an experiment's data, and list what is wrong."),
     "add": ("data", "Add labelled images to an experiment's data, as its next span."),
     "remove": ("data", "Take a span out of an experiment's data."),
     "runs": ("models", "List the runs and how they ended."),

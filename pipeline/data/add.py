@@ -7,15 +7,14 @@ import shutil
 from pathlib import Path
 
 import filelock
-import numpy as np
-import tqdm
 
 from components.image_example_gen import spans
 from components.image_example_gen.readers import DataError
-from components.image_example_gen.shards import plan, reserved_digests
-from components.image_example_gen.spans import MANIFEST, Part
+from components.image_example_gen.shards import reserved_digests
+from components.image_example_gen.spans import MANIFEST
 from conveyor.errors import ConfigError, storage_errors
 from conveyor.files import file_digest, flush, flush_tree
+from pipeline.data.check import check_part
 from pipeline.data.inputs import Input, read_input
 from pipeline.experiments.config import Experiment
 
@@ -63,29 +62,17 @@ def add(experiment: Experiment, root: Path, source: Path, date: str | None = Non
     dataset = experiment.dataset
     part = spans.span(source.resolve(), dataset)
     new = read_input(part)
-    by_class = _check(part, spans.parts(root, dataset, experiment.spans)[0])
+    checked = check_part(part, reserved_digests(spans.parts(root, dataset, experiment.spans)[0]))
+    if checked.problems:
+        raise DataError(*checked.problems)
     with storage_errors(f"Nothing can be added to {root}"), filelock.FileLock(root / LOCK):
         for name in spans.span_names(root):
             if read_input(spans.span(root / name, dataset)).digest == new.digest:
-                return Added(name, str(root / name), sum(by_class.values()), by_class, new=False)
+                return Added(name, str(root / name), checked.images, checked.by_class, new=False)
         name = _next_name(root, date)
-        added = Added(name, str(root / name), sum(by_class.values()), by_class)
+        added = Added(name, str(root / name), checked.images, checked.by_class)
         _copy(new, root, added)
     return added
-
-
-def _check(part: Part, base: Part) -> dict[str, int]:
-    """Reads every image, and returns how many there are of each class."""
-    shards, reserved = plan(part), reserved_digests(base)
-    counts = np.zeros(len(part.dataset.classes), np.int64)
-    with tqdm.tqdm(total=sum(shard.count for shard in shards), desc="checking", unit=" images", disable=None) as bar:
-        for shard in shards:
-            for _, images, labels in shard.read(part.dataset, reserved):
-                counts += np.bincount(labels, minlength=len(counts))
-                bar.update(len(images))
-    if not counts.any():
-        raise DataError.at(part.folder, None, "at least one image", "none")
-    return {name: int(count) for name, count in zip(part.dataset.classes, counts, strict=True)}
 
 
 def _next_name(root: Path, date: str | None) -> str:

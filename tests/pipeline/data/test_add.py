@@ -106,14 +106,14 @@ def test_pictures_are_taken_whatever_the_format_of_the_base(root, experiment, ba
 
 def test_files_that_change_while_they_are_read_are_refused(root, experiment, batch, monkeypatch):
     source = batch(1)
-    check = adding._check
+    check = adding.check_part
 
     def check_then_change(*arguments):
         counts = check(*arguments)
         (source / "x-labels-idx1-ubyte").write_bytes((source / "x-labels-idx1-ubyte").read_bytes()[:-1] + b"\0")
         return counts
 
-    monkeypatch.setattr(adding, "_check", check_then_change)
+    monkeypatch.setattr(adding, "check_part", check_then_change)
     with pytest.raises(DataError, match="expected the file that was checked, found another: it changed"):
         add(experiment, root, source)
     assert not list(root.glob("span-*"))

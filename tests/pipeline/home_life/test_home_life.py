@@ -110,6 +110,7 @@ class HomeLife(RuleBasedStateMachine):
         self._removed: set[str] = set()  # the names of the spans in the bin
         self._servers: list[Server] = []
         self._withdrawn: dict[str, set[str]] = {name: set() for name in EXPERIMENTS}
+        self._rejected: dict[str, tuple[int, int, bool]] = {}  # seed, versions kept, canary of the last one
         self._pushed: dict[tuple[str, int], str] = {}  # the text of every version that there ever was
         self._there: dict[str, set[int]] = {name: set() for name in EXPERIMENTS}  # the versions that must be there
         # What the metadata may not know: versions whose push died or is later than a copy that was restored, whether a
@@ -175,6 +176,7 @@ class HomeLife(RuleBasedStateMachine):
             assert told["label"] in (after.of_version(told["version"]) or [None])
         else:  # rejected now, or when there was something new
             assert verdict in (Verdict.REJECTED, Verdict.NOTHING_NEW)
+            self._rejected[name] = (seed, keep, canary)
             refused = stub_training.correct(text) < stub_training.least_correct(planned)
             assert refused or text in self._withdrawn[name]
 
@@ -238,6 +240,8 @@ class HomeLife(RuleBasedStateMachine):
             is_undone = now in self._withdrawn[name] and after.stable == before.previous
             self._withdrawn[name] |= set() if is_undone else {back}
             self._withdrawn[name].discard(now)
+            if again and name in self._rejected:  # perhaps it is good enough for what is stable now
+                self._train("retrain", name, *self._rejected[name], None)
             if again:  # a change of what does not matter to the model brings it from the cache
                 self._train("run", name, json.loads(back)["seed"], KEPT_BY_NOBODY, False, None)
 

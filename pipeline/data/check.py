@@ -1,0 +1,85 @@
+"""`conveyor check`: reads every file of an experiment's data, and says of each that cannot be used why."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import tqdm
+
+from components.image_example_gen import spans
+from components.image_example_gen.readers import DataError
+from components.image_example_gen.shards import plan, reserved_digests
+from components.image_example_gen.spans import BASE, Part
+from pipeline.data.inputs import read_input
+from pipeline.experiments.config import Experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class PartCheck:
+    """What a part of the data holds.
+
+    Attributes:
+      part: `base`, or the span's name.
+      folder: where it is.
+      images: how many can be used.
+      by_class: how many of each class, in the order of the labels.
+      problems: a sentence for each file that cannot be used.
+    """
+
+    part: str
+    folder: str
+    images: int
+    by_class: dict[str, int]
+    problems: tuple[str, ...]
+
+
+def check(experiment: Experiment, folder: Path) -> list[PartCheck]:
+    """Reads the base files and all spans, whether they are in the window or not.
+
+    Args:
+      experiment: format, shape and classes of the images.
+      folder: the input folder.
+
+    Raises:
+      DataError: the spans have no order.
+      StorageError: a file cannot be read.
+    """
+    dataset = experiment.dataset
+    base, *others = spans.parts(folder, dataset, dataclasses.replace(experiment.spans, window=0))
+    checks = [check_part(base)]
+    reserved = reserved_digests(base) if others and not checks[0].problems else frozenset()
+    return [*checks, *(check_part(part, reserved) for part in others)]
+
+
+def check_part(part: Part, reserved: frozenset[bytes] = frozenset()) -> PartCheck:
+    """Reads every image of a part.
+
+    Args:
+      part: the base files, or a span.
+      reserved: digests of images that must not be in it; see `shards.reserved_digests`.
+
+    Raises:
+      StorageError: a file cannot be read.
+    """
+    classes = part.dataset.classes
+    counts = np.zeros(len(classes), np.int64)
+    problems: list[str] = []
+    try:
+        read_input(part)
+        shards = plan(part)
+    except DataError as error:
+        return PartCheck(part.name, str(part.folder), 0, dict.fromkeys(classes, 0), error.sentences)
+    with tqdm.tqdm(total=sum(shard.count for shard in shards), desc=part.name, unit=" images", disable=None) as bar:
+        for shard in shards:
+            try:
+                for _, _, labels in shard.read(part.dataset, reserved):
+                    counts += np.bincount(labels, minlength=len(counts))
+            except DataError as error:
+                problems += error.sentences
+            bar.update(shard.count)
+    by_class = {name: int(count) for name, count in zip(classes, counts, strict=True)}
+    if not problems:
+        missing = [name for name, count in by_class.items() if not count and part.name == BASE]
+        problems += [f"{part.folder}: expected images of the class {name}, found none." for name in missing]
+        problems += [] if counts.any() else [str(DataError.at(part.folder, None, "at least one image", "none"))]
+    return PartCheck(part.name, str(part.folder), int(counts.sum()), by_class, tuple(problems))

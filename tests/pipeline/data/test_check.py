@@ -1,0 +1,89 @@
+import dataclasses
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from components.image_example_gen.dataset import Dataset, HashedSplits
+from conveyor.errors import ExitCode
+from pipeline.cli.main import main
+from pipeline.data.check import check
+from pipeline.experiments import load
+from tests.pictures import encode, noise
+
+
+@pytest.fixture
+def experiment():
+    dataset = Dataset("own", "folders", (8, 6, 3), ("cat", "dog"), HashedSplits(eval_share=0.5, test_share=0.4))
+    return dataclasses.replace(load("mnist"), dataset=dataset)
+
+
+@pytest.fixture
+def root(tmp_path):
+    put(tmp_path, "cat", "dog")
+    put(tmp_path / "span-1", "dog", first=100)
+    return tmp_path
+
+
+def put(folder, *classes, first=0):
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for picture in range(3):
+            pixels = noise(8, 6, 3, seed=first + 10 * number + picture)
+            (folder / name / f"{picture}.png").write_bytes(encode(pixels, "PNG"))
+
+
+def problems(checks):
+    return [problem for part in checks for problem in part.problems]
+
+
+def test_what_can_be_used_is_counted(root, experiment):
+    base, span = check(experiment, root)
+    assert (base.part, base.images, base.by_class) == ("base", 6, {"cat": 3, "dog": 3})
+    assert (span.part, span.images, span.by_class) == ("span-1", 3, {"cat": 0, "dog": 3})
+    assert problems([base, span]) == []
+
+
+def test_every_file_that_cannot_be_used_is_listed_with_its_reason(root, experiment):
+    (root / "cat" / "a.png").write_bytes(b"no picture")
+    (root / "cat" / "b.gif").write_bytes(encode(noise(3, 3, 1), "GIF"))
+    (root / "cat" / "Thumbs.db").touch()
+    (root / "span-1" / "dog" / "cut.png").write_bytes(encode(noise(9, 9, 3), "PNG")[:60])
+    found = problems(check(experiment, root))
+    assert [sentence.partition(": expected")[0].removeprefix(f"{root}/") for sentence in found] == [
+        "cat/a.png", "cat/b.gif", "span-1/dog/cut.png"
+    ]  # fmt: skip
+    assert "GIF, which is not supported: convert it" in found[1]
+
+
+def test_a_class_without_images_is_named(root, experiment):
+    for path in (root / "cat").iterdir():
+        path.unlink()
+    (base, _) = check(experiment, root)
+    assert base.problems == (f"{root}: expected images of the class cat, found none.",)
+
+
+def test_an_image_that_is_held_out_is_named_by_its_file(root, experiment):
+    for path in (root / "cat").iterdir():  # at least one of the three is held out
+        (root / "span-1" / "dog" / f"again-{path.name}").write_bytes(path.read_bytes())
+    (_, span) = check(experiment, root)
+    assert span.problems
+    for problem in span.problems:
+        assert f"{root}/span-1/dog/again-" in problem
+        assert "found one of those; take it out" in problem
+
+
+def test_the_verb_says_it_and_ends_with_1(root, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import dataclasses\nfrom conveyor import Dataset, load_experiment\n"
+        "DATA = Dataset('own', 'folders', (8, 6, 3), ('cat', 'dog'))\n"
+        "EXPERIMENT = dataclasses.replace(load_experiment('mnist'), dataset=DATA)\n"
+    )
+    arguments = ["check", str(tmp_path / "own.py"), "--data", str(root), "--home", str(tmp_path / "home"), "--json"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == ExitCode.SUCCESS, result.output
+    (root / "dog" / "a.png").write_bytes(b"")
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == ExitCode.FAILED
+    found = json.loads(result.output[result.output.index("{") :])["parts"]
+    assert [len(part["problems"]) for part in found] == [1, 0]
