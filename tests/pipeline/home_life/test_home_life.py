@@ -305,7 +305,7 @@ class HomeLife(RuleBasedStateMachine):
     def delete_a_version_by_hand(self, name: str, data: st.DataObject) -> None:
         there = self._model(name).versions()
         if len(there) > 1:
-            version = data.draw(st.sampled_from(there))
+            version = data.draw(st.sampled_from([*there, there[-1], there[-1]]))  # the newest above all
             shutil.rmtree(self._model(name).path(version))
             self._there[name].discard(version)
             for server in self._servers:  # it cannot serve on with what is gone
