@@ -1,4 +1,5 @@
 import pytest
+import tensorflow as tf
 
 from trainer import devices
 
@@ -21,3 +22,44 @@ def test_precision_asked_for_is_taken():
     chosen = devices.choose("float32")
     assert chosen.precision == "float32"
     assert "float32" in chosen.description
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Puts GPUs into the machine: a name and a compute capability, or None, of each."""
+
+    def put(*details):
+        known = {f"gpu {number}": dict(detail) for number, detail in enumerate(details)}
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: list(known) if kind == "GPU" else [])
+        monkeypatch.setattr(tf.config.experimental, "get_device_details", known.__getitem__)
+        monkeypatch.setattr(tf.config.experimental, "set_memory_growth", grown.__setitem__)
+        monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: "mirrored")
+        return grown
+
+    grown = {}
+    return put
+
+
+A100, T4 = ({"device_name": "A100", "compute_capability": (8, 0)}, {"device_name": "T4", "compute_capability": (7, 5)})
+
+
+@pytest.mark.parametrize(
+    ("details", "precision", "description"),
+    [
+        ([A100, A100], "mixed_bfloat16", "2 x A100, mixed_bfloat16, XLA"),
+        ([A100, T4], "float32", "2 x A100, T4, float32, XLA"),
+        ([{}], "float32", "1 x GPU, float32, XLA"),
+    ],
+)
+def test_all_gpus_are_taken_in_the_precision_that_each_computes_in(gpus, details, precision, description):
+    grown = gpus(*details)
+    chosen = devices.choose("auto")
+    assert chosen == devices.Devices("mirrored", precision, True, description)
+    assert grown == {f"gpu {number}": True for number in range(len(details))}
+
+
+def test_without_a_gpu_the_processor_is_taken(gpus, monkeypatch):
+    gpus()
+    monkeypatch.setattr(devices, "_cpu_has_bfloat16", lambda path: str(path) == "/proc/cpuinfo")
+    chosen = devices.choose("auto")
+    assert (chosen.precision, chosen.xla, chosen.description) == ("mixed_bfloat16", False, "CPU, mixed_bfloat16")

@@ -24,3 +24,11 @@ def test_each_anomaly_is_named_with_its_split(tmp_path):
         "split test, image_size: Out-of-range values. Unexpectedly high value: 12.",
         "split test, label: Out-of-range values. Unexpectedly high value: 12.",
     ]
+
+
+def test_what_is_wrong_with_a_split_as_a_whole_is_said(tmp_path):
+    anomalies = anomalies_pb2.Anomalies()
+    anomalies.dataset_anomaly_info.description = "The dataset has too few examples."
+    (tmp_path / "Split-train").mkdir()
+    (tmp_path / "Split-train" / "SchemaDiff.pb").write_bytes(anomalies.SerializeToString())
+    assert describe(tmp_path, ["train"]) == ["split train: The dataset has too few examples."]

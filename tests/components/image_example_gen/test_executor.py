@@ -1,6 +1,5 @@
 import dataclasses
 import hashlib
-import json
 import shutil
 
 import numpy as np
@@ -150,11 +149,12 @@ def test_a_span_is_ingested_for_training_but_for_what_it_holds_out(small_mnist, 
 
 
 def test_the_artifact_says_what_it_was_made_of(small_mnist, mnist_dataset, tmp_path):
-    files = {"a b": "1" * 64}
+    files = {"a b \u00fc": "1" * 64}
     dataset = held_out(mnist_dataset, 0)
     component = ImageExampleGen(Part(BASE, small_mnist, dataset), files, "2" * 64)
     examples = run(component, tmp_path)
-    assert json.loads(examples.get_string_custom_property("input_files")) == files
+    assert examples.get_string_custom_property("input_files") == '{"a b \u00fc": "' + "1" * 64 + '"}'
+    assert examples.get_string_custom_property("part") == "base"
     assert examples.get_string_custom_property("input_digest") == "2" * 64
     assert component.id == "ImageExampleGen"
     assert ImageExampleGen(span(tmp_path / "span-12", mnist_dataset), {}, "").id == "ImageExampleGen-span-12"

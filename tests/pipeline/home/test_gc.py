@@ -120,8 +120,10 @@ def test_what_a_killed_removal_left_goes(home):
     (home.serving / "m" / "1").rename(home.serving / "m" / ".removed-1")
     assert gc.plan(home, keep=5, experiment="another") == []
     assert ("remains", "serving/m/.removed-1") in names(home, gc.plan(home, keep=5, experiment="m"))
+    (home.serving / "m" / ".removed-2").symlink_to(home.serving / "m" / "3")  # somebody linked a version
     gc.collect(home, keep=5)
-    assert not (home.serving / "m" / ".removed-1").exists()
+    assert home.models.model("m").remains() == []
+    assert home.models.model("m").versions() == [2, 3, 4, 5]
 
 
 def test_a_linked_version_goes_and_what_it_is_linked_to_stays(home, tmp_path):
@@ -173,6 +175,7 @@ def test_artifacts_that_no_kept_version_and_no_next_run_needs_go(lived):
     expected = {str(runs[number]) for number in (1, 2, 3)}
     assert artifacts(gc.plan(home, keep=2)) == expected
     assert artifacts(gc.plan(home, keep=2, experiment="n")) == set()
+    assert artifacts(gc.plan(home, keep=2, experiment="m")) == expected
     assert artifacts(gc.collect(home, keep=2)) == expected
     states = {artifact.uri: artifact.state for artifact in store.get_artifacts()}
     assert {uri for uri, state in states.items() if state == Artifact.DELETED} == expected
@@ -191,6 +194,18 @@ def test_a_home_that_was_moved_keeps_what_it_needs(lived, tmp_path):
     assert artifacts(removed) == gone
     states = {artifact.uri: artifact.state for artifact in metadata_store.connect(moved).get_artifacts()}
     assert {uri for uri, state in states.items() if state == Artifact.DELETED} == {str(runs[n]) for n in (1, 2, 3)}
+
+
+def test_what_the_last_run_has_done_is_needed_until_there_is_another(lived):
+    home, store, _ = lived
+    path = ran(home, store, "m", 9, pushed=False)
+    for execution in store.get_executions()[-1:]:
+        execution.last_known_state = Execution.RUNNING
+        store.put_executions([execution])
+    assert str(path) not in artifacts(gc.plan(home, keep=2))
+    ran(home, store, "m", 10, pushed=False)
+    ran(home, store, "m", 11, pushed=False)
+    assert str(path) in artifacts(gc.plan(home, keep=2))
 
 
 def test_the_last_verdict_is_needed_until_there_is_another(lived):

@@ -33,6 +33,7 @@ def test_a_stable_version_that_was_changed_is_not_passed_over(home):
 def test_a_version_that_somebody_else_put_there_is_a_baseline_too(home):
     model = home.models.model("cifar10")
     model.path(7).mkdir(parents=True)
+    (model.path(7) / "saved_model.pb").touch()
     assert find_baseline(home, load("cifar10")) == Baseline(7, model.path(7), model.digest(7), {})
 
 

@@ -10,7 +10,7 @@ from pipeline.data.inputs import read_inputs
 from pipeline.experiments import load
 from pipeline.experiments.overrides import override
 from pipeline.home.folders import Home
-from pipeline.home.provenance import PIPELINE_MODULES
+from pipeline.home.provenance import PIPELINE_MODULES, pipeline_digest, trainer_digest
 from pipeline.run.plan import make_plan
 from serving.model_store import VersionRecord
 from tests.digits import write_idx
@@ -60,6 +60,25 @@ def test_without_warm_steps_the_stable_version_is_only_the_baseline(pushed, plan
     made = plan()
     assert (made.baseline.version, made.baseline.parts) == (1, {"base": "d"})
     assert (made.warm_start, made.provenance.warm_start) == (False, None)
+
+
+def test_what_a_model_comes_from_is_known_before_it_is_made(pushed, plan):
+    made = plan()
+    assert made.provenance.trainer_digest == trainer_digest()
+    assert made.provenance.pipeline_digest == pipeline_digest()
+    assert made.provenance.baseline == pushed.models.model("mnist").record(1).digest
+
+
+def test_without_a_version_there_is_no_baseline(plan):
+    assert plan().provenance.baseline == ""
+
+
+def test_another_stable_version_is_another_start_of_a_warm_training(pushed, plan, tmp_path):
+    warm, cold = plan("training.warm_steps=5").checkpoints, plan().checkpoints
+    (tmp_path / "model" / "saved_model.pb").write_text("b")
+    pushed.models.model("mnist").push(tmp_path / "model", VersionRecord())
+    assert plan("training.warm_steps=5").checkpoints != warm
+    assert plan().checkpoints == cold
 
 
 def test_a_run_is_named_after_experiment_time_and_fingerprint(plan):

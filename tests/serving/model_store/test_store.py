@@ -334,7 +334,10 @@ def test_a_damaged_record_is_none(three, text):
 def test_a_version_says_what_images_it_takes(three):
     (three.path(1) / "assets").mkdir()
     (three.path(1) / "assets" / "dataset.json").write_text('{"shape": [28, 28, 1], "classes": ["a", "b"]}')
-    assert three.dataset(1) == store.ModelDataset((28, 28, 1), ("a", "b"))
+    assert three.dataset(1) == store.ModelDataset((28, 28, 1), ("a", "b"), "", "")
+    fields = {"shape": [8, 6, 3], "classes": ["a"], "resize": "pad", "background": "black"}
+    (three.path(1) / "assets" / "dataset.json").write_text(json.dumps(fields))
+    assert three.dataset(1) == store.ModelDataset((8, 6, 3), ("a",), "pad", "black")
     assert three.dataset(2) is None
 
 
