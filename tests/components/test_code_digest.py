@@ -1,3 +1,6 @@
+import importlib.metadata
+import platform
+
 import pytest
 
 from components import code_digest as digests
@@ -69,3 +72,16 @@ def test_our_own_components_know_what_they_import(module, depends_on):
 def test_the_trainer_does_not_depend_on_the_client_or_the_page():
     files = imported_files("trainer.__main__") | imported_files("components.network_trainer.executor")
     assert not [path for path in files if "client" in path.parts or "page" in path.parts]
+
+
+def test_another_stack_makes_another_digest(tree, monkeypatch):
+    before = code_digest("components.c")
+    versions = digests.stack_versions()
+    assert versions["python"] == platform.python_version()
+    assert versions["tensorflow"] == importlib.metadata.version("tensorflow")
+    monkeypatch.setattr(digests, "stack_versions", lambda: versions | {"tensorflow": "another"})
+    assert code_digest("components.c") != before
+
+
+def test_what_is_done_to_a_picture_counts_for_what_is_ingested():
+    assert ROOT / "trainer" / "pictures.py" in imported_files("components.image_example_gen.executor")
