@@ -37,6 +37,10 @@ def test_layers_are_the_tutorials(request, name, layers):
     body = [layer for layer in model.layers if type(layer).__name__ not in ("InputLayer", "Rescaling", "Activation")]
     built = [(type(layer).__name__, layer.output.shape[1:], layer.count_params()) for layer in body]
     assert built == layers
+    pools = [layer for layer in body if type(layer).__name__ == "MaxPooling2D"]
+    window = (2, 2) if name == "mnist_job" else (3, 3)
+    assert {(pool.pool_size, pool.strides, pool.padding) for pool in pools} == {(window, (2, 2), "same")}
+    assert {layer.padding for layer in body if type(layer).__name__ == "Conv2D"} == {"same"}
     activations = [layer.activation.__name__ for layer in body if hasattr(layer, "activation")]
     assert activations == ["relu"] * (len(activations) - 1) + ["linear"]
 
