@@ -147,12 +147,14 @@ def test_whatever_is_in_an_exif_block_there_is_an_orientation(content):
 
 @pytest.mark.parametrize("little", [False, True])
 @pytest.mark.parametrize(("value", "expected"), [(6, 6), (0, 1), (9, 1)])
-def test_an_orientation_is_found_behind_other_segments(little, value, expected):
+@pytest.mark.parametrize("too_many", [0, 3, 60_000])
+def test_an_orientation_is_found_behind_other_segments(little, value, expected, too_many):
     order = "<" if little else ">"
     entries = [struct.pack(f"{order}HHI", 0x010F, 2, 1) + b"abcd"]
     entries += [struct.pack(f"{order}HHIHH", 0x0112, 3, 1, value, 0)]
+    said = len(entries) + too_many
     tiff = (b"II*\0" if little else b"MM\0*") + struct.pack(f"{order}I", 10) + b"??"
-    tiff += struct.pack(f"{order}H", len(entries)) + b"".join(entries)
+    tiff += struct.pack(f"{order}H", said) + b"".join(entries)
     segments = [(0xE0, b"JFIF\0"), (0xE1, b"http://ns.adobe.com/xap/1.0/\0"), (0xE1, b"Exif\0\0" + tiff)]
     head = b"".join(b"\xff" + bytes([marker]) + struct.pack(">H", 2 + len(data)) + data for marker, data in segments)
     assert orientation(b"\xff\xd8" + head + FILES["rgb.jpg"][2:]) == expected
