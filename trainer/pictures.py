@@ -19,12 +19,13 @@ import tensorflow as tf
 
 from trainer.settings import Pictures
 
-MAX_PIXELS = 50_000_000  # of one picture: what a telephone makes, and 200 MB when it is decoded
+MAX_PIXELS = 50_000_000  # of one picture: what a telephone makes; decoding it takes some hundreds of MB
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA: the networks whose pictures can be decoded
 _AT_ONCE = 2  # pictures that are decoded side by side
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _GREY = (0.299, 0.587, 0.114)
-_ORIENTATION = 0x0112
+_ORIENTATION, _TIFF_LONG = 0x0112, 4
+_HEAD_BYTES, _MAX_SEGMENTS = 2**18, 64  # of a JPEG, in which its orientation is looked for
 
 
 @functools.cache
@@ -63,40 +64,36 @@ def _decode_one(file: tf.Tensor, rules: Pictures) -> tf.Tensor:
 
 
 def _png(file: tf.Tensor, rules: Pictures) -> tf.Tensor:
-    header = tf.cast(tf.io.decode_raw(tf.strings.substr(file, 0, 25), tf.uint8), tf.int64)
+    header = tf.io.decode_raw(tf.strings.substr(file, 0, 25), tf.uint8)
     with tf.control_dependencies([tf.debugging.Assert(tf.size(header) == 25, ["it ends within its header"])]):
-        width, height, depth = _numbers(header[16:20], 4)[0], _numbers(header[20:24], 4)[0], header[24]
+        width, height = _numbers(header[16:20], 4)[0], _numbers(header[20:24], 4)[0]
+        depth = tf.cast(header[24], tf.int32)
     with tf.control_dependencies([_small_enough(height, width)]):
         rgba = tf.io.decode_png(file, channels=4)
-    # Of less than 8 bits a pixel, TensorFlow makes four channels rightly only where the file has transparent colours,
-    # and then without stretching grey to 8 bits.
-    is_low = depth < 8
-    opaque = is_low & ~_has_transparent_colours(file)
-    pixels = tf.cond(is_low, lambda: tf.io.decode_png(file, channels=3), lambda: rgba[..., :3])
-    alpha = tf.cond(opaque, lambda: tf.fill(tf.shape(rgba[..., 3:]), tf.constant(255, tf.uint8)), lambda: rgba[..., 3:])
+    # Of less than 8 bits a pixel, TensorFlow does not stretch grey to 8 bits when it makes four channels, and fills the
+    # fourth with the largest number of so many bits where the file has no transparent colours.
+    rgba = tf.cond(depth < 8, lambda: _of_few_bits(file, rgba, 2**depth - 1), lambda: rgba)
     if rules.shape[2] == 4:
-        return tf.concat([pixels, alpha], axis=2)
-    return tf.cond(tf.reduce_all(alpha == 255), lambda: pixels, lambda: _over_background(pixels, alpha, rules))
+        return rgba
+    return tf.cond(tf.reduce_all(rgba[..., 3] == 255), lambda: rgba[..., :3], lambda: _over_background(rgba, rules))
 
 
-def _has_transparent_colours(file: tf.Tensor) -> tf.Tensor:
-    """Whether a PNG has the chunk tRNS."""
-    content = tf.cast(tf.io.decode_raw(file, tf.uint8), tf.int64)
-    place, found = tf.constant(8, tf.int64), tf.constant(False)
-    # Chunks: the length of the data in four bytes, a name, the data, four bytes of a checksum. IDAT is the picture.
-    while place + 8 <= tf.size(content, tf.int64):
-        name = tf.strings.substr(file, tf.cast(place + 4, tf.int32), 4)
-        if name == b"IDAT":
-            break
-        found = found | (name == b"tRNS")
-        place += 12 + _numbers(content[place : place + 4], 4)[0]
-    return found
+def _of_few_bits(file: tf.Tensor, rgba: tf.Tensor, filling: tf.Tensor) -> tf.Tensor:
+    alpha = rgba[..., 3:]
+    is_opaque = tf.reduce_all(tf.cast(alpha, tf.int32) == filling)
+    alpha = tf.cond(is_opaque, lambda: tf.fill(tf.shape(alpha), tf.constant(255, tf.uint8)), lambda: alpha)
+    return tf.concat([tf.io.decode_png(file, channels=3), alpha], axis=2)
 
 
-def _over_background(pixels: tf.Tensor, alpha: tf.Tensor, rules: Pictures) -> tf.Tensor:
-    opacity, behind = tf.cast(alpha, tf.uint16), tf.cast(_background(rules), tf.uint16)
-    mixed = tf.cast(pixels, tf.uint16) * opacity + behind * (255 - opacity)  # at most 255 times 255
-    return tf.cast((mixed + 127) // 255, tf.uint8)
+def _over_background(rgba: tf.Tensor, rules: Pictures) -> tf.Tensor:
+    behind = tf.cast(_background(rules), tf.uint16)
+
+    def mixed(row: tf.Tensor) -> tf.Tensor:
+        pixels, opacity = tf.cast(row[:, :3], tf.uint16), tf.cast(row[:, 3:], tf.uint16)
+        return tf.cast((pixels * opacity + behind * (255 - opacity) + 127) // 255, tf.uint8)
+
+    # Row by row, for the memory: what is mixed takes twice two bytes a value.
+    return tf.map_fn(mixed, rgba, fn_output_signature=tf.TensorSpec([None, 3], tf.uint8), parallel_iterations=1)
 
 
 def _jpeg(file: tf.Tensor, rules: Pictures) -> tf.Tensor:
@@ -124,40 +121,54 @@ def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 @tf.function(reduce_retracing=True)
 def _orientation(file: tf.Tensor) -> tf.Tensor:
-    """Returns the EXIF orientation of a JPEG file, 1 to 8; 1, which is upright, where it says none."""
-    content = tf.cast(tf.io.decode_raw(file, tf.uint8), tf.int64)
-    place, found = tf.constant(2, tf.int64), tf.constant(1, tf.int64)
-    # Segments: 0xFF, a marker, the length of the rest in two bytes. 0xDA begins the picture itself.
-    while place + 4 <= tf.size(content, tf.int64) and content[place] == 0xFF and content[place + 1] != 0xDA:
-        length = _numbers(content[place + 2 : place + 4], 2)[0]
-        segment = content[place + 4 : place + 2 + length]
-        is_exif = content[place + 1] == 0xE1 and tf.strings.substr(file, tf.cast(place + 4, tf.int32), 6) == b"Exif\0\0"
-        if is_exif:
-            found = _orientation_of_tiff(segment[6:])
-            place = tf.size(content, tf.int64)
+    """Returns the EXIF orientation of a JPEG file, 1 to 8; 1, which is upright, where it says none.
+
+    It stands, as EXIF wants it, in one of the segments for applications, before the tables and the picture itself.
+    """
+    content = tf.io.decode_raw(tf.strings.substr(file, 0, _HEAD_BYTES), tf.uint8)
+    size = tf.size(content)
+    place, found = 2, tf.constant(1, tf.int64)
+    # Segments: 0xFF, perhaps more than once, a marker, the length of the rest in two bytes.
+    for _ in tf.range(_MAX_SEGMENTS):
+        if place + 4 > size or content[place] != 0xFF:
+            break
+        marker = content[place + 1]
+        if marker == 0xFF:
+            place += 1
+        elif marker == 0xE1 and tf.strings.substr(file, place + 4, 6) == b"Exif\0\0":
+            found = _orientation_of_tiff(content[place + 10 : place + 2 + _length(content, place)])
+            break
+        elif (marker >= 0xE0 and marker <= 0xEF) or marker == 0xFE:
+            place += 2 + _length(content, place)
         else:
-            place += 2 + length
+            break
     return found
 
 
+def _length(content: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+    return tf.cast(_numbers(content[place + 2 : place + 4], 2)[0], tf.int32)
+
+
 def _orientation_of_tiff(tiff: tf.Tensor) -> tf.Tensor:
-    """Returns the orientation in the first directory of a TIFF structure: int64 [bytes]."""
-    tiff = tf.concat([tiff, tf.zeros([10], tf.int64)], 0)  # so that a short one has a header and a directory
+    """Returns the orientation in the first directory of a TIFF structure: uint8 [bytes]."""
+    tiff = tf.concat([tiff, tf.zeros([10], tf.uint8)], 0)  # so that a short one has a header and a directory
     is_little = tiff[0] == ord("I")  # Intel's order of bytes, else Motorola's
     size = tf.size(tiff, tf.int64)
     start = tf.minimum(_numbers(tiff[4:8], 4, is_little)[0], size - 2)
     count = tf.minimum(_numbers(tiff[start : start + 2], 2, is_little)[0], (size - start - 2) // 12)
     entries = tf.reshape(tiff[start + 2 : start + 2 + 12 * count], [-1, 12])
-    tags, values = _numbers(entries[:, :2], 2, is_little), _numbers(entries[:, 8:10], 2, is_little)
-    value = tf.concat([tf.boolean_mask(values, tags == _ORIENTATION), [1]], 0)[0]
+    tags, kinds = _numbers(entries[:, :2], 2, is_little), _numbers(entries[:, 2:4], 2, is_little)
+    short, long = _numbers(entries[:, 8:10], 2, is_little), _numbers(entries[:, 8:], 4, is_little)
+    values = tf.boolean_mask(tf.where(kinds == _TIFF_LONG, long, short), tags == _ORIENTATION)
+    value = tf.concat([values, [1]], 0)[0]
     return tf.where((value >= 1) & (value <= 8), value, 1)
 
 
 def _numbers(values: tf.Tensor, count: int, is_little: tf.Tensor | bool = False) -> tf.Tensor:
-    """Returns the numbers that each `count` bytes make, most significant first or last: int64 [N * count] to [N]."""
+    """Returns the numbers that `count` bytes each make, in either order: uint8 [N * count] to int64 [N]."""
     powers = [256**n for n in range(count)]
     factors = tf.where(is_little, tf.constant(powers, tf.int64), tf.constant(powers[::-1], tf.int64))
-    return tf.reduce_sum(tf.reshape(values, [-1, count]) * factors, axis=1)
+    return tf.reduce_sum(tf.cast(tf.reshape(values, [-1, count]), tf.int64) * factors, axis=1)
 
 
 def _geometry(pixels: tf.Tensor, rules: Pictures) -> tf.Tensor:

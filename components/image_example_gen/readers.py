@@ -10,10 +10,11 @@ https://www.cs.toronto.edu/~kriz/cifar.html.
 
 import contextlib
 import dataclasses
+import functools
 import gzip
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -218,17 +219,33 @@ def open_readers(paths: Sequence[Path], dataset: Dataset) -> list[Reader]:
       dataset: their format, shape and classes.
 
     Raises:
-      DataError: a file is truncated, too long, of another format or shape, or has no partner.
+      DataError: files are truncated, too long, of another format or shape, or have no partner; it names each.
     """
     ordered = tuple(sorted(paths))
     if dataset.format == "folders":
         return [FolderReader(ordered, dataset)]
-    if dataset.format == "cifar_binary":
-        return [CifarReader(path, dataset) for path in ordered]
     images = [path for path in ordered if "-images" in path.name]
-    if not images:
+    makers: list[Callable[[], Reader]]
+    if dataset.format == "cifar_binary":
+        makers = [functools.partial(CifarReader, path, dataset) for path in ordered]
+    elif images:
+        makers = [functools.partial(_idx_reader, path, ordered, dataset) for path in images]
+    else:
         raise DataError.at(ordered[0], None, "a pair of files named *-images-idx3-* and *-labels-idx1-*", "no images")
-    return [IdxReader(path, _labels_of(path, ordered), dataset) for path in images]
+    readers: list[Reader] = []
+    problems = []
+    for make in makers:
+        try:
+            readers.append(make())
+        except DataError as error:
+            problems.append(error)
+    if problems:
+        raise _all(problems)
+    return readers
+
+
+def _idx_reader(images: Path, paths: Sequence[Path], dataset: Dataset) -> IdxReader:
+    return IdxReader(images, _labels_of(images, paths), dataset)
 
 
 def unpacked(path: Path) -> Path:

@@ -76,25 +76,29 @@ def add(experiment: Experiment, root: Path, source: Path, date: str | None = Non
 
 
 def _next_name(root: Path, date: str | None) -> str:
-    """Returns the next span's name, which no span has or had that was taken out."""
-    there = spans.span_names(root)
-    newest = spans.order(there[-1]) if there else None
-    if isinstance(newest, int) and date is not None:
+    """Returns the next span's name, which comes after all that there are, or were and were taken out."""
+    there, removed = spans.span_names(root), spans.removed_names(root)
+    given = [place for name in (*there, *removed) if (place := spans.order(name)) is not None]
+    dates = sorted(place for place in given if isinstance(place, tuple))
+    numbers = [place for place in given if isinstance(place, int)]
+    scheme = [spans.order(name) for name in there] or given
+    is_numbered = any(isinstance(place, int) for place in scheme)
+    if is_numbered and date is not None:
         raise ConfigError(f"--date {date}: the spans of {root} are numbered, so that one with a date has no place.")
-    given = [spans.order(name) for name in (*there, *spans.removed_names(root))]
-    if isinstance(newest, int) or (newest is None and date is None):
-        return f"span-{max((place for place in given if isinstance(place, int)), default=0) + 1}"
+    if is_numbered or (not scheme and date is None):
+        return f"span-{max(numbers, default=0) + 1}"
     try:
         day = datetime.date.fromisoformat(date) if date else datetime.datetime.now(datetime.timezone.utc).date()
     except ValueError:
         raise ConfigError(f"--date {date}: expected a date such as 2026-11-22.") from None
-    if newest is not None and date is None:
-        day = max(day, newest[0])  # a clock that is behind is no reason to refuse images
-    if newest is not None and day < newest[0]:
+    newest, number = dates[-1] if dates else (day, 0)
+    if date is None:
+        day = max(day, newest)  # a clock that is behind is no reason to refuse images
+    if day < newest:
         raise ConfigError(
-            f"--date {date}: the newest span is {there[-1]}, and a later one cannot have an earlier date."
+            f"--date {date}: the newest span is, or was, of {newest}, and a later one cannot have an earlier date."
         )
-    number = max((place[1] for place in given if isinstance(place, tuple) and place[0] == day), default=0) + 1
+    number = number + 1 if day == newest else 1
     return f"{day}" if number == 1 else f"{day}-{number}"
 
 

@@ -10,6 +10,7 @@ from components.image_example_gen import spans
 from components.image_example_gen.readers import DataError
 from components.image_example_gen.shards import plan, reserved_digests
 from components.image_example_gen.spans import BASE, Part
+from conveyor.errors import StorageError
 from pipeline.data.inputs import read_input
 from pipeline.experiments.config import Experiment
 
@@ -42,7 +43,6 @@ def check(experiment: Experiment, folder: Path) -> list[PartCheck]:
 
     Raises:
       DataError: the spans have no order.
-      StorageError: a file cannot be read.
     """
     dataset = experiment.dataset
     base, *others = spans.parts(folder, dataset, dataclasses.replace(experiment.spans, window=0))
@@ -58,8 +58,7 @@ def check_part(part: Part, reserved: frozenset[bytes] = frozenset()) -> PartChec
       part: the base files, or a span.
       reserved: digests of images that must not be in it; see `shards.reserved_digests`.
 
-    Raises:
-      StorageError: a file cannot be read.
+    Where names, sizes or headers are wrong, no image is read.
     """
     classes = part.dataset.classes
     counts = np.zeros(len(classes), np.int64)
@@ -67,8 +66,9 @@ def check_part(part: Part, reserved: frozenset[bytes] = frozenset()) -> PartChec
     try:
         read_input(part)
         shards = plan(part)
-    except DataError as error:
-        return PartCheck(part.name, str(part.folder), 0, dict.fromkeys(classes, 0), error.sentences)
+    except (DataError, StorageError) as error:
+        problems += error.sentences if isinstance(error, DataError) else [str(error)]
+        return PartCheck(part.name, str(part.folder), 0, dict.fromkeys(classes, 0), tuple(problems))
     with tqdm.tqdm(total=sum(shard.count for shard in shards), desc=part.name, unit=" images", disable=None) as bar:
         for shard in shards:
             try:

@@ -88,8 +88,8 @@ def fetch(name: str, data: Path, source: Path | None = None, say: Callable[[str]
         except filelock.Timeout:
             say(f"Another process fetches {name} into {data}; waiting for it")
             stack.enter_context(lock)
-            if is_complete(name, data):
-                return _present(name, data, source, say)
+        if is_complete(name, data):  # another process has brought it meanwhile
+            return _present(name, data, source, say)
         return _fetch(name, data, source, say)
 
 

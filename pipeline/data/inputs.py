@@ -95,11 +95,15 @@ def read_input(part: Part) -> Input:
     manifest = part.folder / MANIFEST
     if manifest.exists():
         added = _added(manifest)
-        for name in sorted(added.keys() | found.files.keys()):
-            if added.get(name) != found.files.get(name):
-                state = "missing" if name not in found.files else "another" if name in added else "a file more"
-                raise DataError.at(part.folder / name, None, "the file that was added with this span", state)
+        changed = [n for n in sorted(added.keys() | found.files.keys()) if added.get(n) != found.files.get(n)]
+        if changed:
+            raise DataError(*(_change(part.folder / name, name in added, name in found.files) for name in changed))
     return found
+
+
+def _change(path: Path, was_added: bool, is_there: bool) -> str:
+    state = "missing" if not is_there else "another" if was_added else "a file more"
+    return str(DataError.at(path, None, "the file that was added with this span", state))
 
 
 def read_files(part: Part) -> Input:

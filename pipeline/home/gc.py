@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ml_metadata.proto.metadata_store_pb2 import Artifact
 
-from conveyor.errors import storage_errors
+from conveyor.errors import ConfigError, storage_errors
 from pipeline.home import metadata_store
 from pipeline.home.folders import Home
 from serving.model_store import LabelsDamaged, StoredModel, VersionRecord
@@ -160,7 +160,14 @@ def collect(home: Home, keep: int, experiment: str | None = None, pinned: Callab
 
 def _version_removed(home: Home, path: Path, pinned: Callable[[], Pinned]) -> bool:
     model, version = home.models.model(path.parent.name), int(path.name)
-    return model.remove(version, unless=lambda: version in pinned().get(model.name, ()))
+
+    def is_served() -> bool:
+        try:
+            return version in pinned().get(model.name, ())
+        except ConfigError:  # a server starts at this moment, and has not said yet what it serves
+            return True
+
+    return model.remove(version, unless=is_served)
 
 
 def _mark_deleted(home: Home, gone: set[str]) -> None:

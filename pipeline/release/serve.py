@@ -141,6 +141,7 @@ def written(home: Home, settings: ServerSettings) -> Iterator[Prepared]:
       StorageError: the folder cannot be written.
     """
     folder = ServerFolder.of(home, settings.port)
+    prepare(home, settings)  # what is wrong is found before anything is touched
     with folder.held():
         folder.forget_record()
         prepared = prepare(home, settings)
@@ -202,7 +203,7 @@ def serve(home: Home, settings: ServerSettings, say: Callable[[Endpoint], None])
       ConfigError: see `prepare` and `written`; or a port is taken, or the host is not this machine's.
       ServeFailed: the server ended by itself, or did not answer in time.
     """
-    _check_address(settings, prepare(home, settings).backend)
+    _check_address(settings, backends.choose(settings.backend))
     log = home.log(f"serve-{settings.port}")
     with contextlib.ExitStack() as stack, _signals() as stopped:
         prepared = stack.enter_context(written(home, settings))

@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import json
 import ssl
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -46,17 +47,16 @@ class RestTransport:
     def predict(
         self, spec: ModelSpec, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], timeout: float
     ) -> tuple[dict[str, np.ndarray], int | None]:
+        started = time.monotonic()
         columns = {name: _listed(value) for name, value in inputs.items()}
         body = json.dumps({"signature_name": signature, "inputs": columns}).encode()
         with _understood(reply := self._call(f"{_path(spec)}:predict", body, timeout)):
             outcome = reply["outputs"]
             if not isinstance(outcome, dict) or "b64" in outcome:  # of one output the server leaves the name out
-                outcome = {outputs[0] if outputs else self._only_output(spec, signature, timeout): outcome}
+                left = max(0.001, started + timeout - time.monotonic())
+                outcome = {next(iter(self.metadata(spec, left)[signature].outputs)): outcome}
             arrays = {name: _unlisted(value) for name, value in outcome.items()}
         return {name: value for name, value in arrays.items() if not outputs or name in outputs}, None
-
-    def _only_output(self, spec: ModelSpec, signature: str, timeout: float) -> str:
-        return next(iter(self.metadata(spec, timeout)[signature].outputs))
 
     def status(self, spec: ModelSpec, timeout: float) -> list[VersionStatus]:
         with _understood(reply := self._call(_path(spec), None, timeout)):

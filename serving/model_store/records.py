@@ -5,8 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
-EXTRA = "assets.extra"  # where the server ignores what it does not know
-RECORD = Path(EXTRA, "conveyor.json")
+RECORD = Path("assets.extra", "conveyor.json")  # the server ignores what it does not know in assets.extra
 DATASET = Path("assets", "dataset.json")
 
 
@@ -23,8 +22,7 @@ class VersionRecord:
       trainer_digest: SHA-256 of the code that trained it.
       version: its number.
       digest: SHA-256 over its files, but for this record.
-      model_digest: SHA-256 over those of the model itself, without `assets.extra` and hidden files; empty in versions
-        of 0.1.0.
+      model_digest: SHA-256 over those of the model itself, see `store.MODEL_FILES`; empty in versions of 0.1.0.
       identity: see `identity.model_identity`; empty in versions of 0.1.0.
     """
 

@@ -18,8 +18,9 @@ from conveyor.errors import ConfigError, ConveyorError, StorageError, storage_er
 from conveyor.files import flush, flush_tree, replace_file, tree_digest
 from serving.model_store.identity import model_identity
 from serving.model_store.labels import Labels
-from serving.model_store.records import EXTRA, RECORD, ModelDataset, VersionRecord, read_dataset
+from serving.model_store.records import RECORD, ModelDataset, VersionRecord, read_dataset
 
+MODEL_FILES = ("saved_model.pb", "fingerprint.pb", "variables", "assets")
 LABELS = "labels.json"
 LAST_VERSION = ".last_version"
 STAGING = ".staging"
@@ -156,10 +157,10 @@ class StoredModel:
         record = self.record(version)
         return (record.identity if record else "") or model_identity(self.path(version))
 
-    def _identity_if_readable(self, version: int) -> str | None:
-        """Returns a version's identity; None where its files cannot be read, which must not hinder a rollback."""
+    def _identity_if_intact(self, version: int) -> str | None:
+        """Returns a version's identity; None where it is not what was pushed, which is not held against its model."""
         try:
-            return self.identity(version)
+            return self.identity(version) if self.is_intact(version) else None
         except OSError:
             return None
 
@@ -167,7 +168,7 @@ class StoredModel:
         """Whether a version is there, and is the model that was pushed; one without a record counts as intact."""
         if not self.path(version).is_dir():
             return False
-        return self.record(version) is None or self.is_as_pushed(version)
+        return not (self.path(version) / RECORD).exists() or self.is_as_pushed(version)
 
     def is_as_pushed(self, version: int) -> bool:
         """Whether a version has the record of its push, and is the model that was pushed then.
@@ -228,7 +229,7 @@ class StoredModel:
             if labels.stable not in (None, target):
                 restored = self.identity(target)
                 is_undone = target == labels.previous and restored in labels.withdrawn
-                withdrawn = None if is_undone else self._identity_if_readable(labels.stable)
+                withdrawn = None if is_undone else self._identity_if_intact(labels.stable)
                 after = after.with_decision(withdrawn, restored)
             self._write(after)
         return StableMove(self.name, labels.stable, target)
@@ -394,7 +395,7 @@ def _model_digest(folder: Path) -> str:
     """Returns the SHA-256 over the files that make a model, without those that somebody may put beside them."""
 
     def is_beside(name: Path) -> bool:
-        return name.parts[0] == EXTRA or any(part.startswith(".") for part in name.parts)
+        return name.parts[0] not in MODEL_FILES or any(part.startswith(".") for part in name.parts)
 
     return tree_digest(folder, without=is_beside)
 

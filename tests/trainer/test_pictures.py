@@ -1,5 +1,9 @@
 import io
 import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -14,6 +18,7 @@ from tests.pictures import encode, noise, of_all_kinds, turned
 from trainer import pictures
 from trainer.settings import Pictures
 
+ROOT = Path(__file__).parents[2]
 FILES = of_all_kinds()
 TRANSPARENT_GREY = FILES.pop("2 bits with one transparent.png")  # which Pillow takes for opaque
 
@@ -145,19 +150,77 @@ def test_whatever_is_in_an_exif_block_there_is_an_orientation(content):
     assert 1 <= orientation(file) <= 8
 
 
-@pytest.mark.parametrize("little", [False, True])
+def jpeg_head(*segments):
+    """Returns the beginning of a JPEG: pairs of a marker and its data."""
+    return b"\xff\xd8" + b"".join(
+        b"\xff" + bytes([marker]) + struct.pack(">H", 2 + len(data)) + data for marker, data in segments
+    )
+
+
+def exif(order, value, kind=3, too_many=0):
+    """Returns an EXIF block of two entries: a SHORT or LONG orientation behind another tag."""
+    number = struct.pack(f"{order}I", value) if kind == 4 else struct.pack(f"{order}HH", value, 0)
+    entries = [struct.pack(f"{order}HHI", 0x010F, 2, 1) + b"abcd", struct.pack(f"{order}HHI", 0x0112, kind, 1) + number]
+    tiff = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 10) + b"??"
+    return b"Exif\0\0" + tiff + struct.pack(f"{order}H", len(entries) + too_many) + b"".join(entries)
+
+
+REST = FILES["rgb.jpg"][2:]
+
+
+@pytest.mark.parametrize("order", ["<", ">"], ids=["little endian", "big endian"])
+@pytest.mark.parametrize("kind", [3, 4], ids=["short", "long"])
 @pytest.mark.parametrize(("value", "expected"), [(6, 6), (0, 1), (9, 1)])
 @pytest.mark.parametrize("too_many", [0, 3, 60_000])
-def test_an_orientation_is_found_behind_other_segments(little, value, expected, too_many):
-    order = "<" if little else ">"
-    entries = [struct.pack(f"{order}HHI", 0x010F, 2, 1) + b"abcd"]
-    entries += [struct.pack(f"{order}HHIHH", 0x0112, 3, 1, value, 0)]
-    said = len(entries) + too_many
-    tiff = (b"II*\0" if little else b"MM\0*") + struct.pack(f"{order}I", 10) + b"??"
-    tiff += struct.pack(f"{order}H", said) + b"".join(entries)
-    segments = [(0xE0, b"JFIF\0"), (0xE1, b"http://ns.adobe.com/xap/1.0/\0"), (0xE1, b"Exif\0\0" + tiff)]
-    head = b"".join(b"\xff" + bytes([marker]) + struct.pack(">H", 2 + len(data)) + data for marker, data in segments)
-    assert orientation(b"\xff\xd8" + head + FILES["rgb.jpg"][2:]) == expected
+def test_an_orientation_is_found_behind_other_segments(order, kind, value, expected, too_many):
+    block = exif(order, value, kind, too_many)
+    segments = [(0xE0, b"JFIF\0"), (0xFE, b"a comment"), (0xE1, b"http://ns.adobe.com/xap/1.0/\0"), (0xE1, block)]
+    assert orientation(jpeg_head(*segments) + REST) == expected
+
+
+def test_bytes_that_fill_up_before_a_marker_are_passed_over():
+    whole = jpeg_head((0xE0, b"JFIF\0"), (0xE1, exif(">", 6)))
+    at = whole.index(b"\xff\xe1")
+    assert orientation(whole[:at] + b"\xff\xff" + whole[at:] + REST) == 6
+
+
+def test_segments_without_an_end_are_not_looked_through():
+    many = [(0xFE, b"")] * 10_000
+    assert orientation(jpeg_head(*many[:60], (0xE1, exif("<", 6))) + REST) == 6
+    assert orientation(jpeg_head(*many, (0xE1, exif("<", 6))) + REST) == 1
+    assert orientation(jpeg_head((0xDB, bytes(64)), (0xE1, exif("<", 6))) + REST) == 1  # behind the first table
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_chunk_of_transparent_colours_that_says_none_makes_nothing_transparent(bits):
+    file = FILES[f"{bits} bits.png"]
+    chunk = b"tRNS" + b""
+    chunk = struct.pack(">I", 0) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    at = file.index(b"IDAT") - 4
+    (found,) = decode(file[:at] + chunk + file[at:], shape=(24, 30, 4))
+    assert (found[..., 3] == 255).all()
+
+
+@pytest.mark.slow
+def test_the_memory_that_a_large_picture_takes_is_bounded():
+    """A picture of as many pixels as may be, with an alpha channel, in a process of its own."""
+    code = """
+import io, resource, tensorflow as tf, PIL.Image
+from trainer import pictures
+from trainer.settings import Pictures
+file = io.BytesIO()
+PIL.Image.new("RGBA", (7000, 7000), (10, 20, 30, 128)).save(file, "PNG", compress_level=1)
+decode = pictures.decoder(Pictures((8, 8, 3)))
+small = io.BytesIO()
+PIL.Image.new("RGBA", (70, 70), (10, 20, 30, 128)).save(small, "PNG")
+decode(tf.constant([small.getvalue()]))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+pixels = decode(tf.constant([file.getvalue()])).numpy()
+assert (pixels == [132, 137, 142]).all(), pixels
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 600  # MiB: the picture with its alpha channel is 187, and without it 140
 
 
 def test_an_orientation_without_a_picture_is_none():

@@ -21,6 +21,8 @@ from serving.server.page import routes
 from serving.server.page.activations import Activations
 from serving.server.protocol.errors import StatusError
 
+MAX_PICTURE_BYTES = 2**27  # as the embedded server has it
+
 
 class Remote:
     """Answers of a server that is asked over gRPC; kernels and maps of the same version's own files."""
@@ -65,7 +67,7 @@ class Remote:
 
 def main(target: str, serving: str, host: str, port: str) -> None:
     """Serves the page until it is stopped."""
-    app = web.Application(middlewares=[rest_api.failures_as_json])
+    app = web.Application(client_max_size=MAX_PICTURE_BYTES, middlewares=[rest_api.failures_as_json])
     routes.add(app, Remote(target, Path(serving)))
     web.run_app(app, host=host, port=int(port), print=None, access_log=None)
 

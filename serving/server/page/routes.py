@@ -20,6 +20,7 @@ import numpy as np
 from aiohttp import web
 from tensorflow_serving.apis import predict_pb2
 
+from conveyor.pictures import reason
 from serving.model_store import read_dataset
 from serving.server.endpoints.calls import Calls
 from serving.server.models.versions import Version
@@ -145,7 +146,14 @@ def add(app: web.Application, models: Models) -> None:
 
     async def opened(request: web.Request) -> web.Response:
         described = await _described(models, request.match_info["name"])
-        return await answered(described, await models.decode(described["name"], await request.read()))
+        if not described["resize"]:
+            text = f"Version {described['version']} of {described['name']} is older than the signature {DECODE}."
+            raise StatusError("FAILED_PRECONDITION", f"{text} Draw instead, or train it again.")
+        try:
+            image = await models.decode(described["name"], await request.read())
+        except StatusError as error:
+            raise StatusError(error.code, reason(error.message)) from error
+        return await answered(described, image)
 
     async def answered(described: dict[str, Any], image: np.ndarray) -> web.Response:
         name = described["name"]

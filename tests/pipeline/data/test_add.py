@@ -52,7 +52,7 @@ def test_spans_are_numbered_and_say_what_they_hold(root, experiment, batch):
 def test_spans_may_have_dates(root, experiment, batch):
     assert add(experiment, root, batch(1), "2026-11-20").span == "2026-11-20"
     assert add(experiment, root, batch(2), "2026-11-22").span == "2026-11-22"
-    for date, message in (("2026-11-21", "the newest span is 2026-11-22"), ("monday", "expected a date")):
+    for date, message in (("2026-11-21", "the newest span is, or was, of 2026-11-22"), ("monday", "expected a date")):
         with pytest.raises(ConfigError, match=message):
             add(experiment, root, batch(3), date)
     shutil.rmtree(root / "2026-11-22")
@@ -64,14 +64,23 @@ def test_spans_may_have_dates(root, experiment, batch):
     [
         ((None, None, None), ["span-1", "span-2", "span-3"]),
         (("2126-11-20", "2126-11-20", "2126-11-20"), ["2126-11-20", "2126-11-20-2", "2126-11-20-3"]),
-        (("2126-11-20", "2126-11-22", "2126-11-21"), ["2126-11-20", "2126-11-22", "2126-11-21"]),
-        (("2126-11-20", "2126-11-22", None), ["2126-11-20", "2126-11-22", "2126-11-20-2"]),
+        (("2126-11-20", "2126-11-22", "2126-11-23"), ["2126-11-20", "2126-11-22", "2126-11-23"]),
+        (("2126-11-20", "2126-11-22", None), ["2126-11-20", "2126-11-22", "2126-11-22-2"]),
     ],
 )
 def test_the_name_of_a_span_that_was_taken_out_is_not_given_again(root, experiment, batch, dates, expected):
     names = [add(experiment, root, batch(number), dates[number]).span for number in (0, 1)]
     assert remove(root, names[1]).span == expected[1]
     assert [*names, add(experiment, root, batch(2), dates[2]).span] == expected
+
+
+def test_what_was_taken_out_says_how_the_next_is_named(root, experiment, batch):
+    """A span after it must be news for a version that was trained on it."""
+    add(experiment, root, batch(1), "2126-11-22")
+    remove(root, "2126-11-22")
+    with pytest.raises(ConfigError, match="the newest span is, or was, of 2126-11-22"):
+        add(experiment, root, batch(2), "2126-11-21")
+    assert add(experiment, root, batch(2)).span == "2126-11-22-2"
 
 
 def test_what_was_taken_out_may_be_added_again(root, experiment, batch):

@@ -87,3 +87,21 @@ def test_the_verb_says_it_and_ends_with_1(root, tmp_path):
     assert result.exit_code == ExitCode.FAILED
     found = json.loads(result.output[result.output.index("{") :])["parts"]
     assert [len(part["problems"]) for part in found] == [1, 0]
+
+
+def test_of_files_whose_structure_is_wrong_each_is_listed(tmp_path, experiment):
+    dataset = dataclasses.replace(experiment.dataset, format="cifar_binary", splits=HashedSplits("*.bin"))
+    for number in range(4):
+        (tmp_path / f"{number}.bin").write_bytes(bytes(145 * 3 - (1 if number else 0)))
+    (base,) = check(dataclasses.replace(experiment, dataset=dataset), tmp_path)
+    assert [problem.partition(" at byte")[0] for problem in base.problems] == [
+        str(tmp_path / f"{n}.bin") for n in (1, 2, 3)
+    ]
+
+
+def test_every_file_that_is_not_what_was_added_is_listed(root, experiment):
+    (root / "span-1" / "span.json").write_text(json.dumps({"files": {"dog/0.png": "0" * 64, "dog/9.png": "0" * 64}}))
+    (_, span) = check(experiment, root)
+    assert [problem.rpartition("found ")[2] for problem in span.problems] == [
+        "another.", "a file more.", "a file more.", "missing."
+    ]  # fmt: skip

@@ -150,6 +150,24 @@ def test_a_fetch_waits_for_another(published, tmp_path):
     ]
 
 
+def test_what_another_brings_during_the_first_look_is_not_fetched_again(published, tmp_path, monkeypatch):
+    published()  # from nowhere
+    looks, look = [], module.is_complete
+
+    def looked(name, data):
+        found = look(name, data)
+        if not looks:
+            (data / "toy").mkdir(parents=True)
+            for file, content in CONTENT.items():
+                (data / "toy" / file).write_bytes(content)
+        looks.append(found)
+        return found
+
+    monkeypatch.setattr(module, "is_complete", looked)
+    assert fetch("toy", tmp_path / "data") == tmp_path / "data" / "toy"
+    assert looks == [False, True]
+
+
 def test_damaged_file_is_fetched_anew(published, tmp_path):
     gzip_all(tmp_path / "source")
     published()

@@ -6,6 +6,7 @@ import pytest
 from ml_metadata.proto import metadata_store_pb2
 from ml_metadata.proto.metadata_store_pb2 import Artifact, Event, Execution
 
+from conveyor.errors import ConfigError
 from pipeline.home import gc, metadata_store
 from pipeline.home.folders import Home, MetadataUnavailable
 from serving.model_store import StoredModel, VersionRecord
@@ -94,6 +95,19 @@ def test_a_server_that_starts_meanwhile_keeps_its_version(home):
     gc.collect(home, keep=2, pinned=lambda: next(looks, {}))
     assert home.models.model("m").versions() == [2, 4, 5]
     assert (home.artifacts / "m" / "Baseline" / "2").exists()
+
+
+def test_while_nobody_knows_what_a_server_serves_versions_stay(home):
+    looks = iter([{}, {}])
+
+    def pinned():
+        for known in looks:
+            return known
+        raise ConfigError("a server starts")
+
+    removed = gc.collect(home, keep=2, pinned=pinned)
+    assert [removal.path for removal in removed if removal.kind == "version"] == [str(home.serving / "m" / "1")]
+    assert home.models.model("m").versions() == [2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("damage", [b"", b"no database" * 1000, None], ids=["empty", "damaged", "missing"])

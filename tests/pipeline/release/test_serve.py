@@ -129,7 +129,8 @@ def test_nothing_is_collected_until_a_server_that_starts_says_what_it_serves(hom
     results, prepare = [], serve.prepare
 
     def prepared_meanwhile(*arguments):
-        results.append(CliRunner().invoke(main, gc))
+        if ServerFolder.of(home, 18500).is_held:
+            results.append(CliRunner().invoke(main, gc))
         return prepare(*arguments)
 
     monkeypatch.setattr(serve, "prepare", prepared_meanwhile)
@@ -150,3 +151,15 @@ def test_a_version_that_goes_while_a_server_starts_is_missed_before_it_starts(ho
         serve.written(home, settings(port=18500, versions="1")),
     ):
         pass
+
+
+def test_a_start_that_is_refused_leaves_what_is_written_down_of_the_last_one(home):
+    with serve.written(home, settings(port=18500)):
+        pass
+    before = ServerFolder.of(home, 18500).record()
+    with (
+        pytest.raises(ConfigError, match="There is no version 99"),
+        serve.written(home, settings(port=18500, versions="99")),
+    ):
+        pass
+    assert ServerFolder.of(home, 18500).record() == before

@@ -99,8 +99,8 @@ def test_the_only_output_of_a_signature_has_its_own_name(server, value):
     with Client(address, "m") as client:
         assert client.call("s", {"x": np.zeros(1)}).keys() == {"y"}
         assert [path.rpartition("/")[2] for _, path, _, _ in asked] == ["m:predict", "metadata"]
-        assert client.call("s", {"x": np.zeros(1)}, ["named"]).keys() == {"named"}
-        assert len(asked) == 3
+        assert client.call("s", {"x": np.zeros(1)}, ["y"]).keys() == {"y"}
+        assert client.call("s", {"x": np.zeros(1)}, ["nonsense"]) == {}
         signature = client.metadata()["s"]
     assert signature.inputs == {"x": TensorInfo(np.dtype(np.float32), (-1, 2))}
     assert signature.outputs == {"y": TensorInfo(np.dtype(object), None)}
@@ -113,6 +113,17 @@ def test_an_answer_that_comes_too_late_is_said_to_with_the_time(server):
     with Client(address, "m", timeout=0.3, retries=0) as client, pytest.raises(ServingError) as error:
         client.call("s", {"x": np.zeros(1)})
     assert (error.value.code, error.value.message) == ("DEADLINE_EXCEEDED", f"{address} did not answer in 0.3 s")
+
+
+def test_the_deadline_is_of_all_requests_together(server):
+    address, _, answers = server
+    named = {"metadata": {"signature_def": {"signature_def": {"s": METADATA}}}}
+    answers |= {":predict": {"outputs": [1.0], "sleep": 0.4}, "/metadata": named | {"sleep": 2}}
+    with (
+        Client(address, "m", timeout=0.6, retries=0) as client,
+        pytest.raises(ServingError, match="did not answer in 0"),
+    ):
+        client.call("s", {"x": np.zeros(1)})
 
 
 def test_an_address_that_is_none_is_said():

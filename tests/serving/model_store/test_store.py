@@ -284,9 +284,25 @@ def test_files_beside_those_of_a_model_make_no_other_model(stored, model):
     version = push(stored, source).version
     (stored.path(version) / ".DS_Store").touch()
     (stored.path(version) / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"others")
+    (stored.path(version) / "notes.txt").write_text("seen by me")
     assert stored.is_as_pushed(version)
     (stored.path(version) / "variables" / "variables.index").write_text("flipped")
     assert not stored.is_as_pushed(version)
+
+
+def test_a_damaged_version_that_is_rolled_back_bans_not_its_model(stored, model):
+    push(stored, model("a"))
+    push(stored, model("b"))
+    (stored.path(2) / "saved_model.pb").write_text("damaged")
+    stored.rollback()
+    assert stored.labels().withdrawn == ()
+    assert (push(stored, model("b")).version, stored.stable()) == (3, 3)
+
+
+def test_a_version_whose_record_cannot_be_read_is_not_intact(stored, model):
+    version = push(stored, model("a")).version
+    (stored.path(version) / RECORD).write_text("{")
+    assert not stored.is_intact(version)
 
 
 def test_a_record_of_0_1_0_is_held_against_all_files(stored, model):

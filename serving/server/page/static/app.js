@@ -117,6 +117,7 @@ async function open(file) {
   ask();
   try {
     const preview = await createImageBitmap(file);
+    if (picture !== file) return; // something else was drawn or opened meanwhile
     const scale = Math.min(pad.width / preview.width, pad.height / preview.height);
     const [w, h] = [preview.width * scale, preview.height * scale];
     ink.imageSmoothingQuality = "high";
@@ -227,8 +228,8 @@ async function once() {
       method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: file ?? pixels(),
     });
     const reply = await response.json();
-    if (!response.ok) return say(file ? `${file.name}: ${reason(reply.error)}` : reply.error, true);
     if (asked !== model() || file !== picture) return;
+    if (!response.ok) return say(file ? `${file.name}: ${reply.error}` : reply.error, true);
     const best = reply.scores.indexOf(Math.max(...reply.scores));
     byId("best").textContent = reply.classes[best];
     showScores(reply.classes, reply.scores, best);
@@ -239,11 +240,6 @@ async function once() {
   } catch {
     say("The server does not answer.", true);
   }
-}
-
-// What is wrong with a file, without TensorFlow's words about where it found that out.
-function reason(message) {
-  return /assertion failed: \[(.*?)\]/.exec(message)?.[1] ?? message.split("\n")[0];
 }
 
 function showScores(classes, scores, best = -1) {

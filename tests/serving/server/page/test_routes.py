@@ -11,6 +11,7 @@ import pytest
 
 from serving.server.models.versions import Version
 from serving.server.page.routes import ActivationCache
+from tests.pictures import encode, noise
 from tests.serving import models
 from tests.serving.server_process import Server, free_port
 
@@ -80,11 +81,31 @@ def test_a_picture_is_answered_with_scores_kernels_and_maps(url, server):
         assert (values.min(), values.max()) == (0, 255)
 
 
+def test_a_picture_of_several_megabytes_is_answered(url):
+    large = encode(noise(1100, 1100, 3), "PNG")
+    assert len(large) > 3e6
+    assert len(json.loads(fetch(f"{url}/page/models/mnist/picture", large)[1])["scores"]) == 10
+
+
+def test_a_version_that_cannot_decode_pictures_says_so(url, server):
+    asset = server.log.parent / "serving" / "mnist" / "1" / "assets" / "dataset.json"
+    fields = asset.read_text()
+    asset.write_text(json.dumps({"shape": [28, 28, 1], "classes": [str(i) for i in range(10)]}))  # as 0.1.0 wrote it
+    try:
+        with pytest.raises(urllib.error.HTTPError) as error:
+            fetch(f"{url}/page/models/mnist/picture", encode(noise(9, 9, 3), "PNG"))
+    finally:
+        asset.write_text(fields)
+    assert "Version 1 of mnist is older than the signature decode" in json.loads(error.value.read())["error"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "code", "message"),
     [
         ("mnist", b"123", 400, "3 bytes are not a picture of"),
         ("mnist/picture", b"123", 400, "it is neither PNG nor JPEG"),
+        ("mnist/picture", encode(noise(9, 9, 3), "PNG")[:100], 400, "Invalid PNG data"),
+        ("mnist/picture", encode(noise(9, 9, 3), "JPEG")[:-90], 400, "Invalid JPEG data or crop window"),
         ("nope/picture", b"1", 404, "No model nope"),
         ("shapes", b"1", 404, "No model shapes with a shape and classes"),
         ("nope", b"1", 404, "No model nope"),
@@ -94,7 +115,9 @@ def test_what_is_wrong_is_said(url, path, body, code, message):
     with pytest.raises(urllib.error.HTTPError) as error:
         fetch(f"{url}/page/models/{path}", body)
     assert error.value.code == code
-    assert message in json.loads(error.value.read())["error"]
+    said = json.loads(error.value.read())["error"]
+    assert message in said
+    assert "\n" not in said
 
 
 def test_the_page_fetches_nothing_from_elsewhere_and_cannot_be_framed(url):
