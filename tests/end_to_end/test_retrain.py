@@ -276,7 +276,7 @@ def test_locked_and_damaged_metadata(pushed, days):
     holder.rollback()
     holder.close()
     assert code == 1
-    assert "cannot be used: database is locked. Nothing was changed. Another process may hold the file" in out
+    assert "cannot be used: database is locked. Nothing was changed. Another process holds the file" in out
 
     whole = database.read_bytes()
     database.write_bytes(whole[:8192] + os.urandom(len(whole) - 8192))

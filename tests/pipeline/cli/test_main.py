@@ -170,7 +170,7 @@ def test_damaged_metadata_is_a_sentence(conveyor, tmp_path):
     (tmp_path / "home" / "metadata.db").write_bytes(b"this is no database" * 1000)
     result = conveyor("runs")
     assert result.exit_code == 1
-    assert "metadata.db cannot be opened" in result.output
+    assert "metadata.db is damaged: file is not a database" in result.output
     assert "Traceback" not in result.output
 
 
