@@ -1,7 +1,9 @@
 """What the client sends over REST, byte for byte, and what it makes of answers."""
 
+import contextlib
 import http.server
 import json
+import ssl
 import threading
 import time
 
@@ -9,8 +11,10 @@ import numpy as np
 import pytest
 
 from serving.client import Client, ServingError
-from serving.client.models import TensorInfo
+from serving.client.deadline import Deadline
+from serving.client.models import TensorInfo, Tls
 from serving.client.rest import RestTransport
+from tests.certificates import certificates
 
 REPLY = {"outputs": {"scores": [[0.5, 0.25]], "classes": [["a", "b"]], "label": [0]}}
 PAIRS = {"dim": [{"size": "-1"}, {"size": "2"}], "unknown_rank": False}
@@ -21,8 +25,8 @@ METADATA = {
 }
 
 
-@pytest.fixture
-def server():
+@contextlib.contextmanager
+def serving(context=None):
     """Yields its address, what it was asked (method, path, content type, body), and its answers by the path's end."""
     asked, answers = [], {}
 
@@ -43,9 +47,63 @@ def server():
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         running.daemon_threads = True
+        running.handle_error = lambda *_: None  # a client that trusts us not
+        if context:
+            running.socket = context.wrap_socket(running.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}", asked, answers
+        yield f"http{'s' if context else ''}://localhost:{running.server_port}", asked, answers
         running.shutdown()
+
+
+@pytest.fixture
+def server():
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def secured(tmp_path):
+    """A server that wants a certificate from its clients, and the folder of theirs."""
+    certificates(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    context.load_verify_locations(tmp_path / "ca.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    with serving(context) as running:
+        yield *running, tmp_path
+
+
+def test_over_https_both_sides_show_a_certificate(secured):
+    address, _, answers, folder = secured
+    answers[":predict"] = REPLY
+    known = Tls(folder / "ca.pem", folder / "client.pem", folder / "client.key")
+    with Client(address, "m", tls=known) as client:
+        assert client.call("s", {"x": np.zeros(1)})["label"].tolist() == [0]
+    for tls in (None, Tls(folder / "ca.pem")):
+        with Client(address, "m", tls=tls, retries=0) as client, pytest.raises(ServingError) as error:
+            client.call("s", {"x": np.zeros(1)})
+        assert error.value.code == "UNAVAILABLE"
+    with pytest.raises(ServingError, match="a certificate or key cannot be read"):
+        Client(address, "m", tls=Tls(folder / "ca.pem", folder / "none.pem", folder / "client.key"))
+
+
+def test_over_https_an_answer_that_comes_too_late_is_not_waited_for(secured):
+    address, _, answers, folder = secured
+    answers[":predict"] = REPLY | {"sleep": 2}
+    known = Tls(folder / "ca.pem", folder / "client.pem", folder / "client.key")
+    with Client(address, "m", tls=known, timeout=0.5, retries=0) as client, pytest.raises(ServingError) as error:
+        client.call("s", {"x": np.zeros(1)})
+    assert error.value.code == "DEADLINE_EXCEEDED"
+
+
+def test_a_deadline_is_ended_with_what_it_was_for():
+    with Deadline(60) as deadline:
+        assert not deadline.passed
+        (timer,) = [thread for thread in threading.enumerate() if thread is deadline._timer]
+        assert timer.daemon  # a process that ends does not wait for it
+    timer.join(10)
+    assert not timer.is_alive()
+    assert not deadline.passed
 
 
 def test_a_prediction_is_one_post_of_columns(server):
