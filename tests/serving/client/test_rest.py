@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import json
+import socket
 import ssl
 import threading
 import time
@@ -35,10 +36,11 @@ def serving(context=None):
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             asked.append((self.command, self.path, self.headers["Content-Type"], body))
             answer = next(reply for end, reply in answers.items() if self.path.endswith(end))
-            time.sleep(answer.get("sleep", 0))
-            self.send_response(200)
+            text = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            time.sleep(0 if text is answer else answer.get("sleep", 0))
+            self.send_response(200 if text is answer else answer.get("code", 200))
             self.end_headers()
-            self.wfile.write(json.dumps(answer).encode())
+            self.wfile.write(text)
 
         do_GET = do_POST  # noqa: N815 (the library's name)
 
@@ -182,6 +184,46 @@ def test_the_deadline_is_of_all_requests_together(server):
         pytest.raises(ServingError, match="did not answer in 0"),
     ):
         client.call("s", {"x": np.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "message"),
+    [
+        (b"{", "DATA_LOSS", "{address} answered what is not JSON"),
+        ({"code": 404, "error": "no such model"}, "NOT_FOUND", "no such model"),
+        ({"code": 418}, "UNKNOWN", "I'm a Teapot"),
+    ],
+    ids=["no JSON", "an error", "a status that the API has not"],
+)
+def test_what_went_wrong_is_said_with_its_code(server, answer, code, message):
+    address, _, answers = server
+    answers[":predict"] = answer
+    with Client(address, "m", retries=0) as client, pytest.raises(ServingError) as error:
+        client.call("s", {"x": np.zeros(1)})
+    assert (error.value.code, error.value.message) == (code, message.format(address=address))
+
+
+def test_a_server_that_speaks_something_else_or_is_not_there_is_said():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+
+        def answer():
+            connection, _ = listening.accept()
+            connection.recv(1000)
+            connection.sendall(b"\x00\x00\x12\x04\n\n")
+            connection.close()
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        with Client(f"http://localhost:{port}", "m", retries=0) as client, pytest.raises(ServingError) as error:
+            client.status()
+        thread.join(10)
+    said = f"http://localhost:{port} does not speak HTTP; a gRPC server is asked as host:port"
+    assert (error.value.code, error.value.message) == ("UNAVAILABLE", said)
+    with Client(f"http://localhost:{port}", "m", retries=0) as client, pytest.raises(ServingError) as error:
+        client.status()
+    assert error.value.code == "UNAVAILABLE"
+    assert error.value.message.startswith(f"http://localhost:{port}: ")
 
 
 def test_an_address_that_is_none_is_said():
