@@ -42,6 +42,7 @@ def test_every_signature_gives_the_same_answer(exported, digits):
         reply = signatures[name](**request)
         np.testing.assert_allclose(reply["scores"], expected, atol=1e-5, err_msg=name)
         assert reply["label"].dtype == tf.int64
+        assert reply["classes"].shape == reply["scores"].shape == (20, 10)
         assert (reply["label"].numpy() == expected.argmax(axis=1)).all()
         assert reply["classes"].numpy()[3].tolist() == [b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"8", b"9"]
 
