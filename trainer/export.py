@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from conveyor.errors import ConveyorError
 from trainer import networks, pictures
-from trainer.settings import TrainingJob
+from trainer.settings import CHANNELS, TrainingJob
 
 DATASET_ASSET = "dataset.json"
 
@@ -42,7 +42,7 @@ def save(model: keras.Model, job: TrainingJob, folder: Path, scratch: Path) -> k
         "predict_images": servable.images,
         "predict_pixels": servable.pixels,
     }
-    if job.shape[2] in pictures.CHANNELS:
+    if job.shape[2] in CHANNELS:
         signatures |= {"predict_encoded": servable.encoded, "decode": servable.decoded}
     tf.saved_model.save(servable, str(folder), signatures=signatures)
     return network

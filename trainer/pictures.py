@@ -20,7 +20,6 @@ import tensorflow as tf
 from trainer.settings import Pictures
 
 MAX_PIXELS = 50_000_000  # of one picture: what a telephone makes; decoding it takes some hundreds of MB
-CHANNELS = (1, 3, 4)  # grey, RGB, RGBA: the networks whose pictures can be decoded
 _AT_ONCE = 2  # pictures that are decoded side by side
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _GREY = (0.299, 0.587, 0.114)
@@ -80,7 +79,7 @@ def _png(file: tf.Tensor, rules: Pictures) -> tf.Tensor:
 
 def _of_few_bits(file: tf.Tensor, rgba: tf.Tensor, filling: tf.Tensor) -> tf.Tensor:
     alpha = rgba[..., 3:]
-    is_opaque = tf.reduce_all(tf.cast(alpha, tf.int32) == filling)
+    is_opaque = tf.reduce_all(alpha == tf.cast(filling, tf.uint8))
     alpha = tf.cond(is_opaque, lambda: tf.fill(tf.shape(alpha), tf.constant(255, tf.uint8)), lambda: alpha)
     return tf.concat([tf.io.decode_png(file, channels=3), alpha], axis=2)
 

@@ -9,6 +9,7 @@ from conveyor.settings import PartialShare, settings
 
 Resize = Literal["squash", "crop", "pad"]
 Background = Literal["white", "black"]
+CHANNELS = (1, 3, 4)  # grey, RGB, RGBA: the networks whose pictures can be decoded from files
 
 
 @settings("network")

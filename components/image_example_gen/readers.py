@@ -24,6 +24,7 @@ from components.image_example_gen.dataset import Dataset
 from conveyor.errors import ConveyorError
 from conveyor.files import CHUNK
 from conveyor.pictures import other_kind, reason
+from trainer.settings import CHANNELS
 
 GZIP = ".gz"
 IDX_IMAGES_MAGIC = 0x0803  # unsigned bytes in three dimensions
@@ -156,7 +157,7 @@ class FolderReader:
 
     def __post_init__(self) -> None:
         channels = self.dataset.shape[2]
-        if channels not in (1, 3, 4):
+        if channels not in CHANNELS:
             raise DataError.at(self.paths[0], None, "images of 1, 3 or 4 channels", f"{channels} asked for")
         expected = f"a folder named after a class ({', '.join(self.dataset.classes)})"
         first = {path.parent.name: path for path in reversed(self.paths)}

@@ -103,13 +103,13 @@ class Prepared:
     record: ServerRecord
 
 
-def prepare(home: Home, settings: ServerSettings) -> Prepared:
-    """Chooses the backend, the models and their versions; nothing is written.
+def prepare(home: Home, settings: ServerSettings, backend: Backend | None = None) -> Prepared:
+    """Chooses the models and their versions, and the backend where none is given; nothing is written.
 
     Raises:
       ConfigError: nothing to serve, or a wrong option.
     """
-    backend = backends.choose(settings.backend)
+    backend = backend or backends.choose(settings.backend)
     ports = _ports(settings, backend)
     if len(set(ports.values())) < len(ports):
         listed = ", ".join(f"{option} {port}" for option, port in ports.items())
@@ -133,7 +133,7 @@ def _ports(settings: ServerSettings, backend: Backend) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def written(home: Home, settings: ServerSettings) -> Iterator[Prepared]:
+def written(home: Home, settings: ServerSettings, backend: Backend | None = None) -> Iterator[Prepared]:
     """Prepares a server, writes its files, and holds their folder as long as the block lasts.
 
     Raises:
@@ -141,10 +141,10 @@ def written(home: Home, settings: ServerSettings) -> Iterator[Prepared]:
       StorageError: the folder cannot be written.
     """
     folder = ServerFolder.of(home, settings.port)
-    prepare(home, settings)  # what is wrong is found before anything is touched
+    backend = prepare(home, settings, backend).backend  # what is wrong is found before anything is touched
     with folder.held():
         folder.forget_record()
-        prepared = prepare(home, settings)
+        prepared = prepare(home, settings, backend)
         server_files.write(home, folder.path, prepared.served)
         folder.write_record(prepared.record)
         for name, served in prepared.served.items():  # `gc`, which looked before the record was there, may have gone on
@@ -203,11 +203,12 @@ def serve(home: Home, settings: ServerSettings, say: Callable[[Endpoint], None])
       ConfigError: see `prepare` and `written`; or a port is taken, or the host is not this machine's.
       ServeFailed: the server ended by itself, or did not answer in time.
     """
-    _check_address(settings, backends.choose(settings.backend))
+    backend = backends.choose(settings.backend)
+    _check_address(settings, backend)
     log = home.log(f"serve-{settings.port}")
     with contextlib.ExitStack() as stack, _signals() as stopped:
-        prepared = stack.enter_context(written(home, settings))
-        backend, models = prepared.backend, prepared.models
+        prepared = stack.enter_context(written(home, settings, backend))
+        models = prepared.models
         with storage_errors(f"The log {log} cannot be written"):
             output = stack.enter_context(log.open("wb"))
         started = []

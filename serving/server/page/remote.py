@@ -20,6 +20,7 @@ from serving.server.endpoints import rest_api
 from serving.server.page import routes
 from serving.server.page.activations import Activations
 from serving.server.protocol.errors import StatusError
+from serving.signatures import DECODE
 
 MAX_PICTURE_BYTES = 2**27  # as the embedded server has it
 
@@ -45,7 +46,7 @@ class Remote:
 
     async def decode(self, name: str, file: bytes) -> np.ndarray:
         inputs = {"image_bytes": np.array([file], dtype=object)}
-        return (await self._asked(self._client(name).call, routes.DECODE, inputs, ["images"]))["images"][0]
+        return (await self._asked(self._client(name).call, DECODE, inputs, ["images"]))["images"][0]
 
     async def predict(self, name: str, image: np.ndarray) -> tuple[int, Path, dict[str, np.ndarray]]:
         answer = await self._asked(self._client(name).predict, image[None])

@@ -27,8 +27,8 @@ from serving.server.models.versions import Version
 from serving.server.page.activations import SIGNATURE, Activations
 from serving.server.protocol import requests, tensors
 from serving.server.protocol.errors import StatusError, invalid_argument
+from serving.signatures import DECODE
 
-DECODE = "decode"  # the signature; see `serving.signatures`
 FILES = Path(__file__).parent / "static"
 # Nothing is fetched from elsewhere, and no other site may frame the page.
 HEADERS = {
