@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -66,3 +67,20 @@ def of_all_kinds(height: int = 24, width: int = 30) -> dict[str, bytes]:
         "cmyk.jpg": encode(rgb.convert("CMYK"), "JPEG"),
         **{f"orientation {o}.jpg": turned(rgb, o) for o in range(1, 9)},
     }
+
+
+def draw_classes(folder: Path, counts: dict[str, int], size: tuple[int, int] = (32, 32), mode: str = "RGB") -> Path:
+    """Writes pictures into class folders, each class in a shade of its own; returns the folder.
+
+    Args:
+      folder: where the classes' folders are made.
+      counts: how many pictures each class has.
+      size: width and height, in pixels.
+      mode: as Pillow calls it.
+    """
+    for shade, (name, count) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            pixels = np.asarray(noise(size[1], size[0], 3, seed=1000 * shade + number)) // 2 + shade * 100 % 128
+            PIL.Image.fromarray(pixels.astype(np.uint8)).convert(mode).save(folder / name / f"{number:04d}.png")
+    return folder

@@ -6,14 +6,13 @@ from pathlib import Path
 import click
 
 from conveyor.errors import ExitCode
-from pipeline.cli.options import DATA, EXPERIMENT, HOME, JSON, SET
+from pipeline.cli.options import DATA, HOME, JSON, SET, Chosen, experiment, experiment_or_folder
 from pipeline.cli.output import Verb, error, reply, table
 from pipeline.data import add as adding
 from pipeline.data import check as checking
 from pipeline.data import fetch as fetching
 from pipeline.data import remove as removing
 from pipeline.data.inputs import input_folder, input_place
-from pipeline.experiments.config import Experiment
 from pipeline.home.folders import Home
 from pipeline.home.lock import locked
 from pipeline.run.console import Console
@@ -45,14 +44,14 @@ def fetch(name: str, home: Home, data: Path | None) -> None:
 
 
 @click.command(cls=Verb)
-@EXPERIMENT
+@experiment
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--date", metavar="DATE", help="Names the span by a date, 2026-11-22, instead of the next number.")
 @SET
 @HOME
 @DATA
 @JSON
-def add(experiment: Experiment, path: Path, date: str | None, home: Home, data: Path | None) -> ExitCode:
+def add(chosen: Chosen, path: Path, date: str | None, home: Home) -> ExitCode:
     """Add labelled images to an experiment's data, as its next span.
 
     \b
@@ -68,7 +67,9 @@ def add(experiment: Experiment, path: Path, date: str | None, home: Home, data: 
                 2  the command or a setting is wrong
                 4  the same files were added before
     """
-    added = adding.add(experiment, input_folder(experiment, home, data, Console().note), path, date)
+    chosen.remember(Console().note)
+    folder = input_folder(chosen.experiment, home, chosen.data, Console().note)
+    added = adding.add(chosen.experiment, folder, path, date)
     counts = ", ".join(f"{name} {count:,}" for name, count in added.by_class.items())
     state = "is" if added.new else "was there already:"
     click.echo(f"{added.span} {state} {added.folder}: {added.images:,} images ({counts})")
@@ -77,12 +78,12 @@ def add(experiment: Experiment, path: Path, date: str | None, home: Home, data: 
 
 
 @click.command(cls=Verb)
-@EXPERIMENT
+@experiment
 @click.argument("span")
 @HOME
 @DATA
 @JSON
-def remove(experiment: Experiment, span: str, home: Home, data: Path | None) -> None:
+def remove(chosen: Chosen, span: str, home: Home) -> None:
     """Take a span out of an experiment's data.
 
     \b
@@ -98,9 +99,9 @@ def remove(experiment: Experiment, span: str, home: Home, data: Path | None) -> 
                 2  there is no such span, or the command is wrong
     """
     with locked(home):
-        removed = removing.remove(input_place(experiment, home, data), span)
+        removed = removing.remove(input_place(chosen.experiment, home, chosen.data), span)
     click.echo(f"{span} is taken out, and kept in {removed.kept}.")
-    model = home.models.model(experiment.serving.model_name)
+    model = home.models.model(chosen.experiment.serving.model_name)
     trained = [v for v in model.versions() if (record := model.record(v)) is not None and span in record.parts]
     if trained:
         click.echo(
@@ -111,16 +112,17 @@ def remove(experiment: Experiment, span: str, home: Home, data: Path | None) -> 
 
 
 @click.command(cls=Verb)
-@EXPERIMENT
+@experiment_or_folder
 @SET
 @HOME
 @DATA
 @JSON
-def check(experiment: Experiment, home: Home, data: Path | None) -> ExitCode:
+def check(chosen: Chosen, home: Home) -> ExitCode:
     """Read every file of an experiment's data, and list what is wrong.
 
     \b
     conveyor check my_experiment.py --data ./images
+    conveyor check --data ./flowers
 
     A run would stop at the same files. Spans are looked at whether they are in the window of training or not.
 
@@ -129,7 +131,7 @@ def check(experiment: Experiment, home: Home, data: Path | None) -> ExitCode:
                 1  some cannot; each is listed with its reason
                 2  the command or a setting is wrong
     """
-    checks = checking.check(experiment, input_folder(experiment, home, data, Console().note))
+    checks = checking.check(chosen.experiment, input_folder(chosen.experiment, home, chosen.data, Console().note))
     rows = [{"part": c.part, "images": c.images, "problems": len(c.problems), "folder": c.folder} for c in checks]
     table("data", rows, "")
     for problem in (problem for part in checks for problem in part.problems):

@@ -12,7 +12,9 @@ VERBS = {
     "run": ("run", "Run an experiment's pipeline, from files to a pushed model."),
     "retrain": ("run", "Run an experiment's pipeline again, if there is anything new."),
     "schedule": ("schedule", "Retrain by the clock."),
-    "evaluate": ("run", "Print the test accuracy of the newest checkpoint or pushed model."),
+    "settings": ("experiments", "Show an experiment's settings, and where each comes from."),
+    "set": ("experiments", "Change settings of an experiment for all commands to come."),
+    "evaluate": ("run", "Print the test accuracy of a pushed model, or of the newest checkpoint."),
     "fetch": ("data", "Download the canonical files of a data set, and verify them."),
     "check": ("data", "Read every file of an experiment's data, and list what is wrong."),
     "add": ("data", "Add labelled images to an experiment's data, as its next span."),
@@ -59,5 +61,6 @@ class LazyGroup(click.Group):
 def main() -> None:
     """Takes labelled images to a gated, pushed, servable network.
 
-    An EXPERIMENT is mnist, cifar10, or a Python file that sets EXPERIMENT. `conveyor VERB --help` explains a verb.
+    An EXPERIMENT is mnist, cifar10, a Python file that sets EXPERIMENT, or the name of one that the home folder knows.
+    `conveyor VERB --help` explains a verb.
     """

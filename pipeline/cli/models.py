@@ -9,18 +9,19 @@ import click
 from conveyor.errors import ConfigError, ExitCode
 from pipeline.cli.options import (
     DATA,
-    EXPERIMENT,
     EXPERIMENT_NAME,
     HOME,
     JSON,
     METADATA,
     NAMED_EXPERIMENT,
     SET,
-    named_experiment,
+    Chosen,
+    experiment,
+    experiment_name,
     require_known,
 )
 from pipeline.cli.output import Verb, reply, table, wants_json, warn
-from pipeline.experiments.config import Experiment, Serving
+from pipeline.experiments.config import Experiment
 from pipeline.home import listing
 from pipeline.home.folders import Home
 from pipeline.home.lock import locked
@@ -44,9 +45,10 @@ def runs(experiment: str | None, home: Home) -> None:
                 1  the metadata cannot be read
                 2  nothing is known of such an experiment
     """
-    rows = listing.run_rows(home, experiment)
+    name = experiment_name(home, experiment)
+    rows = listing.run_rows(home, name)
     require_known(home, experiment, bool(rows))
-    table("runs", rows, f"Nothing{_of(experiment)} has run in {home.root} yet.")
+    table("runs", rows, f"Nothing{_of(name)} has run in {home.root} yet.")
     reply(rows)
 
 
@@ -74,10 +76,11 @@ def models(experiment: str | None, home: Home) -> None:
                 1  the home folder cannot be read
                 2  nothing is known of such an experiment
     """
-    rows = listing.model_rows(home, experiment)
+    name = experiment_name(home, experiment)
+    rows = listing.model_rows(home, name)
     require_known(home, experiment, bool(rows))
     shown = [{name: value for name, value in row.items() if name not in ("run", "folder")} for row in rows]
-    table("models", shown, f"Nothing{_of(experiment)} has been pushed in {home.root} yet.")
+    table("models", shown, f"Nothing{_of(name)} has been pushed in {home.root} yet.")
     reply(rows)
 
 
@@ -114,8 +117,8 @@ def _model_of(home: Home, experiment: str) -> StoredModel:
     Raises:
       ConfigError: it has none, or several.
     """
-    if known := named_experiment():
-        return home.models.pushed(known.serving.model_name)
+    if known := home.experiments.find(experiment):
+        return home.models.pushed(known.experiment.serving.model_name)
     found = listing.models_of(home, experiment)
     require_known(home, experiment, bool(found))
     called_like_it = [model for model in found if model.name == experiment]
@@ -126,7 +129,7 @@ def _model_of(home: Home, experiment: str) -> StoredModel:
 
 
 @click.command(cls=Verb)
-@EXPERIMENT
+@experiment
 @click.option("--check", is_flag=True, help="Compares the two on a running server first, and promotes a good canary.")
 @click.option("--images", type=click.IntRange(1), default=2000, show_default=True, help="Test images for --check.")
 @click.option("--target", help="host:port of the server. [default: the `conveyor serve` that runs]")
@@ -134,9 +137,7 @@ def _model_of(home: Home, experiment: str) -> StoredModel:
 @HOME
 @DATA
 @JSON
-def promote(
-    experiment: Experiment, check: bool, images: int, target: str | None, home: Home, data: Path | None
-) -> ExitCode:
+def promote(chosen: Chosen, check: bool, images: int, target: str | None, home: Home) -> ExitCode:
     """Make the canary stable.
 
     \b
@@ -154,13 +155,13 @@ def promote(
                 2  a setting is wrong, there is no canary, or no server runs
                 3  the canary was not good enough; nothing was changed
     """
-    model = home.models.pushed(experiment.serving.model_name)
+    model = home.models.pushed(chosen.experiment.serving.model_name)
     if not check or model.labels().canary is None:
         return _settle(home, model.promote(), {})
-    comparison = _compare(home, experiment, images, target, data)
+    comparison = _compare(home, chosen.experiment, images, target, chosen.data)
     sides = {label: _side_row(label, side) for label, side in comparison.sides.items()}
     table("test images, one a request; latencies in ms", list(sides.values()), "")
-    if comparison.is_good(experiment.gate):
+    if comparison.is_good(chosen.experiment.gate):
         return _settle(home, model.promote(compared=comparison.canary.version), sides)
     click.echo("The canary is not good enough, so nothing was changed.")
     reply({"verdict": "rejected", "sides": sides})
@@ -276,7 +277,8 @@ def gc(experiment: str | None, keep: int | None, yes: bool, home: Home) -> None:
     conveyor gc mnist --keep 3 --yes
 
     Kept are the newest versions, every version with a label (stable, canary, previous) or in a running `conveyor
-    serve`, what their runs made, and what the next run takes from the cache. Reports, logs and data are never removed.
+    serve`, what their runs made, what the next run takes from the cache, and the checkpoints of a training that has not
+    finished. Reports, logs and data are never removed.
 
     \b
     Exit codes  0  removed or shown
@@ -284,18 +286,18 @@ def gc(experiment: str | None, keep: int | None, yes: bool, home: Home) -> None:
                 2  nothing is known of such an experiment
     """
     from pipeline.home import gc as collector
+    from pipeline.release.server_folder import served_versions
 
-    if experiment is not None:
-        found = listing.past_runs(home, experiment) or listing.models_of(home, experiment)
+    name = experiment_name(home, experiment)
+    if name is not None:
+        found = listing.past_runs(home, name) or listing.models_of(home, name)
         require_known(home, experiment, bool(found))
     if not home.root.exists():
         click.echo(f"Nothing is in {home.root} yet.")
         reply({"removed": False, "folders": []})
         return
-    known = named_experiment()
-    number = keep or (known.serving if known else Serving("any")).keep_versions
     with locked(home):
-        removals = (collector.collect if yes else collector.plan)(home, number, experiment, lambda: _pinned(home))
+        removals = (collector.collect if yes else collector.plan)(home, keep, name, lambda: served_versions(home))
     for model in home.models.models():
         try:
             model.labels()
@@ -305,14 +307,6 @@ def gc(experiment: str | None, keep: int | None, yes: bool, home: Home) -> None:
     table("removed" if yes else "would be removed; --yes does it", rows, "There is nothing to remove.")
     click.echo(f"folders: {len(rows)}, together {sum(row['megabytes'] for row in rows):,.1f} MB")
     reply({"removed": yes, "folders": rows})
-
-
-def _pinned(home: Home) -> dict[str, set[int]]:
-    """Returns the versions that running servers serve whatever their labels are, by model."""
-    from pipeline.release.server_folder import running_servers
-
-    servers, there = running_servers(home), {model.name: model.versions() for model in home.models.models()}
-    return {name: {v for server in servers for v in server.served(name, versions)} for name, versions in there.items()}
 
 
 VERBS = (runs, models, rollback, promote, lineage, gc)

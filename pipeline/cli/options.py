@@ -12,16 +12,17 @@ import click
 
 from conveyor.errors import ConfigError
 from pipeline.cli.output import WANTS_JSON
-from pipeline.experiments import BUILT_IN, load
+from pipeline.data.fetch import CANONICAL
+from pipeline.data.inputs import check_source
 from pipeline.experiments.config import Experiment
-from pipeline.experiments.overrides import override
+from pipeline.experiments.known import ChosenExperiment
 from pipeline.home.folders import Home
 from pipeline.home.outcome import EVENTS
 
 if TYPE_CHECKING:
     from pipeline.schedule.notify import Notifier
 
-_METADATA, _SETTINGS, _SOURCE = "pipeline.cli.metadata", "pipeline.cli.settings", "pipeline.cli.source"
+_METADATA = "pipeline.cli.metadata"
 
 
 class HomeType(click.ParamType):
@@ -35,30 +36,67 @@ class HomeType(click.ParamType):
         return Home.at(value or None, ctx.meta.get(_METADATA) if ctx else None)
 
 
-class ExperimentType(click.ParamType):
-    """An experiment by its name or its file, with the settings of `--set`."""
-
-    name = "experiment"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Experiment:
-        if isinstance(value, Experiment) or (ctx and ctx.resilient_parsing):  # the shell completes; nothing is run
-            return value
-        if ctx:
-            ctx.meta[_SOURCE] = value
-        return override(load(value), ctx.meta.get(_SETTINGS, ()) if ctx else ())
+def choose(home: Home, name: str, assignments: tuple[str, ...], data: Path | None) -> "Chosen":
+    """Returns an experiment as a command line names it; see `KnownExperiments.choose`."""
+    return Chosen(home, home.experiments.choose(name, assignments), data)
 
 
-class ExperimentNameType(click.ParamType):
-    """The name of an experiment, which need not exist any more, or its file."""
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """An experiment as a command line names it, and its data.
 
-    name = "experiment"
+    Attributes:
+      home: where it is known.
+      choice: the experiment, and where its settings come from.
+      given: the folder of the data that the command line names.
+    """
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if ctx:
-            ctx.meta[_SOURCE] = value
-        if not value.endswith(".py") or (ctx and ctx.resilient_parsing):
-            return value
-        return load(value).name
+    home: Home
+    choice: ChosenExperiment
+    given: Path | None
+
+    @property
+    def experiment(self) -> Experiment:
+        """The experiment with all that was set."""
+        return self.choice.experiment
+
+    @property
+    def data(self) -> Path | None:
+        """The folder of its data: the one that is given, or else the one that the home knows."""
+        if self.given is None and not _is_published(self.experiment):
+            return self.choice.data
+        return self.given
+
+    def remember(self, say: Callable[[str], object]) -> None:
+        """Writes down where the experiment and its data are, for the commands after this one."""
+        check_source(self.experiment, self.home, self.data)
+        is_its_own = self.given is not None and not _is_published(self.choice.standing)
+        for sentence in self.home.experiments.remember(self.choice, self.given if is_its_own else None):
+            say(sentence)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The experiment and its settings as another process of `conveyor` takes them."""
+        name = self.choice.record.source or self.choice.name
+        return (name, *(part for setting in self.choice.assignments for part in ("--set", setting)))
+
+
+def _is_published(experiment: Experiment) -> bool:
+    return experiment.dataset.name in CANONICAL
+
+
+def experiment_name(home: Home, name: str | None) -> str | None:
+    """Returns the name of an experiment, which need not exist any more, from its name or file."""
+    found = home.experiments.find(name) if name else None
+    return found.name if found else name
+
+
+def model_name(home: Home, name: str) -> str:
+    """Returns the name of a model: a pushed one's, or that of an experiment that is named or whose file is."""
+    if name in [model.name for model in home.models.models()]:
+        return name
+    found = home.experiments.find(name)
+    return found.experiment.serving.model_name if found else name
 
 
 def require_known(home: Home, name: str | None, found: bool) -> None:
@@ -72,27 +110,8 @@ def require_known(home: Home, name: str | None, found: bool) -> None:
     Raises:
       ConfigError: nothing was found, and there is no such experiment.
     """
-    if name is not None and not found and named_experiment() is None:
+    if name is not None and not found and home.experiments.find(name) is None:
         raise ConfigError(f"There is no experiment {name!r}, and nothing of that name in {home.root}.")
-
-
-def experiment_source() -> str:
-    """Returns the experiment as the command line names it; empty where it does not."""
-    return click.get_current_context().meta.get(_SOURCE, "")
-
-
-def named_experiment() -> Experiment | None:
-    """Returns the experiment that a name or a file stands for; None where there is none any more, or none is given."""
-    source = experiment_source()
-    return load(source) if source in BUILT_IN or source.endswith(".py") else None
-
-
-def experiment_arguments() -> tuple[str, ...]:
-    """Returns the experiment and its settings as another process of `conveyor` takes them, with absolute paths."""
-    meta = click.get_current_context().meta
-    source = meta[_SOURCE]
-    name = str(Path(source).resolve()) if source.endswith(".py") else source
-    return (name, *(part for setting in meta.get(_SETTINGS, ()) for part in ("--set", setting)))
 
 
 def _kept(key: str) -> Callable[[click.Context, click.Parameter, Any], None]:
@@ -104,10 +123,8 @@ def _kept(key: str) -> Callable[[click.Context, click.Parameter, Any], None]:
     return keep
 
 
-EXPERIMENT = click.argument("experiment", type=ExperimentType())
-OPTIONAL_EXPERIMENT = click.argument("experiment", type=ExperimentType(), required=False)
-NAMED_EXPERIMENT = click.argument("experiment", type=ExperimentNameType())
-EXPERIMENT_NAME = click.argument("experiment", type=ExperimentNameType(), required=False)
+EXPERIMENT_NAME = click.argument("experiment", required=False)
+NAMED_EXPERIMENT = click.argument("experiment")
 HOME = click.option(
     "--home",
     type=HomeType(),
@@ -131,17 +148,46 @@ METADATA = click.option(
     help="mysql:// or postgresql:// address of the metadata. [default: $CONVEYOR_METADATA, or SQLite in the home]",
 )
 DATA = click.option(
-    "--data", type=click.Path(path_type=Path), metavar="PATH", help="Folder of the input files, instead of a download."
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Folder of the input files, instead of a download; it is remembered.",
 )
 SET = click.option(
     "--set",
+    "assignments",
     multiple=True,
     metavar="FIELD=VALUE",
-    is_eager=True,
-    expose_value=False,
-    callback=_kept(_SETTINGS),
-    help="Changes a setting, such as training.steps=300; may be given again, and the last one of a field wins.",
+    help="Changes a setting for this once, such as training.steps=300; may be given again, and the last one of a field "
+    "wins.",
 )
+
+
+def experiment(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the argument EXPERIMENT to a verb, which receives it with `--set` and `--data` as one `Chosen`."""
+
+    @functools.wraps(function)
+    def verb(*, experiment: str, home: Home, **values: Any) -> Any:
+        assignments, data = values.pop("assignments", ()), values.pop("data", None)
+        return function(chosen=choose(home, experiment, assignments, data), home=home, **values)
+
+    return click.argument("experiment", is_eager=True)(verb)
+
+
+def experiment_or_folder(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds EXPERIMENT as `experiment` does; without one, the pictures in `--data` make an experiment."""
+
+    @functools.wraps(function)
+    def verb(
+        *, experiment: str | None, home: Home, assignments: tuple[str, ...], data: Path | None, **values: Any
+    ) -> Any:
+        if experiment is not None:
+            return function(chosen=choose(home, experiment, assignments, data), home=home, **values)
+        if data is None:
+            raise click.UsageError("Name an EXPERIMENT, such as mnist, or a folder of pictures with --data.")
+        return function(chosen=Chosen(home, home.experiments.of_folder(data, assignments), data), home=home, **values)
+
+    return click.argument("experiment", required=False)(verb)
 
 
 def bundle(

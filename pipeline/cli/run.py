@@ -7,22 +7,25 @@ from pathlib import Path
 
 import click
 
-from conveyor.errors import ConveyorError, ExitCode
+from conveyor.errors import ConfigError, ConveyorError, ExitCode
 from pipeline.cli.options import (
     DATA,
-    EXPERIMENT,
     HOME,
     JSON,
     METADATA,
     NOTIFIER,
     SET,
+    Chosen,
     NotifierOptions,
-    experiment_source,
+    choose,
+    experiment,
+    experiment_or_folder,
 )
 from pipeline.cli.output import Verb, reply, warn
 from pipeline.data.inputs import input_folder
 from pipeline.experiments.config import Experiment
 from pipeline.home.folders import Home
+from pipeline.home.lock import locked
 from pipeline.home.outcome import Outcome, Verdict
 from pipeline.run import runner
 from pipeline.run.console import Console, redirected
@@ -37,19 +40,23 @@ class PipelineVerb(Verb):
 
 
 @click.command(cls=PipelineVerb)
-@EXPERIMENT
+@experiment_or_folder
 @SET
 @HOME
 @DATA
 @METADATA
 @JSON
-def run(experiment: Experiment, home: Home, data: Path | None) -> ExitCode:
+def run(chosen: Chosen, home: Home) -> ExitCode:
     """Run an experiment's pipeline, from files to a pushed model.
 
     \b
     conveyor run mnist
     conveyor run mnist --set training.steps=300 --set gate.min_accuracy=0.9
     conveyor run my_experiment.py --data ./images
+    conveyor run --data ./flowers
+
+    The last one makes an experiment of a folder of pictures, CLASS/*.jpg, and names it after the folder. What it chose
+    is shown by `conveyor settings flowers`, and changed by `conveyor set flowers FIELD=VALUE`.
 
     \b
     Exit codes  0    the model was pushed, or is up to date
@@ -58,41 +65,69 @@ def run(experiment: Experiment, home: Home, data: Path | None) -> ExitCode:
                 3    the model was not good enough; the stable version stays
                 130  stopped or interrupted; run again to continue
     """
-    outcome = runner.run(experiment, home, data, Console())
+    console = Console()
+    chosen.remember(console.note)
+    if chosen.choice.record.definition:
+        console.note(_description(chosen))
+    outcome = runner.run(chosen.experiment, home, chosen.data, console)
     _show(outcome)
     reply(outcome.to_dict())
     return outcome.exit_code
 
 
+def _description(chosen: Chosen) -> str:
+    dataset, training = chosen.experiment.dataset, chosen.experiment.training
+    size = " x ".join(map(str, dataset.shape))
+    name, classes = chosen.choice.name, ", ".join(dataset.classes)
+    return (
+        f"{name}: {len(dataset.classes)} classes ({classes}); pictures become {size} ({dataset.resize}); "
+        f"{training.steps:,} steps of {training.batch_size}; pushed from an accuracy of "
+        f"{100 * chosen.experiment.gate.min_accuracy:g} % on. `conveyor settings {name}` shows all."
+    )
+
+
 class NotifyingVerb(PipelineVerb):
-    """A verb that notifies of a wrong experiment or setting too, which end it before its function is called."""
+    """A verb that notifies of a wrong home too, which ends it before its function is called."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
             return super().parse_args(ctx, args)
         except ConveyorError as error:
             with contextlib.suppress(ConveyorError):  # a wrong address is not the error that ended the verb
-                _notify_of(error, NotifierOptions.of(ctx).notifier(), experiment_source())
+                _notify_of(error, NotifierOptions.of(ctx).notifier(), ctx.params["experiment"])
             raise
 
 
 @click.command(cls=NotifyingVerb)
-@EXPERIMENT
+@click.argument("experiment", is_eager=True)
 @SET
 @HOME
 @DATA
 @METADATA
 @NOTIFIER
 @JSON
+@click.option(
+    "--gc",
+    "collects",
+    is_flag=True,
+    help="After a verdict, removes what `conveyor gc` would, unless keep_versions is 0.",
+)
 @click.option("--end-with-parent", is_flag=True, hidden=True)
 def retrain(
-    experiment: Experiment, home: Home, data: Path | None, notifications: NotifierOptions, end_with_parent: bool
+    experiment: str,
+    assignments: tuple[str, ...],
+    home: Home,
+    data: Path | None,
+    notifications: NotifierOptions,
+    collects: bool,
+    end_with_parent: bool,
 ) -> ExitCode:
     """Run an experiment's pipeline again, if there is anything new.
 
     \b
     conveyor add mnist ./monday
-    conveyor retrain mnist --set training.warm_steps=500
+    conveyor set mnist training.warm_steps=500
+    conveyor retrain mnist
 
     New is what the last completed run has not seen: spans, settings, code. Content decides, not time. What was ingested
     before comes from the cache. The new model must hold its own against the stable version, on the same test split.
@@ -107,25 +142,54 @@ def retrain(
     """
     if end_with_parent:
         processes.end_with_parent()
-    notifier = notifications.notifier()
-    with _failure_notified(notifier, experiment.name):
-        outcome = runner.run(experiment, home, data, Console(), only_new=True)
+    notifier, console, about = notifications.notifier(), Console(), {"experiment": experiment}
+    with _failure_notified(notifier, about):
+        chosen = choose(home, experiment, assignments, data)
+        about["experiment"] = chosen.experiment.name
+        chosen.remember(console.note)
+        outcome = runner.run(chosen.experiment, home, chosen.data, console, only_new=True)
     _show(outcome)
-    reply(outcome.to_dict())
-    for problem in notifier.tell({"experiment": experiment.name, **outcome.to_dict()}):
+    removed = _collected(home, chosen.experiment, outcome) if collects else 0.0
+    reply(outcome.to_dict() | {"removed_megabytes": removed})
+    for problem in notifier.tell(about | outcome.to_dict()):
         warn(problem)
     return outcome.exit_code
 
 
+def _collected(home: Home, experiment: Experiment, outcome: Outcome) -> float:
+    """Removes what no kept version needs after a run that came to a verdict; returns how many megabytes that freed."""
+    if outcome.verdict not in (Verdict.PUSHED, Verdict.REJECTED) or experiment.serving.keep_versions == 0:
+        return 0.0
+    from pipeline.home import gc
+    from pipeline.release.server_folder import served_versions
+
+    try:
+        with locked(home):
+            removals = gc.collect(home, experiment=experiment.name, pinned=lambda: served_versions(home))
+    except ConveyorError as problem:  # the run's own verdict stands
+        warn(f"Nothing was removed: {problem}")
+        return 0.0
+    freed = round(sum(removal.megabytes for removal in removals), 1)
+    versions = [Path(removal.path).name for removal in removals if removal.kind == "version"]
+    which = f", among it version {', '.join(versions)}" if versions else ""
+    click.echo(f"  {'removed':<14} {freed:,.1f} MB that no kept version needs{which}")
+    return freed
+
+
 @contextlib.contextmanager
-def _failure_notified(notifier: Notifier, experiment: str) -> Iterator[None]:
-    """Notifies of whatever ends the block, but for a stop."""
+def _failure_notified(notifier: Notifier, about: dict[str, str]) -> Iterator[None]:
+    """Notifies of whatever ends the block, but for a stop.
+
+    Args:
+      notifier: whom to tell.
+      about: the `experiment`, which is known better in the course of the block.
+    """
     try:
         yield
     except runner.RunStopped:
         raise
     except Exception as error:
-        _notify_of(error, notifier, experiment)
+        _notify_of(error, notifier, about["experiment"])
         raise
 
 
@@ -138,30 +202,44 @@ def _notify_of(error: Exception, notifier: Notifier, experiment: str) -> None:
 
 
 @click.command(cls=Verb)
-@EXPERIMENT
+@experiment
 @SET
 @HOME
 @DATA
+@click.option("--version", type=click.IntRange(1), help="The version to measure. [default: the stable one]")
+@click.option("--checkpoint", is_flag=True, help="Measures the newest checkpoint instead.")
 @JSON
-def evaluate(experiment: Experiment, home: Home, data: Path | None) -> None:
-    """Print the test accuracy of the newest checkpoint or pushed model.
+def evaluate(chosen: Chosen, home: Home, version: int | None, checkpoint: bool) -> None:
+    """Print the test accuracy of a pushed model, or of the newest checkpoint.
 
     \b
-    conveyor evaluate mnist
-    conveyor evaluate my_experiment.py --data ./images
+    conveyor evaluate mnist                    the version that serves
+    conveyor evaluate mnist --version 3
+    conveyor evaluate mnist --checkpoint
 
-    The checkpoint must be of the same settings, data and code. Without one, the stable version is measured.
+    The checkpoint is that of the settings, data and code as they are now. It is also what is measured where nothing has
+    been pushed. The first words of the answer say what was measured.
 
     \b
     Exit codes  0  measured
                 1  something failed; the message says what
                 2  a setting is wrong, or there is nothing to measure
     """
-    folder = input_folder(experiment, home, data, Console().note)
+    if version is not None and checkpoint:
+        raise click.UsageError("Give --version or --checkpoint, not both.")
+    experiment = chosen.experiment
+    model = home.models.model(experiment.serving.model_name)
+    if version is not None:
+        model.require(version)
+    elif not checkpoint:
+        version = model.stable()
+    if version is None and not (home.checkpoints / experiment.name).is_dir():
+        raise ConfigError(f"There is neither a pushed model nor a checkpoint of {experiment.name} in {home.root}.")
+    folder = input_folder(experiment, home, chosen.data, Console().note)
     with redirected(home.log("evaluate")):
         from pipeline.run.evaluate import evaluate as measure
 
-        measured = measure(experiment, home, folder)
+        measured = measure(experiment, home, folder, version)
     click.echo(f"{measured.what}: test accuracy {measured.accuracy:.4f} on {measured.examples:,} images")
     reply(dataclasses.asdict(measured))
 
@@ -169,23 +247,31 @@ def evaluate(experiment: Experiment, home: Home, data: Path | None) -> None:
 def _show(outcome: Outcome) -> None:
     lines = [("verdict", outcome.verdict.value)]
     if outcome.verdict in (Verdict.NOTHING_NEW, Verdict.UP_TO_DATE):
-        how = "rejected" if outcome.version is None else "pushed"
-        lines.append(("last run", f"{outcome.run}, {how}; its figures follow"))
+        how = "rejected" if outcome.version is None else f"pushed as version {outcome.version}"
+        lines += [("last run", f"{outcome.run}, {how}; its figures follow"), ("stable", _stable(outcome))]
     if outcome.accuracy is not None:
         lines.append(("test accuracy", f"{100 * outcome.accuracy:.2f} %"))
         lines.append(("baseline", "none" if outcome.baseline is None else f"{100 * outcome.baseline:.2f} %"))
     lines += [("because", reason) for reason in outcome.reasons]
     lines += [("drift", sentence) for sentence in outcome.drift]
     if outcome.version is not None:
-        label = f" ({outcome.label})" if outcome.label else ""
+        label = f" ({outcome.label})" if outcome.label else " (without a label)"
         lines += [("version", f"{outcome.version}{label}"), ("folder", str(outcome.path))]
     if outcome.report:
         lines.append(("report", outcome.report))
-    if outcome.path:
+    if outcome.path and outcome.label:
         lines.append(("serve it", f"conveyor serve {Path(outcome.path).parent.name}"))
     click.echo()
     for name, value in lines:
         click.echo(f"  {name:<14} {value}")
+
+
+def _stable(outcome: Outcome) -> str:
+    if outcome.stable is None:
+        return "no version"
+    if outcome.version is None or outcome.label is not None:
+        return f"version {outcome.stable}"
+    return f"version {outcome.stable}; version {outcome.version} was taken back, and a new run would only repeat it"
 
 
 VERBS = (run, retrain, evaluate)

@@ -9,20 +9,18 @@ import click
 from conveyor.errors import ConfigError, storage_errors
 from pipeline.cli.options import (
     DATA,
+    EXPERIMENT_NAME,
     HOME,
     JSON,
     METADATA,
     NOTIFIER,
-    OPTIONAL_EXPERIMENT,
     SET,
     NotifierOptions,
     bundle,
-    experiment_arguments,
+    choose,
 )
 from pipeline.cli.output import Verb, reply, table
 from pipeline.data.fetch import CANONICAL
-from pipeline.data.inputs import check_source
-from pipeline.experiments.config import Experiment
 from pipeline.home.folders import Home
 from pipeline.schedule import daemon, export
 from pipeline.schedule.cron import Cron, zone
@@ -73,7 +71,7 @@ EXPORT = bundle(
 
 
 @click.command(cls=Verb)
-@OPTIONAL_EXPERIMENT
+@EXPERIMENT_NAME
 @WHEN
 @click.option("--list", "listing", is_flag=True, help="Shows every schedule of the home folder, and stops.")
 @EXPORT
@@ -84,7 +82,8 @@ EXPORT = bundle(
 @METADATA
 @JSON
 def schedule(
-    experiment: Experiment | None,
+    experiment: str | None,
+    assignments: tuple[str, ...],
     when: When,
     listing: bool,
     exported: Export,
@@ -117,17 +116,18 @@ def schedule(
         return
     if experiment is None or when.cron is None:
         raise click.UsageError('Give an EXPERIMENT and --cron, such as mnist --cron "0 3 * * *"; or --list.')
+    chosen = choose(home, experiment, assignments, data)
     folders = ("--home", str(home.root), *(("--data", str(data.resolve())) if data else ()))
     plan = daemon.SchedulePlan(
-        experiment.name,
-        (*experiment_arguments(), *folders),
+        chosen.experiment.name,
+        (*chosen.arguments, *folders),
         Cron.of(when.cron),
         str(zone(when.timezone)),
         when.jitter,
     )
-    check_source(experiment, home, data)
+    chosen.remember(click.echo)
     if exported.kind:
-        writes = (data.resolve(),) if data and experiment.dataset.name not in CANONICAL else ()
+        writes = (chosen.data.resolve(),) if chosen.data and chosen.experiment.dataset.name not in CANONICAL else ()
         plan = dataclasses.replace(plan, arguments=(*plan.arguments, *notifications.for_file))
         _export(export.files(exported.kind, plan, home, writes, exported.image), exported.folder)
         return

@@ -2,6 +2,7 @@
 
 import importlib
 import runpy
+import sys
 import traceback
 from pathlib import Path
 
@@ -18,7 +19,8 @@ def load(name: str) -> Experiment:
     """Returns an experiment.
 
     Args:
-      name: one of `BUILT_IN`, or the path of a Python file that sets `EXPERIMENT`. The file is run: it is code.
+      name: one of `BUILT_IN`, or the path of a Python file that sets `EXPERIMENT`. The file is run: it is code, and may
+        import modules beside it.
 
     Raises:
       ConfigError: there is no such experiment or file, or the file sets none, or a setting in it is wrong.
@@ -29,15 +31,28 @@ def load(name: str) -> Experiment:
         raise ConfigError(f"There is no experiment {name!r}. There are {', '.join(BUILT_IN)}, or give a Python file.")
     if not Path(name).is_file():
         raise ConfigError(f"There is no file {name}.")
+    folder = str(Path(name).resolve().parent)
+    sys.path.append(folder)  # for its siblings; after all else, so that they hide nothing
     try:
         experiment = runpy.run_path(name).get("EXPERIMENT")
     except ConfigError as error:
         raise ConfigError(f"{name}{_line(error, name)}: {error}") from error
     except (Exception, SystemExit) as error:  # it is the user's code: where it failed, and how, is what they need
-        raise ConfigError(f"{name}{_line(error, name)}: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"{name}{_line(error, name)}: {type(error).__name__}: {error}{_elsewhere(error, name, folder)}"
+        ) from error
+    finally:
+        sys.path.remove(folder)
     if not isinstance(experiment, Experiment):
         raise ConfigError(f"{name} must set EXPERIMENT to a conveyor.Experiment.")
     return experiment
+
+
+def _elsewhere(error: BaseException, name: str, folder: str) -> str:
+    """Returns the line of a sibling that an error comes from, as the end of a sentence."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    is_sibling = str(Path(last.filename).parent) == folder and Path(last.filename) != Path(name).resolve()
+    return f" (in {Path(last.filename).name}, line {last.lineno})" if is_sibling and last.filename != name else ""
 
 
 def _line(error: BaseException, name: str) -> str:

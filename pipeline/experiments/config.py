@@ -72,14 +72,15 @@ class Serving:
       warmup_batches: sizes of the batches in the warm-up requests that the server replays on loading.
       check_examples: how many test images the servability check compares.
       canary: whether a new version is tried beside the stable one until `conveyor promote`.
-      keep_versions: how many of the newest versions `conveyor gc` keeps, besides those with a label.
+      keep_versions: how many of the newest versions `conveyor gc` and the scheduler keep, besides those with a label; 0
+        for all, and then the scheduler removes nothing.
     """
 
     model_name: Name
     warmup_batches: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = (1, 32)
     check_examples: Annotated[int, Field(ge=1)] = 512
     canary: bool = False
-    keep_versions: Annotated[int, Field(ge=1)] = 5
+    keep_versions: Annotated[int, Field(ge=0)] = 5
 
 
 @settings("drift")

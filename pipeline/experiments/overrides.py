@@ -12,12 +12,13 @@ from conveyor.settings import expectation
 from pipeline.experiments.config import Experiment
 
 
-def override(experiment: Experiment, assignments: tuple[str, ...]) -> Experiment:
+def override(experiment: Experiment, assignments: tuple[str, ...], option: str = "--set ") -> Experiment:
     """Returns the experiment with some fields replaced.
 
     Args:
       experiment: the experiment to start from; it is not changed.
       assignments: such as `training.steps=300`; a value is JSON, or a bare word for a string.
+      option: what stands before an assignment where the user gave it, for messages.
 
     Raises:
       ConfigError: an assignment without `=`, an unknown field, or a value that the field cannot take.
@@ -31,15 +32,20 @@ def override(experiment: Experiment, assignments: tuple[str, ...]) -> Experiment
     for assignment in assignments:
         path, equals, text = (part.strip() for part in assignment.partition("="))
         if not equals:
-            raise ConfigError(f"--set {assignment}: expected a field and a value, as in --set training.steps=300.")
+            raise ConfigError(f"{option}{assignment}: expected a field and a value, as in {option}training.steps=300.")
         try:
-            _collect(experiment, changes, path.split("."), text)
+            _collect(experiment, changes, field_of(assignment).split("."), text)
         except ConfigError as error:
-            raise ConfigError(f"--set {path}={text}: {error}") from None
+            raise ConfigError(f"{option}{path}={text}: {error}") from None
     try:
         return _replaced(experiment, changes)  # once for all: a value may only be right together with another
     except ConfigError as error:
-        raise ConfigError(f"--set {', '.join(assignments)}: {error}") from None
+        raise ConfigError(f"{option}{', '.join(assignments)}: {error}") from None
+
+
+def field_of(assignment: str) -> str:
+    """Returns the field that an assignment is of, such as `training.steps`."""
+    return ".".join(part.strip() for part in assignment.partition("=")[0].split("."))
 
 
 def _collect(owner: Any, changes: dict[str, Any], path: list[str], text: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from conveyor.errors import ConfigError, ConveyorError, storage_errors
+from pipeline.experiments.known import KnownExperiments
 from serving.model_store import ModelStore
 
 DEFAULT = ".conveyor"
@@ -200,6 +201,11 @@ class Home:
     def reports(self) -> Path:
         """One page and one JSON file a run."""
         return self.root / "reports"
+
+    @property
+    def experiments(self) -> KnownExperiments:
+        """What is remembered of experiments: their files, standing settings and data folders."""
+        return KnownExperiments(self.root / "experiments")
 
     @property
     def schedules(self) -> Path:

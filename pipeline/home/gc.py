@@ -8,6 +8,7 @@ from pathlib import Path
 from ml_metadata.proto.metadata_store_pb2 import Artifact
 
 from conveyor.errors import ConfigError, storage_errors
+from pipeline.experiments.config import Serving
 from pipeline.home import metadata_store
 from pipeline.home.folders import Home
 from serving.model_store import LabelsDamaged, StoredModel, VersionRecord
@@ -30,16 +31,19 @@ class Removal:
     megabytes: float
 
 
-def plan(home: Home, keep: int, experiment: str | None = None, pinned: Callable[[], Pinned] = dict) -> list[Removal]:
+def plan(
+    home: Home, keep: int | None = None, experiment: str | None = None, pinned: Callable[[], Pinned] = dict
+) -> list[Removal]:
     """Returns what can go: versions beyond the newest `keep` and without a label, and what only they needed.
 
     Of a model whose labels are damaged every version is kept. Needed are the artifacts of every run that made a kept
     version, and of each experiment's last run and last verdict, which the next run takes from the cache and continues
-    from; of checkpoints, each experiment's newest.
+    from; of checkpoints, those of each experiment's last training, unless it has finished.
 
     Args:
       home: where to look.
-      keep: how many of the newest versions of a model are kept, besides those with a label.
+      keep: how many of the newest versions of a model are kept, besides those with a label, and 0 for all; None for
+        what the model's experiment says, `serving.keep_versions`.
       experiment: looks at this one's models and artifacts alone.
       pinned: returns the versions that are served whatever their labels, by model.
     """
@@ -67,7 +71,7 @@ def _remains(home: Home, experiment: str | None) -> list[Removal]:
     return [_removal("remains", path) for path, name in names.items() if experiment in (None, name)]
 
 
-def _versions(home: Home, keep: int, experiment: str | None, pinned: Pinned) -> tuple[list[Removal], set[str]]:
+def _versions(home: Home, keep: int | None, experiment: str | None, pinned: Pinned) -> tuple[list[Removal], set[str]]:
     """Returns the versions that can go, and the names of the runs that made the others."""
     removals, kept_runs = [], set()
     for model in home.models.models():
@@ -77,15 +81,27 @@ def _versions(home: Home, keep: int, experiment: str | None, pinned: Pinned) -> 
         except LabelsDamaged:  # any version may have one
             kept_runs |= _runs_of(model)
             continue
+        number = _keep_of(home, model) if keep is None else keep
+        newest = there[-number:] if number else there
         for version in there:
             record = model.record(version) or VersionRecord()
             is_served = bool(labels.of_version(version)) or version in pinned.get(model.name, ())
-            is_kept = version in there[-keep:] or is_served
+            is_kept = version in newest or is_served
             if is_kept or experiment not in (None, record.experiment_name):
                 kept_runs.add(record.run)
             else:
                 removals.append(_removal("version", model.path(version)))
     return removals, kept_runs
+
+
+def _keep_of(home: Home, model: StoredModel) -> int:
+    """Returns how many of a model's newest versions its experiment keeps, as it is set now or was at the last push."""
+    there = model.versions()
+    newest = (model.record(there[-1]) if there else None) or VersionRecord()
+    known = home.experiments.find(newest.experiment_name) if newest.experiment_name else None
+    if known and known.experiment.serving.model_name == model.name:
+        return known.experiment.serving.keep_versions
+    return newest.experiment.get("serving", {}).get("keep_versions", Serving("any").keep_versions)
 
 
 def _runs_of(model: StoredModel) -> set[str]:
@@ -112,19 +128,21 @@ def _baselines(home: Home, gone: set[str], experiment: str | None) -> list[Remov
 
 
 def _checkpoints(home: Home, experiment: str | None) -> list[Removal]:
-    """Returns all but each experiment's newest."""
-    return [
-        _removal("checkpoints", path)
-        for folder in _folders(home.checkpoints, experiment)
-        for path in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)[:-1]
-    ]
+    """Returns those that no run goes on with: all but those of each experiment's last training, if unfinished."""
+    if not home.has_metadata:
+        return []
+    unfinished = metadata_store.unfinished_trainings(metadata_store.connect(home))
+    paths = [path for folder in _folders(home.checkpoints, experiment) for path in sorted(folder.iterdir())]
+    return [_removal("checkpoints", path) for path in paths if path.parts[-2:] not in unfinished]
 
 
 def _folders(root: Path, experiment: str | None) -> list[Path]:
     return sorted(path for path in root.glob("*") if experiment in (None, path.name))
 
 
-def collect(home: Home, keep: int, experiment: str | None = None, pinned: Callable[[], Pinned] = dict) -> list[Removal]:
+def collect(
+    home: Home, keep: int | None = None, experiment: str | None = None, pinned: Callable[[], Pinned] = dict
+) -> list[Removal]:
     """Removes what can go, and returns it. For the holder of the home's lock.
 
     Artifacts are marked as deleted in ML Metadata. Labels may move and servers may start meanwhile: a version that has
@@ -132,7 +150,8 @@ def collect(home: Home, keep: int, experiment: str | None = None, pinned: Callab
 
     Args:
       home: see `plan`, as for the rest.
-      keep: how many of the newest versions of a model are kept, besides those with a label.
+      keep: how many of the newest versions of a model are kept, besides those with a label, and 0 for all; None for
+        what the model's experiment says, `serving.keep_versions`.
       experiment: looks at this one's models and artifacts alone.
       pinned: returns the versions that are served whatever their labels, by model; asked before each removal.
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import enum
+import json
 import shutil
 import sqlite3
 from pathlib import Path
@@ -54,12 +55,14 @@ class ComponentRun:
       state: `running`, `done`, `failed`, `cached` or `canceled`.
       seconds: how long it took.
       outputs: its artifacts by output name, the newest of each; none where it failed.
+      checkpoints: of the trainer, the folder of its checkpoints; empty for another.
     """
 
     name: str
     state: str
     seconds: float
     outputs: dict[str, metadata_store_pb2.Artifact]
+    checkpoints: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +215,17 @@ def last_completed(store: metadata_store.MetadataStore, experiment: str) -> Run 
     return next((run for run in newest_first if run.state.is_verdict), None)
 
 
+def unfinished_trainings(store: metadata_store.MetadataStore) -> set[tuple[str, ...]]:
+    """Returns the places of the checkpoints that a next run goes on from: experiment, and the training's own folder.
+
+    They are those of each experiment's last training, if it has not finished.
+    """
+    trainings = ((run.experiment, component) for run in runs(store) for component in run.components)
+    last = {experiment: component for experiment, component in trainings if component.name == "Trainer"}
+    unfinished = [component for component in last.values() if component.state not in ("done", "cached")]
+    return {Path(component.checkpoints).parts[-2:] for component in unfinished if component.checkpoints}
+
+
 def run_by_id(store: metadata_store.MetadataStore, run_id: str) -> Run:
     """Returns one run.
 
@@ -295,7 +309,16 @@ def _component_run(store: metadata_store.MetadataStore, execution: Execution) ->
             outputs[event.path.steps[0].key] = store.get_artifacts_by_id([event.artifact_id])[0]
     seconds = (execution.last_update_time_since_epoch - execution.create_time_since_epoch) / 1000
     state = STATES.get(execution.last_known_state, "unknown")
-    return ComponentRun(_component_name(store, execution), state, seconds, outputs)
+    return ComponentRun(_component_name(store, execution), state, seconds, outputs, _checkpoints(execution))
+
+
+def _checkpoints(execution: Execution) -> str:
+    if "custom_config" not in execution.custom_properties:
+        return ""
+    try:
+        return json.loads(execution.custom_properties["custom_config"].string_value)["checkpoints"]
+    except (ValueError, KeyError, TypeError):  # another component's configuration
+        return ""
 
 
 def _component_name(store: metadata_store.MetadataStore, execution: Execution) -> str:

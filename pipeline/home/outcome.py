@@ -55,6 +55,7 @@ class Outcome:
       reasons: why the model was rejected; empty otherwise.
       drift: a sentence for each limit that the distance between new and known data exceeds.
       version: the version that was pushed; None where none was.
+      stable: the version that is stable now, where the run only says how the last one ended.
       label: that version's label, `stable` or `canary`.
       path: that version's folder.
       report: the run report's page.
@@ -67,6 +68,7 @@ class Outcome:
     reasons: tuple[str, ...] = ()
     drift: tuple[str, ...] = ()
     version: int | None = None
+    stable: int | None = None
     label: str | None = None
     path: str | None = None
     report: str | None = None

@@ -124,6 +124,17 @@ def server_folders(home: Home) -> list[ServerFolder]:
         return [ServerFolder(path) for path in paths if path.is_dir()]
 
 
+def served_versions(home: Home) -> dict[str, set[int]]:
+    """Returns the versions that running servers serve whatever their labels are, by model.
+
+    Raises:
+      ConfigError: nobody wrote down what one of them serves.
+      StorageError: that cannot be read.
+    """
+    servers, there = running_servers(home), {model.name: model.versions() for model in home.models.models()}
+    return {name: {v for server in servers for v in server.served(name, versions)} for name, versions in there.items()}
+
+
 def running_servers(home: Home) -> list[ServerRecord]:
     """Returns what the running servers of a home serve.
 

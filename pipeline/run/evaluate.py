@@ -1,4 +1,4 @@
-"""Measures what there is: the newest checkpoint's network, or else the pushed model, on the test split."""
+"""Measures a pushed model, or the newest checkpoint's network, on the test split."""
 
 import dataclasses
 from pathlib import Path
@@ -26,36 +26,47 @@ class Measured:
       accuracy: on the test split, 0 to 1.
       examples: how many test images there are.
       what: the checkpoint or the version, in words.
+      version: the version's number; None for a checkpoint.
     """
 
     accuracy: float
     examples: int
     what: str
+    version: int | None
 
 
-def evaluate(experiment: Experiment, home: Home, folder: Path) -> Measured:
-    """Returns the test accuracy of the newest checkpoint of this experiment, data and code, or of the pushed model.
+def evaluate(experiment: Experiment, home: Home, folder: Path, version: int | None) -> Measured:
+    """Returns the test accuracy of a version, or of the newest checkpoint of this experiment, data and code.
+
+    Args:
+      experiment: whose model.
+      home: where it is.
+      folder: the input files.
+      version: the pushed model's version; None for the checkpoint.
 
     Raises:
-      ConfigError: there is neither.
+      ConfigError: there is no such checkpoint.
     """
     tf.config.set_visible_devices([], "GPU")
     images, labels = test_split(experiment, folder)
-    plan = make_plan(experiment, home, folder)
-    if (plan.checkpoints / "checkpoint").exists():
-        model, step = loop.restore(plan.job, plan.checkpoints)
-        scores = loop.predictor(model)(images)
+    if version is None:
+        plan = make_plan(experiment, home, folder)
+        if not (plan.checkpoints / "checkpoint").exists():
+            raise ConfigError(
+                f"There is no checkpoint of {experiment.name} with these settings, data and code in {home.root}."
+            )
+        network, step = loop.restore(plan.job, plan.checkpoints)
+        scores = loop.predictor(network)(images)
         what = f"checkpoint at step {step}"
-    elif plan.baseline:
-        bundle = Bundle(plan.baseline.path)
+    else:
+        model = home.models.model(experiment.serving.model_name)
+        bundle = Bundle(model.path(version))
         starts = range(0, len(images), BATCH)
         replies = [bundle.ask("predict_pixels", {"images": images[start : start + BATCH]}) for start in starts]
         scores = np.concatenate([reply["scores"] for reply in replies])
-        what = f"pushed model, version {plan.baseline.version}"
-    else:
-        raise ConfigError(f"There is neither a checkpoint nor a pushed model of {experiment.name} in {home.root}.")
+        what = f"version {version} ({model.label_of(version) or 'without a label'})"
     accuracy, _ = loop.accuracy_and_loss(scores, labels)
-    return Measured(accuracy, len(labels), what)
+    return Measured(accuracy, len(labels), what, version)
 
 
 def test_split(experiment: Experiment, folder: Path) -> tuple[np.ndarray, np.ndarray]:

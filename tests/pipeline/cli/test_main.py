@@ -9,8 +9,10 @@ from click.testing import CliRunner
 from pipeline.cli import main as main_module
 from pipeline.cli.main import main
 from pipeline.home import listing
+from pipeline.home.outcome import Outcome, Verdict
 from pipeline.run import runner
 from serving.model_store.records import RECORD
+from tests.pictures import draw_classes
 
 ROOT = Path(__file__).parents[3]
 
@@ -301,3 +303,118 @@ def test_a_home_that_cannot_hold_data_is_a_sentence(conveyor, tmp_path, verb):
     result = conveyor(verb, "mnist")
     assert result.exit_code == 1
     assert "mnist cannot be stored in" in result.output
+
+
+OWN = (
+    "import dataclasses\nfrom conveyor import load_experiment\nMNIST = load_experiment('mnist')\n"
+    "EXPERIMENT = dataclasses.replace(MNIST, name='own', dataset=dataclasses.replace(MNIST.dataset, name='own'))\n"
+)
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """What runs were asked for: their experiments and data folders."""
+    asked = []
+
+    def run(experiment, home, source, console, only_new=False):
+        asked.append((experiment, source))
+        return Outcome(Verdict.PUSHED, "r1")
+
+    monkeypatch.setattr(runner, "run", run)
+    return asked
+
+
+def test_a_file_and_its_data_are_named_once(conveyor, tmp_path, ran, monkeypatch):
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "images").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert conveyor("run", "own.py", "--data", "images").exit_code == 0
+    monkeypatch.chdir("/")
+    for verb in ("run", "retrain"):
+        assert conveyor(verb, "own").exit_code == 0
+    assert conveyor("retrain", str(tmp_path / "own.py")).exit_code == 0
+    assert [(experiment.name, str(folder)) for experiment, folder in ran] == [("own", "images")] + [
+        ("own", str(tmp_path / "images"))
+    ] * 3
+    (tmp_path / "images").rmdir()
+    result = conveyor("retrain", "own")
+    assert result.exit_code == 2
+    assert f"--data {tmp_path / 'images'}: there is no such folder" in result.output
+
+
+def test_published_data_are_not_remembered(conveyor, tmp_path, ran):
+    (tmp_path / "images").mkdir()
+    assert conveyor("run", "mnist", "--data", str(tmp_path / "images")).exit_code == 0
+    assert conveyor("run", "mnist").exit_code == 0
+    set_once = ("--set", "dataset.name=mine")
+    assert conveyor("run", "mnist", "--data", str(tmp_path / "images"), *set_once).exit_code == 0
+    assert conveyor("run", "mnist").exit_code == 0
+    assert [folder for _, folder in ran] == [tmp_path / "images", None] * 2
+
+
+def test_a_setting_stands(conveyor, ran):
+    result = conveyor("set", "mnist", "training.warm_steps=500", "--json")
+    assert json.loads(result.stdout[result.stdout.index("{") :]) == {
+        "experiment": "mnist",
+        "settings": {"training.warm_steps": "500"},
+        "data": None,
+    }
+    assert conveyor("retrain", "mnist").exit_code == 0
+    assert conveyor("retrain", "mnist", "--set", "training.warm_steps=7").exit_code == 0
+    assert "training.warm_steps is 500 from now on" in conveyor("set", "mnist", "training.warm_steps=500").output
+    assert conveyor("set", "mnist", "--unset", "training.warm_steps").exit_code == 0
+    assert conveyor("retrain", "mnist").exit_code == 0
+    assert [experiment.training.warm_steps for experiment, _ in ran] == [500, 7, 0]
+
+
+def test_settings_say_where_they_come_from(conveyor):
+    conveyor("set", "mnist", "training.warm_steps=500")
+    result = conveyor("settings", "mnist", "--json")
+    told = json.loads(result.stdout[result.stdout.index("{") :])
+    assert {"field": "training.warm_steps", "value": 500, "origin": "standing"} in told["settings"]
+    assert {"field": "gate.tolerance", "value": 0.005, "origin": "default"} in told["settings"]
+    lines = conveyor("settings", "mnist").output.splitlines()
+    assert ["training.warm_steps", "500", "standing"] in [line.split() for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("mnist",), "Give a FIELD=VALUE, --unset FIELD or --data FOLDER"),
+        (("mnist", "--data", "/nowhere"), "--data /nowhere: there is no such folder"),
+        (("mnist", "serving.model_name=../x"), "serving.model_name=../x: it should hold letters, digits"),
+        (("imagenet", "training.steps=1"), "There is no experiment 'imagenet'"),
+    ],
+)
+def test_what_cannot_be_set_is_a_usage_error(conveyor, arguments, message):
+    result = conveyor("set", *arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_pictures_in_a_folder_make_an_experiment(conveyor, tmp_path, ran):
+    folder = draw_classes(tmp_path / "flowers", {"daisy": 5, "rose": 5})
+    assert conveyor("run").exit_code == 2
+    result = conveyor("run", "--data", str(folder))
+    assert result.exit_code == 0, result.output
+    assert (
+        "flowers: 2 classes (daisy, rose); pictures become 32 x 32 x 3 (pad); 300 steps of 2; pushed" in result.output
+    )
+    assert conveyor("retrain", "flowers", "--set", "training.steps=5").exit_code == 0
+    assert [(experiment.name, experiment.training.steps, folder) for experiment, folder in ran] == [
+        ("flowers", 300, folder),
+        ("flowers", 5, folder),
+    ]
+    checked = conveyor("check", "--data", str(folder), "--json")
+    assert json.loads(checked.stdout[checked.stdout.index("{") :])["parts"][0]["images"] == 10
+
+
+@pytest.mark.parametrize("verb", ["runs", "models", "lineage", "rollback", "gc", "evaluate"])
+def test_every_verb_takes_the_names_that_the_home_knows(conveyor, tmp_path, ran, verb):
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "images").mkdir()
+    assert conveyor(verb, "own").exit_code == 2
+    assert "There is no experiment 'own'" in conveyor(verb, "own").output
+    conveyor("run", str(tmp_path / "own.py"), "--data", str(tmp_path / "images"))
+    result = conveyor(verb, "own")
+    assert "There is no experiment" not in result.output

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from conveyor.errors import ConfigError
@@ -42,3 +44,26 @@ def test_a_wrong_file_is_explained(tmp_path, text, message):
 def test_unknown_experiments_are_refused(name, message):
     with pytest.raises(ConfigError, match=message):
         load(name)
+
+
+def test_a_file_may_import_its_siblings_which_hide_nothing(tmp_path):
+    (tmp_path / "my_siblings_name.py").write_text("NAME = 'of_a_sibling'\n")
+    (tmp_path / "json.py").write_text("1 / 0\n")
+    path = tmp_path / "mine.py"
+    path.write_text(
+        FILE + "import json\nfrom my_siblings_name import NAME\nEXPERIMENT = dataclasses.replace(MNIST, name=NAME)\n"
+    )
+    before = list(sys.path)
+    assert load(str(path)).name == "of_a_sibling"
+    assert sys.path == before
+
+
+def test_a_sibling_that_is_wrong_is_told_of_with_its_line(tmp_path):
+    (tmp_path / "my_wrong_sibling.py").write_text("x = 1\nx / 0\n")
+    path = tmp_path / "mine.py"
+    path.write_text("import my_wrong_sibling\n")
+    with pytest.raises(ConfigError, match=r"mine\.py, line 1: ZeroDivisionError: division by zero \(in my_wrong_sib"):
+        load(str(path))
+    path.write_text("import my_missing_sibling\n")
+    with pytest.raises(ConfigError, match=r"mine\.py, line 1: ModuleNotFoundError: No module named 'my_missing"):
+        load(str(path))

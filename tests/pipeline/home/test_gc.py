@@ -1,5 +1,4 @@
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -228,16 +227,47 @@ def test_the_last_verdict_is_needed_until_there_is_another(lived):
     assert str(runs[6]) in artifacts(gc.plan(home, keep=2))
 
 
-def test_of_checkpoints_each_experiments_newest_stay(home):
-    for time, name in enumerate(("m/c", "m/a", "m/b", "n/a")):
+def trained(store, run, state, checkpoints):
+    """Adds a run whose trainer has come so far, as TFX writes it down."""
+    add(store, run, "Trainer", state)
+    (execution,) = store.get_executions()[-1:]
+    execution.custom_properties["custom_config"].string_value = json.dumps({"checkpoints": str(checkpoints)})
+    store.put_executions([execution])
+
+
+def test_of_checkpoints_those_of_an_unfinished_last_training_stay(home):
+    for name in ("m/old", "m/unfinished", "n/finished", "o/of_no_run"):
         path = home.checkpoints / name
         path.mkdir(parents=True)
         (path / "weights").write_bytes(bytes(2_500_000))
-        os.utime(path, (time, time))
+    assert [removal for removal in gc.plan(home, keep=5) if removal.kind == "checkpoints"] == []  # nobody knows
+    store = metadata_store.connect(home)
+    trained(store, "n-1-a", Execution.CANCELED, home.checkpoints / "n/finished")
+    trained(store, "n-2-a", Execution.COMPLETE, home.checkpoints / "n/finished")
+    trained(store, "m-1-a", Execution.CANCELED, home.checkpoints / "m/old")
+    trained(store, "m-2-a", Execution.FAILED, "/where/the/home/was/checkpoints/m/unfinished")
+    add(store, "m-3-a", "ImageExampleGen", Execution.FAILED)  # did not come so far
     found = [removal for removal in gc.plan(home, keep=5) if removal.kind == "checkpoints"]
-    assert names(home, found) == {("checkpoints", "checkpoints/m/c"), ("checkpoints", "checkpoints/m/a")}
-    assert [removal.megabytes for removal in found] == [2.5, 2.5]
-    assert gc.plan(home, keep=5, experiment="n") == []
+    assert names(home, found) == {
+        ("checkpoints", f"checkpoints/{name}") for name in ("m/old", "n/finished", "o/of_no_run")
+    }
+    assert [removal.megabytes for removal in found] == [2.5, 2.5, 2.5]
+    assert names(home, gc.plan(home, keep=5, experiment="m")) == {("checkpoints", "checkpoints/m/old")}
+
+
+def test_each_model_keeps_as_many_versions_as_its_experiment_says(home):
+    record = home.serving / "m" / "5" / RECORD
+    said = json.loads(record.read_text())
+    record.write_text(json.dumps(said | {"experiment": {"name": "m", "serving": {"keep_versions": 4}}}))
+    for version in (1, 2):
+        other = home.serving / "mnist" / str(version) / RECORD
+        other.parent.mkdir(parents=True)
+        other.write_text(json.dumps({"experiment": {"name": "mnist", "serving": {"keep_versions": 7}}}))
+    home.experiments.change("mnist", ("serving.keep_versions=1",))  # what is set now comes before what was pushed
+    home.models.model("mnist").rollback(2)
+    assert names(home, gc.plan(home)) == {*versions(home, 1), ("version", "serving/mnist/1")}
+    home.experiments.change("mnist", ("serving.keep_versions=0",))
+    assert names(home, gc.plan(home)) == versions(home, 1)
 
 
 def test_the_size_of_what_goes_is_that_of_its_own_files(home):

@@ -48,7 +48,7 @@ FIGURES = {"accuracy": 0.9, "baseline": 0.8}
 def test_what_was_pushed_and_is_still_there_is_up_to_date(home, last):
     report(home, outcome=FIGURES | {"report": "/where/the/home/was/r1.html"})
     path = str(home.models.model("mnist").path(1))
-    outcome = Outcome(Verdict.UP_TO_DATE, "r1", version=1, label="stable", path=path, **FIGURES)
+    outcome = Outcome(Verdict.UP_TO_DATE, "r1", version=1, stable=1, label="stable", path=path, **FIGURES)
     assert ask(home) == outcome
     page = home.reports / "r1.html"
     page.touch()
@@ -85,9 +85,10 @@ def test_a_rejection_ends_with_what_it_was_measured_against(home, last, fields):
 
 def test_a_rejection_counts_for_a_retraining_alone(home, last):
     last(version=None)
-    report(home, baseline="b", outcome=FIGURES)
+    report(home, baseline="b", outcome=FIGURES | {"reasons": ["it is worse"], "drift": ["label: far"]})
     assert ask(home) is None
-    assert ask(home, also_rejected=True) == Outcome(Verdict.NOTHING_NEW, "r1", **FIGURES)
+    told = Outcome(Verdict.NOTHING_NEW, "r1", reasons=("it is worse",), drift=("label: far",), stable=1, **FIGURES)
+    assert ask(home, also_rejected=True) == told
 
 
 @pytest.mark.parametrize("file", ["saved_model.pb", "assets.extra/conveyor.json"])

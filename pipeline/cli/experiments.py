@@ -1,0 +1,93 @@
+"""The verbs that look at an experiment's settings, and change those that stand: settings, set."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from conveyor.errors import ConfigError
+from pipeline.cli.options import DATA, HOME, JSON, SET, Chosen, choose, experiment
+from pipeline.cli.output import Verb, reply, table
+from pipeline.home.folders import Home
+
+
+@click.command(cls=Verb)
+@experiment
+@SET
+@HOME
+@JSON
+def settings(chosen: Chosen, home: Home) -> None:
+    """Show an experiment's settings, and where each comes from.
+
+    \b
+    conveyor settings mnist
+    conveyor settings my_experiment.py --json
+
+    \b
+    default     nobody said anything else
+    experiment  the experiment's file, or its folder of pictures
+    standing    conveyor set
+    --set       this command line
+
+    \b
+    Exit codes  0  shown
+                2  there is no such experiment, or a setting is wrong
+    """
+    rows = [dataclasses.asdict(setting) for setting in chosen.choice.settings()]
+    shown = [{"field": row["field"], "value": _text(row["value"]), "from": row["origin"]} for row in rows]
+    table(f"settings of {chosen.choice.name}", shown, "")
+    source = chosen.choice.record.source or None
+    data = str(chosen.data) if chosen.data else None
+    for name, value in (("file", source), ("data", data)):
+        if value:
+            click.echo(f"  {name:<6} {value}")
+    reply({"experiment": chosen.choice.name, "file": source, "data": data, "settings": rows})
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@click.command("set", cls=Verb)
+@click.argument("experiment")
+@click.argument("assignments", nargs=-1, metavar="[FIELD=VALUE]...")
+@click.option("--unset", multiple=True, metavar="FIELD", help="Takes a standing setting back; may be given again.")
+@HOME
+@DATA
+@JSON
+def set_(experiment: str, assignments: tuple[str, ...], unset: tuple[str, ...], home: Home, data: Path | None) -> None:
+    """Change settings of an experiment for all commands to come.
+
+    \b
+    conveyor set mnist training.warm_steps=500 serving.keep_versions=3
+    conveyor set mnist --unset training.warm_steps
+    conveyor set my_experiment.py --data ./images
+
+    They are kept in the home folder, and hold for `run`, `retrain`, `schedule` and all others. What a command itself is
+    given with --set comes after them. `conveyor settings` shows them.
+
+    \b
+    Exit codes  0  changed
+                1  the home folder cannot be written
+                2  there is no such experiment or field, or a value is wrong; nothing
+                   was changed
+    """
+    if not assignments and not unset and data is None:
+        raise click.UsageError("Give a FIELD=VALUE, --unset FIELD or --data FOLDER.")
+    if data is not None and not data.is_dir():
+        raise ConfigError(f"--data {data}: there is no such folder.")
+    choice = home.experiments.change(experiment, assignments, unset)
+    chosen = choose(home, experiment, (), data)
+    if data is not None:
+        chosen.remember(click.echo)
+    standing = choice.record.settings
+    for field, text in standing.items():
+        click.echo(f"{choice.name}: {field} is {text} from now on.")
+    if not standing:
+        click.echo(f"{choice.name}: no setting stands.")
+    reply({"experiment": choice.name, "settings": standing, "data": str(chosen.data) if chosen.data else None})
+
+
+VERBS = (settings, set_)

@@ -1,0 +1,117 @@
+"""Makes an experiment of a folder of pictures: its classes, a small network, and as much training as they need."""
+
+import collections
+import re
+from pathlib import Path
+
+import PIL.Image
+
+from components.image_example_gen import spans
+from components.image_example_gen.dataset import Dataset, HashedSplits, NamedSplits
+from conveyor.errors import ConfigError, storage_errors
+from pipeline.experiments.config import Experiment, Gate, Network, Serving, Training
+
+SIDE = 32  # pixels: what two cores train in minutes
+LARGEST_SIDE = 64  # pixels: where all pictures have one size, and it is no larger, it is theirs
+LOOKED_AT = 200  # pictures of each class whose headers are read
+BATCH = 64
+EPOCHS = 20
+STEPS = (300, 10_000)  # at least, at most
+GREY = ("1", "L", "LA", "I", "I;16", "I;16B")  # as Pillow calls pictures without colours
+SPLITS = {"train": ("train", "training"), "test": ("test", "testing"), "eval": ("val", "valid", "validation", "eval")}
+
+
+def experiment_of(folder: Path) -> Experiment:
+    """Returns the experiment of the pictures in `<class>/`, or in `train/<class>/` and `test/<class>/`.
+
+    Headers of pictures are read, and none is decoded. Images are 32 x 32 pixels, unless all pictures have one size of
+    at most 64 x 64; they have one channel where no picture has colours. The network is the tutorial's for CIFAR-10. It
+    is trained for 20 epochs, and must be as good as an answer that is always the most frequent class.
+
+    Args:
+      folder: the pictures. The experiment is named after it.
+
+    Raises:
+      ConfigError: there are not two classes of pictures in it, or its name is none for an experiment.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"--data {folder}: there is no such folder.")
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.resolve().name).strip("-.")
+    if not name:
+        raise ConfigError(f"--data {folder}: the folder's name has no letter or digit that could name an experiment.")
+    with storage_errors(f"The folder {folder} cannot be read"):
+        named = _named_splits(folder)
+        by_class = _pictures(folder / named["train"] if named else folder)
+    if len(by_class) < 2:
+        found = f"one ({next(iter(by_class))})" if by_class else "none"
+        raise ConfigError(
+            f"--data {folder}: expected a folder for each class with its pictures, CLASS/*.jpg, or train/CLASS/*.jpg "
+            f"and test/CLASS/*.jpg; of classes, found {found}. Other files, such as IDX pairs, need an experiment file."
+        )
+    count = sum(map(len, by_class.values()))
+    return Experiment(
+        name=name[:100],
+        dataset=Dataset(
+            name=name[:100],
+            format="folders",
+            shape=_shape(by_class),
+            classes=tuple(by_class),
+            splits=_splits(named, count),
+            resize="pad",
+        ),
+        network=Network(name="cifar10_tutorial", input_scale=1 / 255, dropout=0.2),
+        training=_training(count if named else round(0.8 * count)),
+        gate=Gate(min_accuracy=round(max(map(len, by_class.values())) / count, 3)),
+        serving=Serving(model_name=name[:100]),
+    )
+
+
+def _named_splits(folder: Path) -> dict[str, str]:
+    """Returns the folder of each split, where there are folders of both train and test."""
+    there = {path.name.lower(): path.name for path in folder.iterdir() if path.is_dir()}
+    found = {split: there[name] for split, names in SPLITS.items() for name in names if name in there}
+    return found if {"train", "test"} <= found.keys() else {}
+
+
+def _splits(named: dict[str, str], count: int) -> NamedSplits | HashedSplits:
+    if not named:
+        return HashedSplits()
+    train, test = f"{named['train']}/*/*", f"{named['test']}/*/*"
+    if "eval" in named:
+        return NamedSplits(train, test, eval=f"{named['eval']}/*/*")
+    return NamedSplits(train, test, eval_examples=count // 10)
+
+
+def _pictures(folder: Path) -> dict[str, list[Path]]:
+    """Returns the pictures of each class, by the name of its folder."""
+    part = spans.Part(spans.BASE, folder, _ANY)
+    found: dict[str, list[Path]] = collections.defaultdict(list)
+    for path in part.files("*/*"):
+        found[path.parent.name].append(path)
+    return dict(sorted(found.items()))
+
+
+# Of a part's data set, `Part.files` asks for the format and the classes whose folders must be readable.
+_ANY = Dataset(name="any", format="folders", shape=(1, 1, 1), classes=("a", "b"))
+
+
+def _shape(by_class: dict[str, list[Path]]) -> tuple[int, int, int]:
+    sizes, modes = set(), set()
+    for paths in by_class.values():
+        for path in paths[:: max(1, len(paths) // LOOKED_AT)]:
+            try:
+                with PIL.Image.open(path) as picture:
+                    sizes.add(picture.size)
+                    modes.add(picture.mode)
+            except (OSError, ValueError, PIL.Image.DecompressionBombError):  # the ingestion says what is wrong with it
+                continue
+    channels = 1 if modes and modes <= set(GREY) else 3
+    width, height = sizes.pop() if len(sizes) == 1 else (SIDE, SIDE)
+    return (height, width, channels) if max(width, height) <= LARGEST_SIDE else (SIDE, SIDE, channels)
+
+
+def _training(count: int) -> Training:
+    batch = max(1, min(BATCH, count // 4))
+    least, most = STEPS
+    steps = min(most, max(least, EPOCHS * count // batch))
+    return Training(optimizer="adam", learning_rate=5e-4, batch_size=batch, steps=steps)

@@ -1,0 +1,292 @@
+"""The experiments that a home knows: where each comes from, its standing settings, and the folder of its data."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+from pydantic import Field
+
+from conveyor.errors import ConfigError, storage_errors
+from conveyor.files import replace_file
+from conveyor.settings import from_json, settings, to_json
+from pipeline.experiments import BUILT_IN, from_folder, load
+from pipeline.experiments.config import Experiment
+from pipeline.experiments.overrides import field_of, override
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+@settings("experiment record")
+class Record:
+    """What a home remembers of an experiment.
+
+    Attributes:
+      source: absolute path of the Python file; empty for one that comes with Conveyor or was made from a folder.
+      definition: the settings that were made from a folder of pictures; None for another.
+      settings: the standing settings: by field, what `--set` would be given.
+      data: absolute path of the folder of its files; empty where nobody named one.
+    """
+
+    source: str = ""
+    definition: Experiment | None = None
+    settings: dict[str, str] = Field(default_factory=dict)
+    data: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A field of an experiment.
+
+    Attributes:
+      field: such as `training.steps`.
+      value: as in the experiment's JSON.
+      origin: `default`, `experiment` (its file, or its folder of pictures), `standing` or `--set`.
+    """
+
+    field: str
+    value: Any
+    origin: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ChosenExperiment:
+    """An experiment as a command chose it.
+
+    Attributes:
+      defined: its settings as its file or its folder of pictures defines them.
+      record: what is to be remembered of it.
+      assignments: the command's own settings, as `--set` was given them.
+    """
+
+    defined: Experiment
+    record: Record
+    assignments: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name that the home knows it by."""
+        return self.defined.name
+
+    @property
+    def standing(self) -> Experiment:
+        """The experiment with its standing settings.
+
+        Raises:
+          ConfigError: they do not go with the experiment any more.
+        """
+        try:
+            return override(self.defined, _assignments(self.record))
+        except ConfigError as error:
+            raise ConfigError(
+                f"A standing setting of {self.name} is wrong: {error} `conveyor set {self.name} --unset FIELD` takes "
+                "it back."
+            ) from None
+
+    @property
+    def experiment(self) -> Experiment:
+        """The experiment with all that was set; the command's settings come last."""
+        return override(self.standing, self.assignments)
+
+    @property
+    def data(self) -> Path | None:
+        """The folder of the data that is remembered."""
+        return Path(self.record.data) if self.record.data else None
+
+    def settings(self) -> list[Setting]:
+        """Returns every field of the experiment, and where its value comes from."""
+        given = [field_of(assignment) for assignment in self.assignments]
+        return list(_settings(self.experiment, "", {"--set": given, "standing": list(self.record.settings)}))
+
+
+def _settings(owner: Any, prefix: str, set_by: dict[str, list[str]]) -> Iterator[Setting]:
+    for field in dataclasses.fields(owner):
+        name, value = f"{prefix}{field.name}", getattr(owner, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _settings(value, f"{name}.", set_by)
+            continue
+        by = (origin for origin, fields in set_by.items() if any(f"{name}.".startswith(f"{f}.") for f in fields))
+        yield Setting(name, value, next(by, "default" if value == field.default else "experiment"))
+
+
+class KnownExperiments:
+    """The experiments of a home; one file of JSON each."""
+
+    def __init__(self, folder: Path) -> None:
+        """Makes the way to a folder, which need not be there."""
+        self._folder = folder
+
+    def names(self) -> list[str]:
+        """Returns the names that are remembered."""
+        return sorted(path.stem for path in self._folder.glob("*.json") if not path.name.startswith("."))
+
+    def record(self, name: str) -> Record:
+        """Returns what is remembered of an experiment; an empty record where nothing is.
+
+        Raises:
+          ConfigError: the file is damaged.
+          StorageError: it cannot be read.
+        """
+        path = self._folder / f"{name}.json"
+        if not _NAME.fullmatch(name) or not path.exists():
+            return Record()
+        with storage_errors(f"{path} cannot be read"):
+            text = path.read_bytes()
+        try:
+            return from_json(Record, text)
+        except ConfigError as error:
+            raise ConfigError(f"{path} is damaged: {error} Delete it, and set again what is to stand.") from None
+
+    def choose(self, name: str, assignments: tuple[str, ...] = ()) -> ChosenExperiment:
+        """Returns an experiment by its name, or by the Python file that sets it.
+
+        Args:
+          name: one that comes with Conveyor, one that the home knows, or a path that ends in `.py`.
+          assignments: the command's own settings, such as `training.steps=300`.
+
+        Raises:
+          ConfigError: there is no such experiment, its file is wrong, or a setting is.
+        """
+        chosen = dataclasses.replace(self._defined(name), assignments=assignments)
+        _ = chosen.experiment  # a setting that is wrong is told of here
+        return chosen
+
+    def find(self, name: str) -> ChosenExperiment | None:
+        """Returns an experiment; None where a name stands for none, or for one whose file is gone or wrong.
+
+        Raises:
+          ConfigError: `name` is a file that is wrong.
+        """
+        if name in BUILT_IN or name.endswith(".py"):
+            return self.choose(name)
+        try:
+            return self.choose(name)
+        except ConfigError:
+            return None
+
+    def of_folder(self, folder: Path, assignments: tuple[str, ...] = ()) -> ChosenExperiment:
+        """Returns the experiment that a folder of pictures makes; see `from_folder.experiment_of`.
+
+        Raises:
+          ConfigError: the folder is not one, its name is another experiment's, or a setting is wrong.
+        """
+        defined = from_folder.experiment_of(folder)
+        place = str(folder.resolve())
+        record = self.record(defined.name)
+        if defined.name in BUILT_IN or record.source or (record.definition and record.data != place):
+            of = record.source or record.data or "Conveyor's own"
+            raise ConfigError(
+                f"--data {folder}: an experiment named {defined.name} is known already ({of}). Rename the folder, or "
+                f"name the experiment: conveyor run {defined.name} --data {folder}."
+            )
+        chosen = ChosenExperiment(defined, dataclasses.replace(record, definition=defined, data=place), assignments)
+        _ = chosen.experiment
+        return chosen
+
+    def remember(self, chosen: ChosenExperiment, data: Path | None = None) -> list[str]:
+        """Writes down where an experiment is, and its data; returns what changed, in sentences.
+
+        Args:
+          chosen: the experiment.
+          data: the folder of its data; None to leave that as it is.
+
+        Raises:
+          StorageError: it cannot be written.
+        """
+        with self._changing():
+            before = self.record(chosen.name)
+            after = dataclasses.replace(
+                before,
+                source=chosen.record.source,
+                definition=chosen.record.definition,
+                data=str(data.resolve()) if data else before.data,
+            )
+            self._write(chosen.name, before, after)
+        kinds = {"file": (before.source, after.source), "data folder": (before.data, after.data)}
+        moved = [
+            f"The {kind} of {chosen.name} is now {b}, and was {a}." for kind, (a, b) in kinds.items() if a and b != a
+        ]
+        if before.definition and after.definition and before.definition != after.definition:
+            classes = ", ".join(after.definition.dataset.classes)
+            moved.append(f"The pictures of {chosen.name} are not what they were; its classes are {classes}.")
+        return moved
+
+    def change(self, name: str, assignments: tuple[str, ...], unset: tuple[str, ...] = ()) -> ChosenExperiment:
+        """Changes the standing settings of an experiment, and returns it.
+
+        Args:
+          name: as for `choose`.
+          assignments: such as `training.warm_steps=500`.
+          unset: the fields whose standing settings go.
+
+        Raises:
+          ConfigError: a setting is wrong, or does not stand; nothing is changed then.
+          StorageError: it cannot be written.
+        """
+        chosen = self._defined(name)
+        with self._changing():
+            before = self.record(chosen.name)
+            standing = dict(before.settings)
+            for field in unset:
+                if standing.pop(field, None) is None:
+                    known = ", ".join(standing) or "none"
+                    raise ConfigError(f"--unset {field}: no such setting stands for {chosen.name}; there are: {known}.")
+            for assignment in assignments:
+                field = field_of(assignment)
+                standing = {name: text for name, text in standing.items() if not f"{name}.".startswith(f"{field}.")}
+                standing[field] = assignment.partition("=")[2].strip()
+            others = override(chosen.defined, _assignments(before, unset))
+            override(others, assignments, option="")  # says what is wrong in the words of the command
+            after = dataclasses.replace(
+                before, source=chosen.record.source, definition=chosen.record.definition, settings=standing
+            )
+            changed = dataclasses.replace(chosen, record=after)
+            _ = changed.standing
+            self._write(chosen.name, before, after)
+        return changed
+
+    def _write(self, name: str, before: Record, after: Record) -> None:
+        if after != before:
+            replace_file(self._folder / f"{name}.json", to_json(after))
+
+    def _changing(self) -> Any:
+        with storage_errors(f"The experiments in {self._folder} cannot be written"):
+            self._folder.mkdir(parents=True, exist_ok=True)
+        return filelock.FileLock(self._folder / ".lock")
+
+    def _defined(self, name: str) -> ChosenExperiment:
+        """Returns an experiment without a look at its settings."""
+        if name in BUILT_IN or name.endswith(".py"):
+            defined = load(name)
+            source = "" if name in BUILT_IN else str(Path(name).resolve())
+            record = dataclasses.replace(self.record(defined.name), source=source, definition=None)
+            return ChosenExperiment(defined, record)
+        record = self.record(name)
+        if record.definition is not None:
+            return ChosenExperiment(record.definition, record)
+        if record.source:
+            return ChosenExperiment(self._of_file(name, record.source), record)
+        raise ConfigError(self._unknown(name))
+
+    def _of_file(self, name: str, source: str) -> Experiment:
+        if not Path(source).is_file():
+            raise ConfigError(
+                f"The file of the experiment {name}, {source}, is not there any more: name its new place, conveyor run "
+                "FILE.py."
+            )
+        defined = load(source)
+        if defined.name != name:
+            raise ConfigError(f"{source} sets an experiment named {defined.name}, and set {name} before.")
+        return defined
+
+    def _unknown(self, name: str) -> str:
+        return (
+            f"There is no experiment {name!r}. There are {', '.join(sorted({*BUILT_IN, *self.names()}))}; or give a "
+            "Python file, or a folder of pictures with conveyor run --data FOLDER."
+        )
+
+
+def _assignments(record: Record, without: tuple[str, ...] = ()) -> tuple[str, ...]:
+    return tuple(f"{field}={text}" for field, text in record.settings.items() if field not in without)

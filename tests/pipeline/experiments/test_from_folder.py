@@ -1,0 +1,86 @@
+import pytest
+
+from components.image_example_gen.dataset import HashedSplits, NamedSplits
+from conveyor.errors import ConfigError
+from pipeline.experiments.from_folder import experiment_of
+from tests.pictures import draw_classes
+
+
+def test_classes_are_the_folders_with_pictures(tmp_path):
+    folder = draw_classes(tmp_path / "my flowers!", {"rose": 3, "daisy": 5, "Ärger": 2})
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "a.png").touch()
+    (folder / "empty").mkdir()
+    (folder / "notes.txt").touch()
+    (folder / "rose" / "Thumbs.db").touch()
+    draw_classes(folder / "span-1", {"tulip": 2})
+    experiment = experiment_of(folder)
+    assert experiment.name == experiment.serving.model_name == experiment.dataset.name == "my-flowers"
+    assert experiment.dataset.classes == ("daisy", "rose", "Ärger")
+    assert experiment.dataset.splits == HashedSplits()
+    assert experiment.gate.min_accuracy == 0.5  # five of ten are daisies
+    assert experiment.training.steps == 300
+    assert experiment.training.batch_size == 2  # of the eight that are trained on
+
+
+@pytest.mark.parametrize(
+    ("size", "mode", "shape"),
+    [
+        ((28, 20), "L", (20, 28, 1)),
+        ((64, 64), "RGB", (64, 64, 3)),
+        ((65, 10), "RGB", (32, 32, 3)),
+        ((16, 16), "P", (16, 16, 3)),
+        ((16, 16), "LA", (16, 16, 1)),
+    ],
+)
+def test_the_shape_is_that_of_small_pictures_of_one_size(tmp_path, size, mode, shape):
+    assert experiment_of(draw_classes(tmp_path / "x", {"a": 2, "b": 1}, size, mode)).dataset.shape == shape
+
+
+def test_pictures_of_many_kinds_become_small_ones_in_colour(tmp_path):
+    draw_classes(tmp_path / "x", {"a": 2}, (28, 28), "L")
+    draw_classes(tmp_path / "x", {"b": 2}, (200, 100))
+    (tmp_path / "x" / "b" / "broken.jpg").write_text("no picture")
+    experiment = experiment_of(tmp_path / "x")
+    assert experiment.dataset.shape == (32, 32, 3)
+    assert experiment.dataset.resize == "pad"
+
+
+@pytest.mark.parametrize(
+    ("folders", "splits"),
+    [
+        (("train", "test"), NamedSplits("train/*/*", "test/*/*", eval_examples=2)),
+        (("Training", "Testing", "valid"), NamedSplits("Training/*/*", "Testing/*/*", eval="valid/*/*")),
+    ],
+)
+def test_splits_that_the_folder_has_are_taken(tmp_path, folders, splits):
+    for name in folders:
+        draw_classes(tmp_path / "x" / name, {"a": 10, "b": 10} if name == folders[0] else {"a": 2, "b": 2})
+    experiment = experiment_of(tmp_path / "x")
+    assert experiment.dataset.classes == ("a", "b")
+    assert experiment.dataset.splits == splits
+    assert experiment.training.batch_size == 5
+
+
+def test_many_pictures_are_trained_on_for_as_many_epochs(tmp_path):
+    experiment = experiment_of(draw_classes(tmp_path / "x", {"a": 900, "b": 900}, (4, 4)))
+    assert (experiment.training.steps, experiment.training.batch_size) == (450, 64)
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [({}, "of classes, found none"), ({"a": 2}, r"of classes, found one \(a\)")],
+)
+def test_less_than_two_classes_are_refused(tmp_path, counts, message):
+    folder = draw_classes(tmp_path / "x", counts)
+    folder.mkdir(exist_ok=True)
+    with pytest.raises(ConfigError, match=message):
+        experiment_of(folder)
+
+
+def test_a_folder_that_is_none_or_has_no_name_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        experiment_of(tmp_path / "nowhere")
+    (tmp_path / "???").mkdir()
+    with pytest.raises(ConfigError, match="no letter or digit that could name an experiment"):
+        experiment_of(tmp_path / "???")
