@@ -32,6 +32,7 @@ INSTALL_REQUIRES = [
     "protobuf",  # the client's messages
     "pydantic",  # settings that check themselves
     "pooch",  # downloads with a progress bar
+    "scikit-learn",  # the report's metrics beside accuracy
     "rich",  # tables and colours in a terminal
     "tqdm",  # progress bars of long work
     "tzdata",  # time zones, where the system has none

@@ -64,7 +64,7 @@ def run_executor(executor: type, data: Path, folder: Path) -> None:
 def all_records(data: Path) -> list[bytes]:
     shards = plan(Part(BASE, data, DATASET))
     return [
-        record for shard in shards for _, images, labels in shard.read(DATASET) for record in serialize(images, labels)
+        record for shard in shards for piece in shard.read(DATASET) for record in serialize(piece.images, piece.labels)
     ]
 
 

@@ -53,7 +53,7 @@ def write_plain_examples(data: Path, folder: Path) -> None:
     """Writes the examples as ImportExampleGen expects them: gzipped TFRecords in a folder for each split."""
     dataset = load("mnist").dataset
     for shard in plan(Part(BASE, data, dataset)):
-        for split, images, labels in shard.read(dataset):
+        for split, images, labels, _ in shard.read(dataset):
             (folder / split).mkdir(parents=True, exist_ok=True)
             with tf.io.TFRecordWriter(str(folder / split / f"{shard.name}.gz"), "GZIP") as writer:
                 for record in serialize(images, labels):

@@ -17,6 +17,7 @@ class ExitCode(enum.IntEnum):
     USAGE = 2  # a wrong option or setting
     REJECTED = 3  # the model was not good enough
     NOTHING_NEW = 4
+    DRIFTED = 5  # new images differ too much from those before
     INTERRUPTED = 130  # by SIGTERM or Ctrl+C
 
 

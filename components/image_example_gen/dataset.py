@@ -19,7 +19,8 @@ class NamedSplits:
     Attributes:
       train: glob pattern of the training files, below the input folder.
       test: glob pattern of the test files.
-      eval_examples: how many examples, the first of the training files, are held out of training as the split `eval`.
+      eval_examples: how many training examples are held out as the split `eval`: the first ones of IDX and CIFAR-10
+        files; of class folders, each class's share of them, chosen by a hash of the files' content.
       eval: glob pattern of files that are the split `eval`, where it has files of its own.
     """
 

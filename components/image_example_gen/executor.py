@@ -17,11 +17,12 @@ from tfx.utils import proto_utils
 
 from components.image_example_gen.dataset import Dataset, HashedSplits
 from components.image_example_gen.readers import DataError
-from components.image_example_gen.shards import Shard, plan, reserved_digests, split_names
+from components.image_example_gen.shards import Piece, Shard, plan, reserved_digests, split_names
 from components.image_example_gen.spans import BASE, Part
 from conveyor.settings import from_json, settings, to_json
 
-PROBLEMS = "problems"  # the folder, beside the splits, of what is wrong with files
+# Folders beside the splits: of what is wrong with files, and of where each image of the split test comes from.
+PROBLEMS, SOURCES = "problems", "test_sources"
 
 
 @settings("base files")
@@ -119,7 +120,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             _ = (
                 pipeline
                 | "Shards" >> beam.Create(shards, reshuffle=True)
-                | "WriteExamples" >> beam.ParDo(_WriteShard(dataset, folders, reserved, problems))
+                | "WriteExamples" >> beam.ParDo(_WriteShard(part, folders, reserved, Path(examples.uri)))
             )
         if problems.exists():
             raise DataError(*(line for path in sorted(problems.iterdir()) for line in json.loads(path.read_text())))
@@ -145,26 +146,35 @@ def _settle(part: Part, folders: dict[str, Path]) -> None:
 
 
 class _WriteShard(beam.DoFn):
-    """Reads a shard and writes its examples, or what is wrong with its files."""
+    """Reads a shard and writes its examples and where they come from, or what is wrong with its files."""
 
-    def __init__(self, dataset: Dataset, folders: dict[str, Path], reserved: frozenset[bytes], problems: Path) -> None:
-        self._dataset = dataset
+    def __init__(self, part: Part, folders: dict[str, Path], reserved: frozenset[bytes], examples: Path) -> None:
+        self._part = part
         self._folders = folders
         self._reserved = reserved
-        self._problems = problems
+        self._examples = examples
 
     def process(self, shard: Shard) -> Iterator[Any]:
         try:
-            parts = list(shard.read(self._dataset, self._reserved))
+            pieces = list(shard.read(self._part.dataset, self._reserved))
         except DataError as error:
-            self._problems.mkdir(exist_ok=True)
-            (self._problems / f"{shard.split}-{shard.name}.json").write_text(json.dumps(error.sentences))
+            problems = self._examples / PROBLEMS
+            problems.mkdir(exist_ok=True)
+            (problems / f"{shard.split}-{shard.name}.json").write_text(json.dumps(error.sentences))
             return
-        for split, images, labels in parts:
-            with tf.io.TFRecordWriter(str(self._folders[split] / shard.name)) as writer:
-                for record in serialize(images, labels):
+        for piece in pieces:
+            with tf.io.TFRecordWriter(str(self._folders[piece.split] / shard.name)) as writer:
+                for record in serialize(piece.images, piece.labels):
                     writer.write(record)
+            if piece.split == "test":
+                self._write_sources(shard, piece)
         yield from ()
+
+    def _write_sources(self, shard: Shard, piece: Piece) -> None:
+        folder = self._examples / SOURCES
+        folder.mkdir(exist_ok=True)
+        sources = [shard.source(int(number), self._part.folder) for number in piece.numbers]
+        (folder / f"{shard.name}.json").write_text(json.dumps(sources, ensure_ascii=False), encoding="utf-8")
 
 
 def serialize(images: np.ndarray, labels: np.ndarray) -> Iterator[bytes]:
@@ -192,3 +202,13 @@ def serialize(images: np.ndarray, labels: np.ndarray) -> Iterator[bytes]:
         feature["image_size"].int64_list.value.append(pixels.size)
         # A map's order is otherwise chosen anew in each process, and two runs would differ.
         yield example.SerializeToString(deterministic=True)
+
+
+def read_test_sources(examples: Path) -> list[str]:
+    """Returns where each image of the split test comes from, in their order; nothing of an older artifact.
+
+    Args:
+      examples: the folder of the artifact.
+    """
+    files = sorted((examples / SOURCES).glob("*.json"))
+    return [source for path in files for source in json.loads(path.read_text(encoding="utf-8"))]

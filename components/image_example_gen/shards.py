@@ -1,14 +1,18 @@
 """Divides the images of a data set into splits, and each split into shards that are read at once."""
 
+import collections
 import dataclasses
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from components.image_example_gen.dataset import Dataset, HashedSplits, NamedSplits
 from components.image_example_gen.readers import DataError, Reader, open_readers
 from components.image_example_gen.spans import MANIFEST, Part
+from conveyor.files import file_digest
 
 MAX_SHARD_BYTES = 16 * 2**20  # of pixels: what one worker holds in memory at a time
 
@@ -31,10 +35,8 @@ class Shard:
     count: int
     name: str
 
-    def read(
-        self, dataset: Dataset, reserved: frozenset[bytes] = frozenset()
-    ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        """Yields each split that the shard has a part in, with its images and labels.
+    def read(self, dataset: Dataset, reserved: frozenset[bytes] = frozenset()) -> Iterator["Piece"]:
+        """Yields the shard's piece of each split that it has a part in.
 
         Args:
           dataset: how images are divided into splits.
@@ -49,17 +51,39 @@ class Shard:
             raise DataError(*(self._is_held_out(self.start + number) for number in held))
         if isinstance(dataset.splits, NamedSplits):
             assert self.split is not None  # `plan` gave it one
-            yield self.split, images, labels
+            yield Piece(self.split, images, labels, np.arange(self.start, self.start + self.count))
             return
         chosen = content_splits(images, dataset.splits)
         for split in split_names(dataset.splits):
-            yield split, images[chosen == split], labels[chosen == split]
+            own = np.flatnonzero(chosen == split)
+            yield Piece(split, images[own], labels[own], self.start + own)
+
+    def source(self, number: int, root: Path) -> str:
+        """Returns where an image comes from, in words: its file below a folder, and which one it is there."""
+        file, which = self.reader.place(number)
+        return f"{file.relative_to(root)}{which}"
 
     def _is_held_out(self, number: int) -> str:
         file, which = self.reader.place(number)
         expected = "images that the base files do not hold out of training, as their splits test and eval"
         found = f"one of those{which}; take it out (and of a span that was added, delete {MANIFEST})"
         return str(DataError.at(file, None, expected, found))
+
+
+class Piece(NamedTuple):
+    """What a shard holds of a split.
+
+    Attributes:
+      split: the split's name.
+      images: uint8 [N, height, width, channels].
+      labels: int64 [N].
+      numbers: of the images in the shard's reader, int64 [N].
+    """
+
+    split: str
+    images: np.ndarray
+    labels: np.ndarray
+    numbers: np.ndarray
 
 
 def plan(part: Part) -> list[Shard]:
@@ -71,8 +95,12 @@ def plan(part: Part) -> list[Shard]:
     dataset, splits = part.dataset, part.dataset.splits
     if isinstance(splits, HashedSplits):
         return _shards(None, _whole(_readers(part, "all", splits.files)), dataset)
-    train, test = _readers(part, "train", splits.train), _readers(part, "test", splits.test)
-    held_out, rest = _divide(train, splits.eval_examples) if splits.eval_examples else ([], _whole(train))
+    if splits.eval_examples and dataset.format == "folders":
+        held_out, rest = _divide_by_class(_paths(part, "train", splits.train), splits.eval_examples, dataset)
+    else:
+        train = _readers(part, "train", splits.train)
+        held_out, rest = _divide(train, splits.eval_examples) if splits.eval_examples else ([], _whole(train))
+    test = _readers(part, "test", splits.test)
     if splits.eval is not None:
         held_out = _whole(_readers(part, "eval", splits.eval))
     return [
@@ -89,8 +117,8 @@ def reserved_digests(base: Part) -> frozenset[bytes]:
       DataError: see `plan` and `Shard.read`.
     """
     shards = [shard for shard in plan(base) if shard.split != "train"]
-    parts = (part for shard in shards for part in shard.read(base.dataset))
-    return frozenset(_digest(image) for split, images, _ in parts if split != "train" for image in images)
+    pieces = (piece for shard in shards for piece in shard.read(base.dataset))
+    return frozenset(_digest(image) for piece in pieces if piece.split != "train" for image in piece.images)
 
 
 def _digest(image: np.ndarray) -> bytes:
@@ -98,11 +126,15 @@ def _digest(image: np.ndarray) -> bytes:
 
 
 def _readers(part: Part, split: str, pattern: str) -> list[Reader]:
+    return open_readers(_paths(part, split, pattern), part.dataset)
+
+
+def _paths(part: Part, split: str, pattern: str) -> list[Path]:
     paths = part.files(pattern)
     if not paths:
         what = "labelled images" if isinstance(part.dataset.splits, HashedSplits) else f"the files of the split {split}"
         raise DataError.at(part.folder, None, f"{what}, which match {pattern}", "none")
-    return open_readers(paths, part.dataset)
+    return paths
 
 
 Range = tuple[Reader, int, int]  # a reader, the first image, how many
@@ -114,9 +146,7 @@ def _whole(readers: list[Reader]) -> list[Range]:
 
 def _divide(readers: list[Reader], count: int) -> tuple[list[Range], list[Range]]:
     """Returns the first `count` images and the rest, each as ranges of the readers."""
-    total = sum(len(reader) for reader in readers)
-    if count >= total:
-        raise DataError(f"dataset.splits.eval_examples is {count}, and there are only {total} training images.")
+    _check_count(count, sum(len(reader) for reader in readers))
     first: list[Range] = []
     rest: list[Range] = []
     for reader in readers:
@@ -127,6 +157,33 @@ def _divide(readers: list[Reader], count: int) -> tuple[list[Range], list[Range]
         if taken < len(reader):
             rest.append((reader, taken, len(reader) - taken))
     return first, rest
+
+
+def _divide_by_class(paths: list[Path], count: int, dataset: Dataset) -> tuple[list[Range], list[Range]]:
+    """Returns `count` of the pictures and the rest; of each class as large a share, and equal files on one side.
+
+    A hash of its content decides of each file, so that a file's name says nothing of it.
+    """
+    _check_count(count, len(paths))
+    by_class: dict[str, list[Path]] = collections.defaultdict(list)
+    for path in paths:
+        by_class[path.parent.name].append(path)
+    before = np.cumsum([0, *(len(found) for found in by_class.values())])
+    shares = np.diff(np.round(before * count / len(paths)).astype(int))  # together exactly `count`
+    held: set[Path] = set()
+    for found, share in zip(by_class.values(), shares, strict=True):
+        digests = {path: file_digest(path) for path in found}
+        if share:
+            last = sorted(digests.values())[share - 1]
+            held |= {path for path, digest in digests.items() if digest <= last}
+    sides = [path for path in paths if path in held], [path for path in paths if path not in held]
+    first, rest = (_whole(open_readers(side, dataset)) if side else [] for side in sides)
+    return first, rest
+
+
+def _check_count(count: int, total: int) -> None:
+    if count >= total:
+        raise DataError(f"dataset.splits.eval_examples is {count}, and there are only {total} training images.")
 
 
 def _shards(split: str | None, ranges: list[Range], dataset: Dataset) -> list[Shard]:

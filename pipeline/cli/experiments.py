@@ -71,8 +71,8 @@ def set_(experiment: str, assignments: tuple[str, ...], unset: tuple[str, ...], 
     \b
     Exit codes  0  changed
                 1  the home folder cannot be written
-                2  there is no such experiment or field, or a value is wrong; nothing
-                   was changed
+                2  there is no such experiment or field, or a value is wrong;
+                   nothing was changed
     """
     if not assignments and not unset and data is None:
         raise click.UsageError("Give a FIELD=VALUE, --unset FIELD or --data FOLDER.")

@@ -160,6 +160,7 @@ def _standard_output_for_json(as_json: bool, replies: _Replies, interrupted: str
 
 def _failure(problem: Exception) -> dict[str, Any]:
     code = getattr(problem, "exit_code", ExitCode.FAILED)
-    verdict = Verdict.STOPPED if code == ExitCode.INTERRUPTED else Verdict.FAILED
+    verdict = Verdict.of_exit_code(code)
     text = problem.format_message() if isinstance(problem, click.ClickException) else str(problem)
-    return {"verdict": verdict.value, "error": text}
+    run = {"run": problem.run} if hasattr(problem, "run") else {}
+    return {"verdict": verdict.value, "error": text, **run}

@@ -63,6 +63,7 @@ def run(chosen: Chosen, home: Home) -> ExitCode:
                 1    something failed; the message says what
                 2    the command or a setting is wrong
                 3    the model was not good enough; the stable version stays
+                5    new images differ too much, and drift.stops is set
                 130  stopped or interrupted; run again to continue
     """
     console = Console()
@@ -138,6 +139,7 @@ def retrain(
                 2    the command or a setting is wrong
                 3    the model was not good enough; the stable version stays
                 4    there is nothing new
+                5    new images differ too much, and drift.stops is set
                 130  stopped or interrupted; run again to continue
     """
     if end_with_parent:
@@ -196,7 +198,8 @@ def _failure_notified(notifier: Notifier, about: dict[str, str]) -> Iterator[Non
 def _notify_of(error: Exception, notifier: Notifier, experiment: str) -> None:
     text = str(error) if isinstance(error, ConveyorError) else f"{type(error).__name__}: {error}"
     code = getattr(error, "exit_code", ExitCode.FAILED)
-    outcome = {"experiment": experiment, "verdict": Verdict.FAILED.value, "error": text, "exit_code": int(code)}
+    verdict = Verdict.of_exit_code(code)
+    outcome = {"experiment": experiment, "verdict": verdict.value, "error": text, "exit_code": int(code)}
     for problem in notifier.tell(outcome):
         warn(problem)
 
@@ -252,6 +255,8 @@ def _show(outcome: Outcome) -> None:
     if outcome.accuracy is not None:
         lines.append(("test accuracy", f"{100 * outcome.accuracy:.2f} %"))
         lines.append(("baseline", "none" if outcome.baseline is None else f"{100 * outcome.baseline:.2f} %"))
+    if outcome.decline:
+        lines.append(("by class", outcome.decline))
     lines += [("because", reason) for reason in outcome.reasons]
     lines += [("drift", sentence) for sentence in outcome.drift]
     if outcome.version is not None:

@@ -19,7 +19,7 @@ from pipeline.cli.options import (
     bundle,
     choose,
 )
-from pipeline.cli.output import Verb, reply, table
+from pipeline.cli.output import Verb, reply, reply_now, table
 from pipeline.data.fetch import CANONICAL
 from pipeline.home.folders import Home
 from pipeline.schedule import daemon, export
@@ -102,7 +102,8 @@ def schedule(
     It runs until it is stopped, one run at a time. Times that pass during a run, or while no scheduler runs, make
     one run together. SIGTERM and Ctrl+C let the running component finish, or the trainer write a checkpoint; the
     next start continues from there. The state is in the home folder, so that a scheduler that was killed knows what
-    it missed.
+    it missed. After each verdict on a model, what no kept version needs is removed, as by `conveyor gc`;
+    serving.keep_versions=0 keeps everything. With --json, each run is one object on one line.
 
     \b
     Exit codes  0  stopped by SIGTERM or Ctrl+C; listed; exported
@@ -117,10 +118,12 @@ def schedule(
     if experiment is None or when.cron is None:
         raise click.UsageError('Give an EXPERIMENT and --cron, such as mnist --cron "0 3 * * *"; or --list.')
     chosen = choose(home, experiment, assignments, data)
-    folders = ("--home", str(home.root), *(("--data", str(data.resolve())) if data else ()))
+    # Another scheduler's run may see another home, which remembers nothing.
+    named = (chosen.data if exported.kind else data) or None
+    folders = ("--home", str(home.root), *(("--data", str(named.resolve())) if named else ()))
     plan = daemon.SchedulePlan(
         chosen.experiment.name,
-        (*chosen.arguments, *folders),
+        (*chosen.arguments, *folders, "--gc"),
         Cron.of(when.cron),
         str(zone(when.timezone)),
         when.jitter,
@@ -129,11 +132,12 @@ def schedule(
     if exported.kind:
         writes = (chosen.data.resolve(),) if chosen.data and chosen.experiment.dataset.name not in CANONICAL else ()
         plan = dataclasses.replace(plan, arguments=(*plan.arguments, *notifications.for_file))
-        _export(export.files(exported.kind, plan, home, writes, exported.image), exported.folder)
+        needs = tuple(path for path in (Path(plan.arguments[0]), *writes) if path.is_absolute())
+        _export(export.files(exported.kind, plan, home, needs, writes, exported.image), exported.folder)
         return
     if home.metadata:
         os.environ["CONVEYOR_METADATA"] = home.metadata  # by the environment: it may hold a password
-    daemon.Scheduler(home, plan, notifications.notifier(), click.echo).serve(when.now)
+    daemon.Scheduler(home, plan, notifications.notifier(), click.echo, reply_now).serve(when.now)
 
 
 def _export(files: dict[str, str], folder: Path | None) -> None:

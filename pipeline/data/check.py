@@ -72,8 +72,8 @@ def check_part(part: Part, reserved: frozenset[bytes] = frozenset()) -> PartChec
     with tqdm.tqdm(total=sum(shard.count for shard in shards), desc=part.name, unit=" images", disable=None) as bar:
         for shard in shards:
             try:
-                for _, _, labels in shard.read(part.dataset, reserved):
-                    counts += np.bincount(labels, minlength=len(counts))
+                for piece in shard.read(part.dataset, reserved):
+                    counts += np.bincount(piece.labels, minlength=len(counts))
             except DataError as error:
                 problems += error.sentences
             bar.update(shard.count)

@@ -39,11 +39,14 @@ class Gate:
       min_accuracy: lowest overall accuracy, 0 to 1.
       tolerance: how far overall accuracy may lie below that of the stable version, 0 to 1.
       min_class_accuracy: lowest accuracy of any single class, 0 to 1; 0 for no such floor.
+      class_tolerance: how far the accuracy of any single class may lie below that of the stable version, 0 to 1; None
+        to report declines, and let them pass.
     """
 
     min_accuracy: Share
     tolerance: Share = 0.005
     min_class_accuracy: Share = 0.0
+    class_tolerance: Share | None = None
 
     def least_correct(self, examples: int, baseline_correct: int | None = None) -> int:
         """Returns the smallest number of correct answers that passes, exactly as the limits are written.

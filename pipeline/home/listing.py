@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.experiments.config import digest_of
 from pipeline.home.folders import Home
 from pipeline.home.lock import is_busy
-from pipeline.home.reports import read_report
+from pipeline.home.reports import RunReport, read_report
 from serving.model_store import StoredModel, VersionRecord
 
 
@@ -42,15 +42,29 @@ def run_rows(home: Home, experiment: str | None) -> list[dict[str, Any]]:
 def _run_row(home: Home, run: Any, busy: bool) -> dict[str, Any]:
     died = run.state == "running" and not busy  # its process did; the next run writes that down
     cached = sum(component.state == "cached" for component in run.components)
+    report = read_report(home, run.id)
+    state = "stopped" if died else run.state.value
+    if state == "failed":
+        state = report.outcome.get("verdict", state)  # it may have been stopped by drift
+    last = next((c.name for c in reversed(run.components) if c.state not in ("done", "cached")), None)
     return {
         "run": run.id,
         "started": run.started.isoformat(sep=" ", timespec="seconds"),
-        "state": "unfinished" if died else run.state.value,
-        "accuracy": read_report(home, run.id).outcome.get("accuracy"),
+        "state": state,
+        "accuracy": report.outcome.get("accuracy"),
         "version": run.version,
+        "component": None if run.state.is_verdict else last,
+        "reason": _reason(report),
         "seconds": round(run.seconds),
         "cached": f"{cached} of {len(run.components)}",
     }
+
+
+def _reason(report: RunReport) -> str | None:
+    """Returns why a run did not push its model, in a line; None where it did, or was stopped."""
+    if report.fields.get("failure"):
+        return str(report.fields["failure"]).splitlines()[0]
+    return "; ".join(report.outcome.get("reasons", ())) or None
 
 
 def model_rows(home: Home, experiment: str | None) -> list[dict[str, Any]]:

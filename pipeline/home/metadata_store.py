@@ -33,7 +33,7 @@ class RunState(str, enum.Enum):
     """How far a run has come, as ML Metadata knows it."""
 
     RUNNING = "running"
-    UNFINISHED = "unfinished"  # stopped, or its process died
+    STOPPED = "stopped"  # by SIGTERM or Ctrl+C, or its process died
     FAILED = "failed"
     REJECTED = "rejected"
     PUSHED = "pushed"
@@ -109,7 +109,7 @@ class Run:
         for state in (RunState.FAILED, RunState.RUNNING):
             if state.value in states:
                 return state
-        return RunState.REJECTED if self.output("AtomicPusher", "pushed_model") else RunState.UNFINISHED
+        return RunState.REJECTED if self.output("AtomicPusher", "pushed_model") else RunState.STOPPED
 
     def output(self, component: str, name: str) -> metadata_store_pb2.Artifact | None:
         """Returns an artifact that a component of this run made or took from the cache."""

@@ -14,6 +14,7 @@ class Verdict(str, enum.Enum):
     UP_TO_DATE = "up to date"
     NOTHING_NEW = "nothing new"
     REJECTED = "rejected"
+    DRIFTED = "drifted"
     FAILED = "failed"
     STOPPED = "stopped"
 
@@ -26,7 +27,7 @@ class Verdict(str, enum.Enum):
 
     @classmethod
     def of_exit_code(cls, code: int) -> "Verdict":
-        """Returns the verdict of a `conveyor retrain` that ended with a code."""
+        """Returns the verdict of a command that ended with a code."""
         return next((verdict for verdict, known in _EXIT_CODES.items() if known == code), cls.FAILED)
 
 
@@ -35,12 +36,15 @@ _EXIT_CODES = {
     Verdict.UP_TO_DATE: ExitCode.SUCCESS,
     Verdict.NOTHING_NEW: ExitCode.NOTHING_NEW,
     Verdict.REJECTED: ExitCode.REJECTED,
+    Verdict.DRIFTED: ExitCode.DRIFTED,
     Verdict.FAILED: ExitCode.FAILED,
     Verdict.STOPPED: ExitCode.INTERRUPTED,
 }
 
 
-EVENTS = tuple(v.value for v in (Verdict.PUSHED, Verdict.REJECTED, Verdict.FAILED, Verdict.NOTHING_NEW))  # notified
+EVENTS = tuple(
+    v.value for v in (Verdict.PUSHED, Verdict.REJECTED, Verdict.DRIFTED, Verdict.FAILED, Verdict.NOTHING_NEW)
+)  # notified
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Outcome:
       run: name of the run.
       accuracy: accuracy of the model on the test split, 0 to 1; None where it was not measured.
       baseline: accuracy of the stable version on the same split; None where there was none.
+      decline: the class whose accuracy fell most from the stable version's, in a sentence; None where none fell.
       reasons: why the model was rejected; empty otherwise.
       drift: a sentence for each limit that the distance between new and known data exceeds.
       version: the version that was pushed; None where none was.
@@ -65,6 +70,7 @@ class Outcome:
     run: str
     accuracy: float | None = None
     baseline: float | None = None
+    decline: str | None = None
     reasons: tuple[str, ...] = ()
     drift: tuple[str, ...] = ()
     version: int | None = None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,20 @@ class Evaluation:
     baseline: float | None
     baseline_by_class: list[float]
     reasons: list[str]
+
+    def largest_decline(self, classes: Sequence[str]) -> str | None:
+        """Returns a sentence on the class whose accuracy fell most from the stable version's; None where none fell."""
+        falls = {
+            label: before - now
+            for label, (now, before) in enumerate(zip(self.by_class, self.baseline_by_class, strict=False))
+            if before > now
+        }
+        if not falls:
+            return None
+        label = max(falls, key=falls.__getitem__)
+        now, before = 100 * self.by_class[label], 100 * self.baseline_by_class[label]
+        others = f"; {len(falls) - 1} more fell by less" if len(falls) > 1 else ""
+        return f"class {classes[label]} fell from {before:.2f} % to {now:.2f} %{others}"
 
 
 def read_evaluation(folder: Path, experiment: Experiment) -> Evaluation:
@@ -112,12 +127,12 @@ def _reason(
     gate, accuracy = experiment.gate, candidate.get(label)
     if accuracy is None:
         return f"the metric {failure.metric_key.name} could not be computed: {failure.message}"
+    subject = "" if label is None else f"class {experiment.dataset.classes[label]}: "
+    limits = (gate.tolerance, gate.min_accuracy) if label is None else (gate.class_tolerance, gate.min_class_accuracy)
+    of_a_class = "" if label is None else " for a class"
     if failure.metric_key.is_diff:
         return (
-            f"test accuracy {accuracy:.4f} is below the {baseline[label]:.4f} of the stable version "
-            f"by more than the tolerance of {gate.tolerance:g}"
+            f"{subject}test accuracy {accuracy:.4f} is below the {baseline[label]:.4f} of the stable version "
+            f"by more than the tolerance of {limits[0]:g}{of_a_class}"
         )
-    if label is None:
-        return f"test accuracy {accuracy:.4f} is below the floor of {gate.min_accuracy:g}"
-    name = experiment.dataset.classes[label]
-    return f"class {name}: test accuracy {accuracy:.4f} is below the floor of {gate.min_class_accuracy:g} for a class"
+    return f"{subject}test accuracy {accuracy:.4f} is below the floor of {limits[1]:g}{of_a_class}"

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 
+from components.image_example_gen.executor import read_test_sources
 from conveyor.errors import StorageError, storage_errors
 from conveyor.files import replace_file
 from pipeline.experiments.config import Experiment
@@ -17,10 +18,26 @@ from pipeline.home.folders import Home
 from pipeline.home.outcome import Outcome, Verdict
 from pipeline.home.provenance import Provenance
 from pipeline.home.reports import page_path
-from pipeline.report import gate_decisions, plots
-from trainer.examples import read_split
+from pipeline.report import gate_decisions, metrics, plots
+from pipeline.report.metrics import SplitMetrics
+from trainer.examples import Split, read_split
 
 MISTAKES = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """What ended a run before a verdict on its model.
+
+    Attributes:
+      verdict: `failed` or `drifted`.
+      sentence: the component, and why.
+      log: the run's log.
+    """
+
+    verdict: Verdict
+    sentence: str
+    log: str
 
 
 def write(
@@ -28,7 +45,7 @@ def write(
     provenance: Provenance,
     run: metadata_store.Run,
     note: Callable[[str], object],
-    failure: str | None = None,
+    failure: Failure | None = None,
 ) -> Outcome:
     """Writes `reports/<run>.html` and `.json`, and returns how the run ended.
 
@@ -37,19 +54,21 @@ def write(
       provenance: what the model comes from.
       run: what ML Metadata knows of the run; components may be missing where it failed.
       note: prints a line; called where the report cannot be written, which changes nothing of how the run ended.
-      failure: what failed, if anything did.
+      failure: what ended the run before a verdict on its model, if anything did.
     """
     experiment = provenance.experiment
     evaluation_folder = metadata_store.folder(run.output("Evaluator", "evaluation"))
     evaluation = gate_decisions.read_evaluation(evaluation_folder, experiment) if evaluation_folder else None
     servable = gate_decisions.servability(run)
     drift = gate_decisions.drift(run)
+    answers = _answers(run, experiment)
     path = page_path(home, run.id)
     outcome = Outcome(
-        verdict=Verdict.FAILED if failure else Verdict.REJECTED if run.version is None else Verdict.PUSHED,
+        verdict=failure.verdict if failure else Verdict.REJECTED if run.version is None else Verdict.PUSHED,
         run=run.id,
         accuracy=evaluation.accuracy if evaluation else None,
         baseline=evaluation.baseline if evaluation else None,
+        decline=evaluation.largest_decline(experiment.dataset.classes) if evaluation else None,
         reasons=gate_decisions.rejection_reasons(run, evaluation, servable),
         drift=tuple(measurement.sentence for measurement in drift if measurement.beyond),
         version=run.version,
@@ -59,8 +78,10 @@ def write(
     )
     fields = {
         "outcome": outcome.to_dict(),
-        "failure": failure,
+        "failure": failure.sentence if failure else None,
+        "log": failure.log if failure else None,
         "evaluation": dataclasses.asdict(evaluation) if evaluation else None,
+        "metrics": dataclasses.asdict(answers.metrics) if answers else None,
         "servability": servable,
         "training": _training(run),
         "components": [{"name": c.name, "state": c.state, "seconds": c.seconds} for c in run.components],
@@ -68,7 +89,7 @@ def write(
         "started": run.started.isoformat(timespec="seconds"),
         **provenance.to_dict(),
     }
-    page = _render(fields, _pictures(run, experiment, evaluation))
+    page = _render(fields, _pictures(run, experiment, evaluation, answers))
     try:
         with storage_errors(f"The report {path} cannot be written"):
             home.reports.mkdir(parents=True, exist_ok=True)
@@ -91,44 +112,79 @@ def _training(run: metadata_store.Run) -> dict[str, Any]:
     return json.loads((folder / "summary.json").read_text()) if folder else {}
 
 
+@dataclasses.dataclass(frozen=True)
+class _Answers:
+    """What the network made of the test split.
+
+    Attributes:
+      test: the images and their labels.
+      scores: probabilities, float32 [N, classes].
+      sources: where each image comes from, in words; empty where nobody wrote it down.
+      metrics: what the answers are worth.
+    """
+
+    test: Split
+    scores: np.ndarray
+    sources: list[str]
+    metrics: SplitMetrics
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """The likeliest label of each image."""
+        return self.scores.argmax(axis=1)
+
+
+def _answers(run: metadata_store.Run, experiment: Experiment) -> _Answers | None:
+    """Returns the trainer's answers on the test split; None where it did not come so far."""
+    training = metadata_store.folder(run.output("Trainer", "model_run"))
+    examples = metadata_store.folder(run.output("ImageExampleGen", "examples"))
+    if not training or not examples:
+        return None
+    test = read_split(examples / "Split-test", experiment.dataset.shape)
+    scores = np.load(training / "test_scores.npy", allow_pickle=False)
+    measured = metrics.measure(test.labels, scores, experiment.dataset.classes)
+    return _Answers(test, scores, read_test_sources(examples), measured)
+
+
 def _pictures(
-    run: metadata_store.Run, experiment: Experiment, evaluation: gate_decisions.Evaluation | None
+    run: metadata_store.Run,
+    experiment: Experiment,
+    evaluation: gate_decisions.Evaluation | None,
+    answers: _Answers | None,
 ) -> dict[str, Any]:
     """Returns the pictures that can be drawn, by name: all of them where the run came as far as the Evaluator."""
     classes = experiment.dataset.classes
-    drawn: dict[str, Any] = dict.fromkeys(("curves", "kernels", "confusion", "mistakes", "wrong", "classes"))
+    names = ("curves", "kernels", "confusion", "calibration", "mistakes", "wrong", "classes")
+    drawn: dict[str, Any] = dict.fromkeys(names)
     training = metadata_store.folder(run.output("Trainer", "model_run"))
-    examples = metadata_store.folder(run.output("ImageExampleGen", "examples"))
     if training:
         drawn["curves"] = plots.training_curves(json.loads((training / "history.json").read_text()))
         drawn["kernels"] = plots.kernels(np.load(training / "kernels.npy", allow_pickle=False))
-    if training and examples:
-        drawn |= _test_pictures(training, examples, experiment)
+    if answers:
+        drawn["confusion"] = plots.confusion_matrix(answers.test.labels, answers.predictions, classes)
+        drawn["calibration"] = plots.reliability(answers.metrics.calibration)
+        drawn["wrong"] = int(np.count_nonzero(answers.predictions != answers.test.labels))
+        drawn["mistakes"] = _mistakes(answers, classes)
     if evaluation:
         drawn["classes"] = plots.class_accuracies(classes, evaluation.by_class, evaluation.baseline_by_class)
     return drawn
 
 
-def _test_pictures(training: Path, examples: Path, experiment: Experiment) -> dict[str, Any]:
-    """Returns the confusion matrix, the number of mistakes, and the mistakes that the network was surest of."""
-    classes = experiment.dataset.classes
-    test = read_split(examples / "Split-test", experiment.dataset.shape)
-    scores = np.load(training / "test_scores.npy", allow_pickle=False)
-    predictions = scores.argmax(axis=1)
-    wrong = np.flatnonzero(predictions != test.labels)
-    surest = wrong[np.argsort(-scores[wrong, predictions[wrong]], kind="stable")][:MISTAKES]
-    mistakes = [
+def _mistakes(answers: _Answers, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the mistakes that the network was surest of."""
+    labels, predictions = answers.test.labels, answers.predictions
+    wrong = np.flatnonzero(predictions != labels)
+    surest = wrong[np.argsort(-answers.scores[wrong, predictions[wrong]], kind="stable")][:MISTAKES]
+    return [
         {
-            "picture": plots.picture(test.images[number]),
-            "true": classes[test.labels[number]],
+            "picture": plots.picture(answers.test.images[number]),
+            "true": classes[labels[number]],
             "predicted": classes[predictions[number]],
-            "score": float(scores[number, predictions[number]]),
-            "number": int(number),
+            "score": float(answers.scores[number, predictions[number]]),
+            "source": answers.sources[number] if answers.sources else f"test image {number}",
         }
         for number in surest
     ]
-    confusion = plots.confusion_matrix(test.labels, predictions, classes)
-    return {"confusion": confusion, "wrong": len(wrong), "mistakes": mistakes}
 
 
 def _render(record: dict[str, Any], pictures: dict[str, Any]) -> str:

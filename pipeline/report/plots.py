@@ -10,6 +10,8 @@ import PIL.Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.report.metrics import CalibrationBin
+
 matplotlib.use("svg")
 INK, ACCENT, MUTED, WARN = "#1f2933", "#2f6f9f", "#9aa5b1", "#c2410c"
 matplotlib.rcParams.update(
@@ -68,20 +70,36 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: Seque
 
 
 def class_accuracies(classes: Sequence[str], accuracies: Sequence[float], baseline: Sequence[float]) -> str:
-    """Returns the accuracy of each class, with a mark where the serving model stood."""
+    """Returns the accuracy of each class as a dot, with a mark where the stable version stood."""
     figure = Figure(figsize=(4.5, 0.8 + 0.36 * len(classes)), layout="constrained")
     axes: Axes = figure.subplots()
     rows = np.arange(len(classes))
-    axes.barh(rows, accuracies, color=ACCENT, height=0.65, label="this model")
+    axes.plot(accuracies, rows, "o", color=ACCENT, markersize=7, label="this model")
     if len(baseline):
         axes.plot(baseline, rows, "|", color=WARN, markersize=12, markeredgewidth=2, label="baseline")
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     for row, accuracy in enumerate(accuracies):
-        axes.text(accuracy, row, f" {100 * accuracy:.1f}", va="center", fontsize=9)
+        axes.text(accuracy, row, f"  {100 * accuracy:.1f}", va="center", fontsize=9)
     known = [value for value in [*accuracies, *baseline] if np.isfinite(value)]
     axes.set(xlim=(max(0, min(known) - 0.1), 1.03), xlabel="accuracy")
     axes.set_yticks(rows, classes)
+    axes.grid(axis="y", color=MUTED, linewidth=0.4)
     axes.invert_yaxis()
+    return _svg(figure)
+
+
+def reliability(bins: Sequence[CalibrationBin]) -> str:
+    """Returns how often the likeliest class is right where its probability is so high; the area is the images."""
+    figure = Figure(figsize=(4.0, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, label="calibrated")
+    most = max((bin_.images for bin_ in bins), default=1)
+    areas = [20 + 180 * bin_.images / most for bin_ in bins]
+    confidences, accuracies = [bin_.confidence for bin_ in bins], [bin_.accuracy for bin_ in bins]
+    axes.plot(confidences, accuracies, color=ACCENT, linewidth=1, label="this model")
+    axes.scatter(confidences, accuracies, s=areas, color=ACCENT, alpha=0.7)
+    axes.set(xlim=(0, 1.03), ylim=(0, 1.05), xlabel="probability of the likeliest class", ylabel="share that is right")
+    axes.legend(frameon=False, loc="upper left")
     return _svg(figure)
 
 

@@ -160,21 +160,11 @@ def eval_config(gate: Gate) -> config_pb2.EvalConfig:
     overall = config_pb2.PerSliceMetricThreshold(
         slicing_specs=[config_pb2.SlicingSpec()],
         threshold=config_pb2.MetricThreshold(
-            value_threshold=config_pb2.GenericValueThreshold(lower_bound={"value": gate.min_accuracy - ROUNDING}),
-            change_threshold=config_pb2.GenericChangeThreshold(
-                absolute={"value": -gate.tolerance - ROUNDING}, direction=config_pb2.MetricDirection.HIGHER_IS_BETTER
-            ),
-        ),
-    )
-    by_class = config_pb2.PerSliceMetricThreshold(
-        slicing_specs=[config_pb2.SlicingSpec(feature_keys=["label"])],
-        threshold=config_pb2.MetricThreshold(
-            value_threshold=config_pb2.GenericValueThreshold(lower_bound={"value": gate.min_class_accuracy - ROUNDING})
+            value_threshold=_at_least(gate.min_accuracy), change_threshold=_not_below_by_more(gate.tolerance)
         ),
     )
     accuracy = config_pb2.MetricConfig(
-        class_name="SparseCategoricalAccuracy",
-        per_slice_thresholds=[overall, *([by_class] if gate.min_class_accuracy else [])],
+        class_name="SparseCategoricalAccuracy", per_slice_thresholds=[overall, *_class_thresholds(gate)]
     )
     return config_pb2.EvalConfig(
         model_specs=[
@@ -182,4 +172,27 @@ def eval_config(gate: Gate) -> config_pb2.EvalConfig:
         ],
         slicing_specs=[config_pb2.SlicingSpec(), config_pb2.SlicingSpec(feature_keys=["label"])],
         metrics_specs=[config_pb2.MetricsSpec(metrics=[accuracy, config_pb2.MetricConfig(class_name="ExampleCount")])],
+    )
+
+
+def _class_thresholds(gate: Gate) -> list[config_pb2.PerSliceMetricThreshold]:
+    """Returns what each class must reach; nothing where that is not asked for."""
+    limits: dict[str, Any] = {}
+    if gate.min_class_accuracy:
+        limits["value_threshold"] = _at_least(gate.min_class_accuracy)
+    if gate.class_tolerance is not None:
+        limits["change_threshold"] = _not_below_by_more(gate.class_tolerance)
+    if not limits:
+        return []
+    slices = [config_pb2.SlicingSpec(feature_keys=["label"])]
+    return [config_pb2.PerSliceMetricThreshold(slicing_specs=slices, threshold=config_pb2.MetricThreshold(**limits))]
+
+
+def _at_least(floor: float) -> config_pb2.GenericValueThreshold:
+    return config_pb2.GenericValueThreshold(lower_bound={"value": floor - ROUNDING})
+
+
+def _not_below_by_more(tolerance: float) -> config_pb2.GenericChangeThreshold:
+    return config_pb2.GenericChangeThreshold(
+        absolute={"value": -tolerance - ROUNDING}, direction=config_pb2.MetricDirection.HIGHER_IS_BETTER
     )

@@ -33,6 +33,7 @@ def repeated_outcome(plan: RunPlan, also_rejected: bool) -> Outcome | None:
         last.id,
         accuracy=report.outcome.get("accuracy"),
         baseline=report.outcome.get("baseline"),
+        decline=report.outcome.get("decline"),
         reasons=tuple(report.outcome.get("reasons", ())),
         drift=tuple(report.outcome.get("drift", ())),
         version=last.version,

@@ -9,7 +9,7 @@ from pipeline.experiments.config import Experiment
 from pipeline.home import backup
 from pipeline.home.folders import Home
 from pipeline.home.lock import locked
-from pipeline.home.outcome import Outcome
+from pipeline.home.outcome import Outcome, Verdict
 from pipeline.release import rollout
 from pipeline.run.console import Console, redirected
 from pipeline.run.error_text import error_text
@@ -18,10 +18,24 @@ from pipeline.run.plan import RunPlan, make_plan
 
 
 class RunFailed(ConveyorError):
-    """A component failed; says which, why, and where the log is."""
+    """A component failed; says which, why, and where the log is.
+
+    Attributes:
+      run: name of the run.
+    """
+
+    def __init__(self, message: str, run: str = "") -> None:
+        super().__init__(message)
+        self.run = run
 
 
-class RunStopped(ConveyorError):
+class RunDrifted(RunFailed):
+    """New images differ too much from those before, and `drift.stops` says that this ends the run."""
+
+    exit_code = ExitCode.DRIFTED
+
+
+class RunStopped(RunFailed):
     """A stop signal came; what was done is kept."""
 
     exit_code = ExitCode.INTERRUPTED
@@ -45,6 +59,7 @@ def run(experiment: Experiment, home: Home, source: Path | None, console: Consol
       FetchError: the data could not be had.
       HomeBusy: another run is in progress.
       MetadataUnavailable: the metadata are damaged, or another process holds them.
+      RunDrifted: new images differ too much.
       RunFailed: a component failed.
       RunStopped: SIGTERM came.
       StorageError: the home folder cannot be written to.
@@ -79,8 +94,10 @@ def _carry_out(plan: RunPlan, console: Console, log: Path) -> Outcome:
     import tensorflow as tf
     from ml_metadata.proto.metadata_store_pb2 import Execution
 
+    from components.drift_gate.executor import DriftStopped
     from pipeline.home import metadata_store
     from pipeline.report import page
+    from pipeline.report.page import Failure
     from pipeline.run.graph import create_pipeline
     from pipeline.run.launch import ComponentFailed, PipelineRunner, Stopped
 
@@ -96,12 +113,15 @@ def _carry_out(plan: RunPlan, console: Console, log: Path) -> Outcome:
     try:
         PipelineRunner(plan.run_id, store, console).run(pipeline)
     except Stopped as error:
-        raise RunStopped(str(error)) from error
+        raise RunStopped(str(error), plan.run_id) from error
     except ComponentFailed as error:
         metadata_store.close_abandoned(store, Execution.FAILED)
-        failure = f"{error.component} failed: {error_text(error.__cause__)}"
+        kind = RunDrifted if isinstance(error.__cause__, DriftStopped) else RunFailed
+        failure = Failure(
+            Verdict.of_exit_code(kind.exit_code), f"{error.component} failed: {error_text(error.__cause__)}", str(log)
+        )
         page.write(plan.home, plan.provenance, metadata_store.run_by_id(store, plan.run_id), console.note, failure)
-        raise RunFailed(f"{failure}\nThe log is {log}") from error
+        raise kind(f"{failure.sentence}\nThe log is {log}", plan.run_id) from error
     finally:
         metadata_store.close_abandoned(store)
     return page.write(plan.home, plan.provenance, metadata_store.run_by_id(store, plan.run_id), console.note)

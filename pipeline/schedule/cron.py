@@ -132,6 +132,13 @@ def zone(name: str | None) -> zoneinfo.ZoneInfo:
         ) from error
 
 
+def have_same_time(one: zoneinfo.ZoneInfo, other: zoneinfo.ZoneInfo) -> bool:
+    """Whether two zones have the same time on every day of this year and the next."""
+    first = datetime.datetime(datetime.datetime.now(datetime.timezone.utc).year, 1, 1, 12)
+    days = [first + datetime.timedelta(days=number) for number in range(2 * 366)]
+    return all(day.replace(tzinfo=one).utcoffset() == day.replace(tzinfo=other).utcoffset() for day in days)
+
+
 def _values(name: str, field: str, text: str) -> tuple[int, ...] | None:
     if field == "*":
         return None

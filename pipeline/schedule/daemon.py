@@ -93,7 +93,14 @@ class State:
 class Scheduler:
     """Runs a plan until it is stopped."""
 
-    def __init__(self, home: Home, plan: SchedulePlan, notifier: Notifier, say: Callable[[str], Any]) -> None:
+    def __init__(
+        self,
+        home: Home,
+        plan: SchedulePlan,
+        notifier: Notifier,
+        say: Callable[[str], Any],
+        tell: Callable[[dict[str, Any]], Any] = lambda _: None,
+    ) -> None:
         """Makes a scheduler.
 
         Args:
@@ -101,13 +108,15 @@ class Scheduler:
           plan: what is run, and when.
           notifier: sends how a run ended.
           say: prints a line.
+          tell: is given what is known of each run when it has ended, for scripts.
         """
-        self._home, self._plan, self._notifier, self._say = home, plan, notifier, say
+        self._home, self._plan, self._notifier, self._print, self._tell = home, plan, notifier, say, tell
         self._path = home.schedules / f"{plan.experiment}.json"
         self._state = read(self._path) or State(plan.experiment, "", "", 0)
         self._stopped = threading.Event()
         self._missed = threading.Event()
         self._child: subprocess.Popen | None = None
+        self._due_next: Callable[[], datetime.datetime | None] = lambda: None
 
     def serve(self, now: bool) -> None:
         """Runs until SIGTERM or SIGINT; a run in progress then finishes its component, or writes a checkpoint.
@@ -143,24 +152,24 @@ class Scheduler:
             signal.signal(number, lambda *_: self._stop())
         scheduler.start()
         self._remember(job.next_run_time)
-        self._say(why or f"The first run is at {job.next_run_time:%Y-%m-%d %H:%M:%S %Z}.")
+        self._due_next = lambda: getattr(scheduler.get_job(job.id), "next_run_time", None)
+        self._say(why or f"the first run is at {self._clock(job.next_run_time)}")
         while not self._stopped.wait(0.2):
-            current = scheduler.get_job(job.id)
-            self._remember(current.next_run_time if current else None)
+            self._remember(self._due_next())
         scheduler.shutdown(wait=True)  # the run in progress was told to stop, and is waited for
         self._state.process = None
         self._write()
-        self._say("Stopped.")
+        self._say("stopped")
 
     def _due(self, now: bool) -> str:
         """Returns why a run is due at once; empty where it is not."""
         state = self._state
         if now:
-            return "The first run is now."
+            return "the first run is now"
         if state.cut_off:
-            return "The last run was cut off; it continues now."
+            return "the last run was cut off; it continues now"
         if state.next and datetime.datetime.fromisoformat(state.next) < datetime.datetime.now(datetime.timezone.utc):
-            return f"The run of {state.next} was missed; it is made up for now."
+            return f"the run of {state.next} was missed; it is made up for now"
         return ""
 
     def _tick(self) -> None:
@@ -174,6 +183,7 @@ class Scheduler:
         """Runs once, remembers how it ended, and tells of it."""
         started = self._state.running = _now()
         self._write()
+        self._say("a run begins")
         try:
             outcome = self._outcome(*self._retrain())
         except OSError as error:
@@ -182,10 +192,14 @@ class Scheduler:
                 "error": f"the run could not be started: {error}",
                 "exit_code": None,
             }
-        self._state.runs = [*self._state.runs, {"started": started, "ended": _now(), **outcome}][-REMEMBERED:]
+        ended = {"started": started, "ended": _now(), **outcome}
+        self._state.runs = [*self._state.runs, ended][-REMEMBERED:]
         self._state.running = None
         self._write()
-        self._say(f"{outcome['verdict']}, exit code {outcome['exit_code']}")
+        following = self._due_next()
+        self._say(_sentence(outcome) + (f"; the next run is at {self._clock(following)}" if following else ""))
+        due = following.isoformat(timespec="seconds") if following else None
+        self._tell({"experiment": self._plan.experiment, **ended, "next": due})
         for problem in self._notifier.tell({"experiment": self._plan.experiment, **outcome}):
             self._say(problem)
 
@@ -227,6 +241,13 @@ class Scheduler:
             self._child.kill() if self._stopped.is_set() else self._child.terminate()
         self._stopped.set()
 
+    def _say(self, text: str) -> None:
+        """Prints a line with the time and the experiment."""
+        self._print(f"{self._clock(datetime.datetime.now(datetime.timezone.utc))}  {self._plan.experiment}: {text}")
+
+    def _clock(self, moment: datetime.datetime) -> str:
+        return f"{moment.astimezone(zone(self._plan.timezone)):%Y-%m-%d %H:%M:%S %Z}"
+
     def _remember(self, due: datetime.datetime | None) -> None:
         text = due.astimezone(datetime.timezone.utc).isoformat(timespec="seconds") if due else None
         if text != self._state.next:
@@ -238,7 +259,17 @@ class Scheduler:
             with _WRITING:
                 replace_file(self._path, json.dumps(dataclasses.asdict(self._state), indent=1))
         except OSError as error:  # a full disk is no reason to stop
-            self._say(f"The state could not be written: {error}")
+            self._say(f"the state could not be written: {error}")
+
+
+def _sentence(outcome: dict[str, Any]) -> str:
+    """Returns how a run ended, in a line."""
+    run = f", run {outcome['run']}" if outcome.get("run") else ""
+    version = f", version {outcome['version']} ({outcome['label']})" if outcome.get("label") else ""
+    accuracy = f", accuracy {100 * outcome['accuracy']:.2f} %" if outcome.get("accuracy") is not None else ""
+    why = "; ".join(outcome.get("reasons") or ()) or str(outcome.get("error") or "").partition("\n")[0]
+    because = f", because {why}" if why else ""
+    return f"{outcome['verdict']}{run}{version}{accuracy}{because}, exit code {outcome['exit_code']}"
 
 
 _WRITING = threading.Lock()

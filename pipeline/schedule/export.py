@@ -11,15 +11,21 @@ import jinja2
 
 from conveyor.errors import ConfigError
 from pipeline.home.folders import Home
+from pipeline.schedule.cron import have_same_time, zone
 from pipeline.schedule.daemon import SchedulePlan
 
 KINDS = ("crontab", "systemd", "kubernetes")
-CONTAINER_HOME = "/conveyor"
+CONTAINER_HOME = Path("/conveyor")
 IMAGE = "conveyor:latest"
 
 
 def files(
-    kind: str, plan: SchedulePlan, home: Home, writes: tuple[Path, ...] = (), image: str = IMAGE
+    kind: str,
+    plan: SchedulePlan,
+    home: Home,
+    needs: tuple[Path, ...] = (),
+    writes: tuple[Path, ...] = (),
+    image: str = IMAGE,
 ) -> dict[str, str]:
     """Returns the files for a scheduler, by name.
 
@@ -27,6 +33,7 @@ def files(
       kind: one of `KINDS`.
       plan: what is run, and when.
       home: where everything goes; in a container it is /conveyor.
+      needs: what the run reads, besides the home folder: the experiment's file and the data.
       writes: folders besides the home folder that the run may write to.
       image: the container image that holds Conveyor.
 
@@ -35,6 +42,16 @@ def files(
     """
     if plan.cron.has_seconds and kind != "systemd":
         raise ConfigError(f'--cron "{plan.cron.text}": {kind} knows no seconds; give five fields.')
+    if kind == "crontab" and not have_same_time(zone(plan.timezone), local := zone(None)):
+        raise ConfigError(
+            f"--timezone {plan.timezone}: cron runs by this machine's time, {local}. Leave --timezone out and give the "
+            "hours in that, or choose --export systemd, which knows zones."
+        )
+    if kind == "kubernetes" and (outside := [path for path in needs if not path.is_relative_to(home.root)]):
+        raise ConfigError(
+            f"The container has the home folder alone, and not {', '.join(map(str, outside))}: move it into "
+            f"{home.root}, and name its new place."
+        )
     for argument in (*plan.arguments, *map(str, writes)):
         if not argument.isprintable():
             raise ConfigError(f"{argument!r} holds a line break or the like, which {kind} would take for its own.")
@@ -49,7 +66,7 @@ def files(
             "jitter": plan.jitter,
             "delay": f"sleep $(shuf -i 0-{plan.jitter} -n 1)\n{' ' * 18}" if plan.jitter else "",
             "command": shlex.join([_program(), "retrain", *plan.arguments]),
-            "container_command": shlex.join(["conveyor", "retrain", *_in_container(plan.arguments, home)]),
+            "container_command": shlex.join(["conveyor", "retrain", *_in_container(plan.arguments, home, needs)]),
             "user": getpass.getuser(),
             "writes": [_quoted(path) for path in (home.root, *writes)],
             "image": image,
@@ -84,6 +101,7 @@ def _program() -> str:
     return str(installed) if installed.exists() else "conveyor"
 
 
-def _in_container(arguments: tuple[str, ...], home: Home) -> list[str]:
-    """Returns the arguments with the home folder's place in the container; others must be mounted where they are."""
-    return [CONTAINER_HOME if argument == str(home.root) else argument for argument in arguments]
+def _in_container(arguments: tuple[str, ...], home: Home, needs: tuple[Path, ...]) -> list[str]:
+    """Returns the arguments with the places of the home folder, and of what is needed in it, in the container."""
+    places = {str(path): str(CONTAINER_HOME / path.relative_to(home.root)) for path in (home.root, *needs)}
+    return [places.get(argument, argument) for argument in arguments]

@@ -18,6 +18,7 @@ HOOK_SECONDS = 60
 _KINDS = {
     Verdict.PUSHED: apprise.NotifyType.SUCCESS,
     Verdict.REJECTED: apprise.NotifyType.WARNING,
+    Verdict.DRIFTED: apprise.NotifyType.WARNING,
     Verdict.FAILED: apprise.NotifyType.FAILURE,
     Verdict.NOTHING_NEW: apprise.NotifyType.INFO,
 }
@@ -97,11 +98,12 @@ def message(outcome: dict[str, Any]) -> tuple[str, str]:
         lines.append(
             f"test accuracy {100 * outcome['accuracy']:.2f} %" + (f", before {100 * before:.2f} %" if before else "")
         )
+    lines += [outcome["decline"]] if outcome.get("decline") else []
     lines += [f"because {reason}" for reason in outcome.get("reasons", ())]
     lines += [f"drift: {sentence}" for sentence in outcome.get("drift", ())]
     if outcome.get("error"):
         lines.append(str(outcome["error"]))
-    if outcome["verdict"] in (Verdict.REJECTED, Verdict.FAILED):
+    if outcome["verdict"] in (Verdict.REJECTED, Verdict.DRIFTED, Verdict.FAILED):
         lines.append("What was served before stays.")
     if outcome.get("report"):
         lines.append(f"report {outcome['report']}")

@@ -250,7 +250,7 @@ def test_stop_signal_in_training_writes_a_checkpoint_and_a_second_run_is_refused
     assert stopped
     assert 0 < int(stopped[1]) < 400
     assert conveyor.states()[-1]["Trainer"] == "canceled"
-    assert [run["state"] for run in json.loads(conveyor("runs", "--json")[1])] == ["unfinished"]
+    assert [run["state"] for run in json.loads(conveyor("runs", "--json")[1])] == ["stopped"]
     code, out = conveyor.retrain("training.steps=400", "training.log_every=400", "training.checkpoint_every=400")
     assert code == 0, out
     assert f"Continuing from the checkpoint at step {stopped[1]}." in out

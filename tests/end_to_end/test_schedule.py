@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import time
@@ -53,12 +54,12 @@ def test_killed_in_the_middle_of_a_run_and_started_again(conveyor):
     assert len(list(checkpoints.glob("*/*"))) == before  # nobody trains on
 
     with scheduled(conveyor, *settings) as scheduler:
-        wait_for(scheduler, "The last run was cut off; it continues now.")
+        wait_for(scheduler, "digits: the last run was cut off; it continues now")
         out = wait_for(scheduler, "exit code 0")
         assert "An earlier run was stopped in Trainer" in out
         assert "Continuing from the checkpoint at step" in out
         scheduler.terminate()
-        assert "Stopped." in scheduler.stdout.read()
+        assert "digits: stopped\n" in scheduler.stdout.read()
     assert scheduler.returncode == 0
     assert running(conveyor) == 0
     assert conveyor.versions() == ["1"]
@@ -81,22 +82,22 @@ def test_stopped_in_the_middle_of_a_run(conveyor):
         out = scheduler.stdout.read()
     assert scheduler.returncode == 0, out
     assert "with a checkpoint" in out
-    assert "stopped, exit code 130" in out
+    assert re.search(r"digits: stopped, run digits-\w+-\w+, because .*, exit code 130", out)
     assert running(conveyor) == 0
     assert state(conveyor)["runs"][-1]["verdict"] == "stopped"
 
 
 def test_a_time_that_passed_meanwhile_is_made_up_for_once(pushed):
     with scheduled(pushed) as scheduler:
-        wait_for(scheduler, "The first run is at")
+        wait_for(scheduler, "the first run is at")
         scheduler.terminate()
         scheduler.stdout.read()
     missed = state(pushed) | {"next": "2020-01-01T03:00:00+00:00"}
     (pushed.home / "schedules" / "digits.json").write_text(json.dumps(missed))
     with scheduled(pushed) as scheduler:
         out = wait_for(scheduler, "exit code")
-        assert "The run of 2020-01-01T03:00:00+00:00 was missed; it is made up for now." in out
-        assert "nothing new, exit code 4" in out
+        assert "digits: the run of 2020-01-01T03:00:00+00:00 was missed; it is made up for now" in out
+        assert re.search(r"digits: nothing new, run digits-.*, exit code 4; the next run is at 20\d\d-", out)
         eventually(lambda: listed(pushed)[0]["state"] == "waiting")
         (row,) = listed(pushed)
         assert row["next"] > "2026"

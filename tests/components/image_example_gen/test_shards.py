@@ -1,5 +1,7 @@
+import collections
 import dataclasses
 import hashlib
+import shutil
 
 import numpy as np
 import pytest
@@ -8,11 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from components.image_example_gen import shards
-from components.image_example_gen.dataset import HashedSplits, NamedSplits
+from components.image_example_gen.dataset import Dataset, HashedSplits, NamedSplits
 from components.image_example_gen.readers import DataError
 from components.image_example_gen.shards import content_splits, plan, split_names
 from components.image_example_gen.spans import BASE, Part
+from conveyor.files import file_digest
 from tests.digits import held_out, read_idx, write_idx
+from tests.pictures import draw_classes
 
 
 def counts(planned):
@@ -90,10 +94,12 @@ def test_a_shard_of_hashed_splits_yields_every_image_in_its_own(hashed):
     (shard,) = plan(hashed)
     images, labels = shard.reader.read(0, 100)
     chosen = content_splits(images, hashed.dataset.splits)
-    read = {split: (pixels, truth) for split, pixels, truth in shard.read(hashed.dataset)}
+    read = {piece.split: (piece.images, piece.labels) for piece in shard.read(hashed.dataset)}
+    numbers = {piece.split: piece.numbers for piece in shard.read(hashed.dataset)}
     assert list(read) == ["train", "eval", "test"]
     for split, (pixels, truth) in read.items():
         assert np.array_equal(pixels, images[chosen == split])
+        assert np.array_equal(pixels, images[numbers[split]])
         assert np.array_equal(truth, labels[chosen == split])
 
 
@@ -108,7 +114,7 @@ def test_what_is_reserved_is_the_images_of_test_and_eval(hashed):
         list(shard.read(hashed.dataset, reserved))
     assert f"found one of those as image {number}, counted from 0; take it out" in str(error.value)
     only_training = dataclasses.replace(shard, start=int(np.flatnonzero(~held)[0]), count=1)
-    assert [len(pixels) for _, pixels, _ in only_training.read(hashed.dataset, reserved)] == [1, 0, 0]
+    assert [len(piece.images) for piece in only_training.read(hashed.dataset, reserved)] == [1, 0, 0]
 
 
 def test_a_shard_of_one_image_holds_one_however_large_it_is(hashed, monkeypatch):
@@ -147,3 +153,47 @@ def test_the_first_examples_and_the_rest_are_all_and_none_is_in_both(sizes, coun
     taken = [(numbers[id(r)], i) for r, start, length in (*first, *rest) for i in range(start, start + length)]
     assert taken == everything
     assert sum(length for _, _, length in first) == count
+
+
+@pytest.fixture
+def train_and_test(tmp_path):
+    """Class folders with splits: 40 pictures of one class to train on, and 20 of another."""
+    draw_classes(tmp_path / "train", {"a": 40, "b": 20}, (4, 4))
+    draw_classes(tmp_path / "test", {"a": 2, "b": 2}, (4, 4))
+    splits = NamedSplits("train/*/*", "test/*/*", eval_examples=9)
+    return Part(BASE, tmp_path, Dataset("x", "folders", (4, 4, 3), ("a", "b"), splits))
+
+
+def read_names(part, split):
+    return [path for shard in plan(part) if shard.split == split for path in shard.reader.paths]
+
+
+def test_class_folders_hold_out_as_large_a_share_of_each_class(train_and_test):
+    held, rest = read_names(train_and_test, "eval"), read_names(train_and_test, "train")
+    assert collections.Counter(path.parent.name for path in held) == {"a": 6, "b": 3}
+    assert sorted(held + rest) == train_and_test.files("train/*/*")
+    (shard,) = (shard for shard in plan(train_and_test) if shard.split == "eval")
+    (piece,) = shard.read(train_and_test.dataset)
+    assert (len(piece.images), piece.labels.tolist()) == (9, [0] * 6 + [1] * 3)
+
+
+def test_a_pictures_content_decides_whether_it_is_held_out(train_and_test):
+    held = {file_digest(path) for path in read_names(train_and_test, "eval")}
+    for number, path in enumerate(train_and_test.files("train/*/*")):
+        path.rename(path.with_name(f"{(number * 37) % 101}.png"))
+    assert {file_digest(path) for path in read_names(train_and_test, "eval")} == held
+    assert held != {file_digest(path) for path in train_and_test.files("train/a/*")[:9]}
+
+
+def test_equal_pictures_are_held_out_together(train_and_test):
+    last = max(read_names(train_and_test, "eval")[:6], key=file_digest)
+    shutil.copy(last, last.with_name("again.png"))
+    held = read_names(train_and_test, "eval")
+    assert {last, last.with_name("again.png")} <= set(held)
+    assert len(held) == 10
+
+
+def test_more_than_there_are_cannot_be_held_out(train_and_test):
+    splits = dataclasses.replace(train_and_test.dataset.splits, eval_examples=60)
+    with pytest.raises(DataError, match="eval_examples is 60, and there are only 60"):
+        plan(dataclasses.replace(train_and_test, dataset=dataclasses.replace(train_and_test.dataset, splits=splits)))

@@ -21,7 +21,7 @@ def test_a_run_is_running_while_its_process_is(tmp_path, running):
     home = Home(tmp_path)
     with locked(home):
         assert listing.run_rows(home, None)[0]["state"] == "running"
-    assert listing.run_rows(home, None)[0]["state"] == "unfinished"
+    assert listing.run_rows(home, None)[0]["state"] == "stopped"
 
 
 def test_a_version_that_goes_during_the_look_is_not_listed(tmp_path, monkeypatch):
@@ -49,7 +49,7 @@ def test_a_report_that_was_cut_off_is_none(tmp_path, running, text):
 
 
 def test_a_run_in_a_home_without_a_lock_is_not_running(tmp_path, running):
-    assert listing.run_rows(Home(tmp_path / "none"), None)[0]["state"] == "unfinished"
+    assert listing.run_rows(Home(tmp_path / "none"), None)[0]["state"] == "stopped"
 
 
 def test_a_run_that_ends_during_the_look_is_what_it_ended_as(tmp_path, monkeypatch):

@@ -239,7 +239,7 @@ def test_a_component_that_was_told_to_stop_did_not_fail(store):
     add(store, "digits-2-b", "ImageExampleGen", Execution.COMPLETE)
     add(store, "digits-2-b", "Trainer", Execution.FAILED)
     metadata_store.cancel_failed(store, "digits-2-b", "Trainer")
-    assert states(store) == {"digits-1-a": RunState.FAILED, "digits-2-b": RunState.UNFINISHED}
+    assert states(store) == {"digits-1-a": RunState.FAILED, "digits-2-b": RunState.STOPPED}
 
 
 def test_nothing_is_stopped_before_a_run_is_known(store):
@@ -249,7 +249,7 @@ def test_nothing_is_stopped_before_a_run_is_known(store):
 
 
 @pytest.mark.parametrize(
-    ("state", "expected"), [(Execution.CANCELED, RunState.UNFINISHED), (Execution.FAILED, RunState.FAILED)]
+    ("state", "expected"), [(Execution.CANCELED, RunState.STOPPED), (Execution.FAILED, RunState.FAILED)]
 )
 def test_what_is_left_running_is_closed(store, state, expected):
     add(store, "digits-1-a", "Trainer", Execution.RUNNING)

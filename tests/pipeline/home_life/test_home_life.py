@@ -441,7 +441,7 @@ class HomeLife(RuleBasedStateMachine):
     @invariant()
     def nothing_runs(self) -> None:
         states = {row["state"] for row in listing.run_rows(self._home, None)}
-        assert states <= {"unfinished", "failed", "rejected", "pushed"}
+        assert states <= {"stopped", "failed", "rejected", "pushed"}
 
     @invariant()
     def every_version_has_a_lineage(self) -> None:

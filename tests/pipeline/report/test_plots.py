@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 
 from pipeline.report import plots
+from pipeline.report.metrics import CalibrationBin
 
 
 def texts(svg):
@@ -37,7 +38,7 @@ def test_curves_show_held_out_accuracy_where_it_was_measured():
 
 def test_class_accuracies_in_percent_also_where_a_class_has_no_example():
     svg = plots.class_accuracies(["cat", "dog", "emu"], [0.5, 0.975, float("nan")], [0.4, 0.9, 0.1])
-    assert {"cat", "dog", "emu", " 97.5", "baseline"} <= set(texts(svg))
+    assert {"cat", "dog", "emu", "  97.5", "baseline"} <= set(texts(svg))
 
 
 def decoded(address):
@@ -59,3 +60,9 @@ def test_kernels_share_one_scale_on_which_grey_is_zero():
     assert set(none.ravel()) == {128}
     assert set(strong.ravel()) == {255}
     assert set(weak.ravel()) == {128, 64}
+
+
+def test_reliability_shows_every_bin():
+    svg = plots.reliability([CalibrationBin(0.55, 0.5, 10), CalibrationBin(0.95, 0.9, 90)])
+    assert {"probability of the likeliest class", "share that is right", "calibrated"} <= set(texts(svg))
+    assert plots.reliability([]).startswith("<svg")

@@ -25,6 +25,16 @@ def test_floor_of_a_class_holds_for_every_class():
     assert by_class["threshold"] == {"valueThreshold": {"lowerBound": pytest.approx(0.4)}}
 
 
+def test_a_decline_of_a_class_is_measured_where_a_limit_is_set():
+    assert len(thresholds(Gate(min_accuracy=0.5))) == 1
+    _, by_class = thresholds(Gate(min_accuracy=0.5, class_tolerance=0.0))
+    change = {"direction": "HIGHER_IS_BETTER", "absolute": pytest.approx(0, abs=1e-6)}
+    assert by_class["threshold"] == {"changeThreshold": change}
+    _, both = thresholds(Gate(min_accuracy=0.5, min_class_accuracy=0.4, class_tolerance=0.03))
+    assert both["threshold"]["valueThreshold"] == {"lowerBound": pytest.approx(0.4)}
+    assert both["threshold"]["changeThreshold"]["absolute"] == pytest.approx(-0.03, abs=1e-6)
+
+
 def float32(numerator, denominator):
     """An accuracy as Keras counts and TFMA reports it."""
     return float(np.float32(numerator) / np.float32(denominator))

@@ -3,6 +3,8 @@ import shlex
 import shutil
 import signal
 import subprocess
+import time
+from pathlib import Path
 
 import kubernetes_validate
 import pytest
@@ -10,7 +12,7 @@ import yaml
 
 from conveyor.errors import ConfigError
 from pipeline.home.folders import Home
-from pipeline.schedule import export
+from pipeline.schedule import cron, export
 from pipeline.schedule.cron import Cron
 from pipeline.schedule.daemon import SchedulePlan
 
@@ -37,14 +39,58 @@ def home(tmp_path):
 
 
 def test_crontab(home):
-    text = export.files("crontab", plan(), home)["conveyor-mnist.crontab"]
-    *_, zone, line = text.strip().splitlines()
-    assert zone == "CRON_TZ=Europe/Berlin"
+    here = str(cron.zone(None))
+    text = export.files("crontab", plan(timezone=here), home)["conveyor-mnist.crontab"]
+    *_, comment, line = text.strip().splitlines()
+    assert comment == f"# Hours are in {here}, this machine's time zone: cron knows no other."
+    assert "CRON_TZ" not in text  # Debian's cron takes it for a variable of the job
     fields, command = line.split(" sleep ")
     assert fields == "30 3 * * mon-fri"
     # cron hands what is behind the fields to sh, after it has taken the backslash from \%
     asked = shlex.split(command.partition("; ")[2].replace("\\%", "%"))
     assert asked[1:] == ["retrain", *plan().arguments]
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Chatham", "Asia/Kathmandu"])
+def test_a_zone_that_cron_does_not_have_is_refused(home, zone):
+    with pytest.raises(ConfigError, match=f"--timezone {zone}: cron runs by this machine's time, .*--export systemd"):
+        export.files("crontab", plan(timezone=zone), home)
+
+
+def test_another_name_of_the_same_time_is_not_refused(home, monkeypatch):
+    monkeypatch.setattr(export, "zone", lambda name: cron.zone(name or "Etc/UTC"))
+    assert export.files("crontab", plan(timezone="UTC"), home)
+    monkeypatch.setattr(export, "zone", lambda name: cron.zone(name or "Europe/London"))  # the same in winter alone
+    with pytest.raises(ConfigError, match="cron runs by this machine's time, Europe/London"):
+        export.files("crontab", plan(timezone="UTC"), home)
+
+
+NEEDS_CRON = [shutil.which(name) is None for name in ("cron", "unshare", "faketime", "mount")]
+
+
+@pytest.mark.skipif(any(NEEDS_CRON) or os.geteuid() != 0, reason="needs root, Debian's cron, faketime and unshare")
+def test_debians_cron_runs_the_line_at_its_hour(home, tmp_path, monkeypatch):
+    told = tmp_path / "told"
+    program = tmp_path / "a program"
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {told}.new\nmv {told}.new {told}\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(export, "_program", lambda: str(program))
+    lines = export.files("crontab", plan("30 3 * * *", timezone=str(cron.zone(None)), jitter=0), home)
+    (tmp_path / "root").write_text(lines["conveyor-mnist.crontab"])
+    (tmp_path / "root").chmod(0o600)
+    folder = "/var/spool/cron/crontabs"
+    # In folders that nobody else sees; the clock is shortly before the hour.
+    script = (
+        f"mount -t tmpfs none {folder} && cp {tmp_path / 'root'} {folder}/root && mount -t tmpfs none /run && "
+        "mount -t tmpfs none /dev/shm && "
+        "exec faketime '2026-11-25 03:29:57' cron -f"
+    )
+    with subprocess.Popen(["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script]) as process:
+        deadline = time.monotonic() + 60
+        while not told.exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.1)
+        process.kill()
+    assert told.read_text().splitlines() == ["retrain", *plan().arguments]
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
@@ -74,13 +120,16 @@ def test_systemd_unescapes_to_the_command(home):
 
 @pytest.mark.parametrize("kind", export.KINDS)
 def test_a_line_break_is_refused(home, kind):
-    broken = plan(arguments=("mnist", "--hook", "true\n* * * * * touch /tmp/another-line"))
+    arguments = ("mnist", "--hook", "true\n* * * * * touch /tmp/another-line")
+    broken = plan(arguments=arguments, timezone=str(cron.zone(None)))
     with pytest.raises(ConfigError, match="holds a line break"):
         export.files(kind, broken, home)
 
 
 def test_an_expression_on_two_lines_is_one(home):
-    text = export.files("crontab", plan(cron="0 3 *\n* *"), home)["conveyor-mnist.crontab"]
+    text = export.files("crontab", plan(cron="0 3 *\n* *", timezone=str(cron.zone(None))), home)[
+        "conveyor-mnist.crontab"
+    ]
     assert text.strip().splitlines()[-1].startswith("0 3 * * * sleep")
 
 
@@ -106,6 +155,22 @@ def test_kubernetes_takes_the_manifest(home, version):
     broken = yaml.safe_load(text.replace("concurrencyPolicy: Forbid", "concurrencyPolicy: [Forbid]"))
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, version, strict=True)
+
+
+def test_the_container_finds_what_is_in_the_home_folder_in_its_place(home):
+    own, data = home.root / "own.py", home.root / "my images"
+    arguments = (str(own), "--home", str(home.root), "--data", str(data), "--gc")
+    files = export.files("kubernetes", plan(arguments=arguments, jitter=0), home, needs=(own, data))
+    (script,) = yaml.safe_load(files["conveyor-mnist.yaml"])["spec"]["jobTemplate"]["spec"]["template"]["spec"][
+        "containers"
+    ][0]["args"]
+    assert ("conveyor retrain /conveyor/own.py --home /conveyor --data '/conveyor/my images' --gc & run=$!") in script
+
+
+@pytest.mark.parametrize("outside", [Path("/srv/own.py"), Path("/srv/conveyor-2/images")])
+def test_what_the_container_does_not_have_is_refused(home, outside):
+    with pytest.raises(ConfigError, match=f"The container has the home folder alone, and not {outside}: move it into"):
+        export.files("kubernetes", plan(), home, needs=(home.root / "data", outside))
 
 
 @pytest.mark.parametrize(("code", "expected"), [(0, 0), (4, 0), (3, 3), (1, 1)])
