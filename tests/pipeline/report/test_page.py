@@ -10,6 +10,7 @@ from pipeline.home.metadata_store import Run
 from pipeline.home.outcome import Verdict
 from pipeline.home.provenance import PartDigest, Provenance
 from pipeline.report import page
+from pipeline.report.page import Failure
 
 
 @pytest.fixture
@@ -25,12 +26,16 @@ def provenance():
 
 def test_a_report_is_a_page_and_a_json_file(tmp_path, run, provenance):
     notes = []
-    outcome = page.write(Home(tmp_path), provenance, run, notes.append, failure="Trainer failed: <why>")
-    assert (outcome.verdict, outcome.run, notes) == (Verdict.FAILED, run.id, [])
+    failure = Failure(Verdict.DRIFTED, "DriftGate failed: <why>", "/my home/logs/r 1.log")
+    outcome = page.write(Home(tmp_path), provenance, run, notes.append, failure)
+    assert (outcome.verdict, outcome.run, notes) == (Verdict.DRIFTED, run.id, [])
     assert outcome.report == str(tmp_path / "reports" / f"{run.id}.html")
-    assert "Trainer failed: &lt;why&gt;" in (tmp_path / "reports" / f"{run.id}.html").read_text()
+    text = (tmp_path / "reports" / f"{run.id}.html").read_text()
+    assert "DriftGate failed: &lt;why&gt;" in text
+    assert '<a href="file:///my%20home/logs/r%201.log">The log</a>' in text
     fields = json.loads((tmp_path / "reports" / f"{run.id}.json").read_text())
     assert fields["outcome"] == json.loads(json.dumps(outcome.to_dict()))
+    assert (fields["failure"], fields["log"]) == (failure.sentence, failure.log)
     assert fields["data"]["parts"] == [{"name": "base", "digest": "0" * 64, "trained_on": True}]
 
 
