@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from conveyor.errors import ExitCode
+from conveyor.words import counted
 from pipeline.cli.options import DATA, HOME, JSON, SET, Chosen, experiment, experiment_or_folder
 from pipeline.cli.output import Verb, error, reply, table
 from pipeline.data import add as adding
@@ -72,7 +73,7 @@ def add(chosen: Chosen, path: Path, date: str | None, home: Home) -> ExitCode:
     added = adding.add(chosen.experiment, folder, path, date)
     counts = ", ".join(f"{name} {count:,}" for name, count in added.by_class.items())
     state = "is" if added.new else "was there already:"
-    click.echo(f"{added.span} {state} {added.folder}: {added.images:,} images ({counts})")
+    click.echo(f"{added.span} {state} {added.folder}: {counted(added.images, 'image')} ({counts})")
     reply(dataclasses.asdict(added))
     return ExitCode.SUCCESS if added.new else ExitCode.NOTHING_NEW
 

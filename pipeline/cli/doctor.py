@@ -13,6 +13,7 @@ import click
 
 from components.code_digest import stack_versions
 from conveyor.errors import ConfigError, ConveyorError, ExitCode
+from conveyor.words import counted
 from pipeline.cli.options import HOME, JSON, METADATA
 from pipeline.cli.output import Verb, reply, warn
 from pipeline.data.fetch import CANONICAL, is_complete
@@ -106,7 +107,7 @@ def _metadata(home: Home) -> Finding:
         count = len(metadata_store.runs(metadata_store.connect(home)))
     except ConveyorError as error:
         return Finding("metadata", False, str(error), "mend that, and run conveyor doctor again")
-    return Finding("metadata", True, f"{place}, {count} runs")
+    return Finding("metadata", True, f"{place}, {counted(count, 'run')}")
 
 
 @click.command(cls=Verb)
@@ -143,7 +144,7 @@ def doctor(home: Home, restore_metadata: bool) -> ExitCode:
         click.echo(f"{mark} {finding.subject:<14} {finding.detail}")
         if not finding.ok:
             click.echo(f"{'':20} {finding.mend}")
-    reply([dataclasses.asdict(finding) for finding in findings])
+    reply({"findings": [dataclasses.asdict(finding) for finding in findings]})
     return ExitCode.SUCCESS if all(finding.ok for finding in findings) else ExitCode.FAILED
 
 

@@ -1,7 +1,9 @@
 """The `conveyor` command: a group of verbs, each of which is imported when it is used."""
 
 import importlib
+import json
 import sys
+from typing import Any
 
 import click
 
@@ -46,6 +48,14 @@ class LazyGroup(click.Group):
         except KeyboardInterrupt:
             sys.exit(int(ExitCode.INTERRUPTED))
         return next(verb for verb in module.VERBS if verb.name == cmd_name)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as problem:
+            if "--json" in args:
+                click.echo(json.dumps({"verdict": "failed", "error": problem.format_message()}, indent=1))
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):

@@ -27,6 +27,10 @@ from pipeline.home.folders import Home
 from pipeline.home.lock import locked
 from serving.model_store import LabelsDamaged, StableMove, StoredModel
 
+# Columns that a narrow terminal does without, the first ones first.
+RUNS_LEFT_OUT = ("seconds", "cached", "started", "reason", "component", "accuracy")
+MODELS_LEFT_OUT = ("date", "megabytes", "data")
+
 
 @click.command(cls=Verb)
 @EXPERIMENT_NAME
@@ -48,8 +52,8 @@ def runs(experiment: str | None, home: Home) -> None:
     name = experiment_name(home, experiment)
     rows = listing.run_rows(home, name)
     require_known(home, experiment, bool(rows))
-    table("runs", rows, f"Nothing{_of(name)} has run in {home.root} yet.")
-    reply(rows)
+    table("runs", rows, f"Nothing{_of(name)} has run in {home.root} yet.", RUNS_LEFT_OUT)
+    reply({"runs": rows})
 
 
 @click.command(cls=Verb)
@@ -79,9 +83,10 @@ def models(experiment: str | None, home: Home) -> None:
     name = experiment_name(home, experiment)
     rows = listing.model_rows(home, name)
     require_known(home, experiment, bool(rows))
-    shown = [{name: value for name, value in row.items() if name not in ("run", "folder")} for row in rows]
-    table("models", shown, f"Nothing{_of(name)} has been pushed in {home.root} yet.")
-    reply(rows)
+    digests = ("configuration", "trainer_digest")  # of use whole, and too long for a table
+    shown = [{key: value for key, value in row.items() if key not in ("run", "folder", *digests)} for row in rows]
+    table("models", shown, f"Nothing{_of(name)} has been pushed in {home.root} yet.", MODELS_LEFT_OUT)
+    reply({"models": rows})
 
 
 def _of(experiment: str | None) -> str:

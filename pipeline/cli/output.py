@@ -73,26 +73,50 @@ def error(problem: object) -> None:
     click.secho(f"conveyor: {problem}", err=True, fg="red")
 
 
-def table(title: str, rows: list[dict[str, Any]], nothing: str) -> None:
-    """Prints rows, which all have the same keys, or a sentence without any; nothing with `--json`."""
+def table(title: str, rows: list[dict[str, Any]], nothing: str, left_out: tuple[str, ...] = ()) -> None:
+    """Prints rows as a table that fits the terminal; nothing with `--json`.
+
+    Args:
+      title: stands above it.
+      rows: which all have the same keys.
+      nothing: what is printed where there are no rows.
+      left_out: columns that are left out where the terminal is too narrow, the first ones first.
+    """
     if wants_json():
         return
     import rich.box
     import rich.console
+    import rich.markup
     import rich.table
 
     if not rows:
         click.echo(nothing)
         return
-    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, title=title, title_justify="left")
-    for column in rows[0]:
-        shown.add_column(column.replace("_", " "), overflow="fold")
-    for row in rows:
-        shown.add_row(*(_cell(name, value) for name, value in row.items()))
     console = rich.console.Console()
     if not console.is_terminal:  # a pipe has no width, and a script wants whole lines
         console.width = 250
+    columns = {name: [name.replace("_", " "), *(_cell(name, row[name]) for row in rows)] for name in rows[0]}
+    missing = []
+    for name in left_out:
+        if _width(columns) <= console.width:
+            break
+        del columns[name]
+        missing.append(name.replace("_", " "))
+    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, title=title, title_justify="left")
+    for header, *_ in columns.values():
+        shown.add_column(header, overflow="fold")
+    for cells in list(zip(*columns.values(), strict=True))[1:]:
+        shown.add_row(*map(rich.markup.escape, cells))
     console.print(shown)
+    if missing:
+        console.print(f"  left out, for they do not fit: {', '.join(missing)}", highlight=False)
+
+
+def _width(columns: dict[str, list[str]]) -> int:
+    """Returns how many characters wide a table is: two spaces beside each cell, and two at the sides."""
+    import rich.cells
+
+    return 2 + sum(2 + max(map(rich.cells.cell_len, cells)) for cells in columns.values())
 
 
 def _cell(column: str, value: Any) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from conveyor.errors import ConfigError, ConveyorError, ExitCode
+from conveyor.words import counted
 from pipeline.cli.options import (
     DATA,
     HOME,
@@ -82,7 +83,7 @@ def _description(chosen: Chosen) -> str:
     name, classes = chosen.choice.name, ", ".join(dataset.classes)
     return (
         f"{name}: {len(dataset.classes)} classes ({classes}); pictures become {size} ({dataset.resize}); "
-        f"{training.steps:,} steps of {training.batch_size}; pushed from an accuracy of "
+        f"{counted(training.steps, 'step')} of {training.batch_size}; pushed from an accuracy of "
         f"{100 * chosen.experiment.gate.min_accuracy:g} % on. `conveyor settings {name}` shows all."
     )
 
@@ -243,7 +244,7 @@ def evaluate(chosen: Chosen, home: Home, version: int | None, checkpoint: bool) 
         from pipeline.run.evaluate import evaluate as measure
 
         measured = measure(experiment, home, folder, version)
-    click.echo(f"{measured.what}: test accuracy {measured.accuracy:.4f} on {measured.examples:,} images")
+    click.echo(f"{measured.what}: test accuracy {measured.accuracy:.4f} on {counted(measured.examples, 'image')}")
     reply(dataclasses.asdict(measured))
 
 

@@ -112,8 +112,9 @@ def schedule(
     """
     if listing:
         rows = daemon.rows(home)
-        table("schedules", rows, f"Nothing is scheduled in {home.root}.")
-        reply(rows)
+        left_out = ("process", "runs", "last", "timezone", "exit_code", "verdict")
+        table("schedules", rows, f"Nothing is scheduled in {home.root}.", left_out)
+        reply({"schedules": rows})
         return
     if experiment is None or when.cron is None:
         raise click.UsageError('Give an EXPERIMENT and --cron, such as mnist --cron "0 3 * * *"; or --list.')

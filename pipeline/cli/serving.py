@@ -1,22 +1,25 @@
 """The verbs that serve and ask: serve, predict, loadtest."""
 
+import contextlib
 import dataclasses
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import tqdm
 
-from conveyor.errors import ExitCode
-from pipeline.cli.options import HOME, JSON, bundle
-from pipeline.cli.output import Verb, error, reply, reply_now, table, wants_json
+from conveyor.errors import ConveyorError, ExitCode
+from conveyor.words import counted
+from pipeline.cli.options import HOME, JSON, bundle, model_name
+from pipeline.cli.output import Verb, error, reply, reply_now, table, wants_json, warn
 from pipeline.home.folders import Home
 from pipeline.release import backends
 from pipeline.release import predict as predicting
 from pipeline.release import serve as serving
 from pipeline.release.loadtest import load_test
-from serving.client import Client, Tls
+from serving.client import Client, ServingError, Tls
 
 SERVER = bundle(
     "server",
@@ -55,6 +58,8 @@ class Connection:
         if self.version is not None and self.label is not None:
             raise click.UsageError("Ask for a --version or for a --label, not for both.")
         tls = Tls(self.ca, self.cert, self.key) if self.ca or self.cert else None
+        if self.version is None and self.label is None:
+            return Client.stable(self.target, model, timeout=self.timeout, tls=tls)
         return Client(self.target, model, version=self.version, label=self.label, timeout=self.timeout, tls=tls)
 
 
@@ -69,7 +74,7 @@ CONNECTION = bundle(
     "connection",
     Connection,
     TARGET,
-    click.option("--version", type=click.IntRange(0, 2**63 - 1), help="The version to ask. [default: the highest]"),
+    click.option("--version", type=click.IntRange(0, 2**63 - 1), help="The version to ask. [default: the stable one]"),
     click.option("--label", help="Or the label of a version."),
     click.option(
         "--timeout",
@@ -111,6 +116,7 @@ def serve(server: serving.ServerSettings, dry_run: bool, files_only: bool, home:
                 1  the server ended by itself, or did not answer
                 2  a wrong option, a port that is taken, or nothing to serve
     """
+    server = dataclasses.replace(server, models=tuple(model_name(home, name) for name in server.models))
     if dry_run or files_only:
         if files_only:
             with serving.written(home, server) as prepared:
@@ -122,7 +128,10 @@ def serve(server: serving.ServerSettings, dry_run: bool, files_only: bool, home:
             click.echo(shlex.join(command))
         reply({"commands": commands, "files": str(prepared.folder.path)})
         return
-    serving.serve(home, server, lambda endpoint: _ready(home, endpoint))
+    with serving.writable(home) as place:
+        if place != home:
+            warn(f"{home.root} cannot be written: the server's files and its log are in {place.scratch}.")
+        serving.serve(place, server, lambda endpoint: _ready(place, endpoint))
 
 
 def _ready(home: Home, endpoint: serving.Endpoint) -> None:
@@ -145,8 +154,9 @@ def _ready(home: Home, endpoint: serving.Endpoint) -> None:
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @CONNECTION
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="How many classes to show.")
+@HOME
 @JSON
-def predict(model: str, images: tuple[str, ...], connection: Connection, top: int) -> ExitCode:
+def predict(model: str, images: tuple[str, ...], connection: Connection, top: int, home: Home) -> ExitCode:
     """Ask a server for the classes of picture files.
 
     \b
@@ -154,7 +164,9 @@ def predict(model: str, images: tuple[str, ...], connection: Connection, top: in
     conveyor predict cifar10 'pictures/**/*.jpg' --json
     cat seven.png | conveyor predict mnist - --target http://localhost:8501
 
-    An IMAGE is a PNG or JPEG file, a pattern, or - for standard input.
+    An IMAGE is a PNG or JPEG file, a pattern, or - for standard input. MODEL may also be an experiment that the home
+    folder knows, or its file. Without --version and --label the stable version is asked, and not a canary; where the
+    server has no labels, the highest.
 
     \b
     Exit codes  0  every file has its answer
@@ -162,8 +174,10 @@ def predict(model: str, images: tuple[str, ...], connection: Connection, top: in
                 2  a wrong option, or no file of such a name
     """
     files = predicting.files_of(images)
+    name = model_name(home, model)
     with (
-        connection.client(model) as client,
+        _explained(home, connection.target, name),
+        connection.client(name) as client,
         tqdm.tqdm(total=len(files), unit="image", disable=len(files) <= predicting.BATCH or None) as bar,
     ):
         answers = list(predicting.predict(client, files, top, lambda more: bar.update(more)))
@@ -171,8 +185,28 @@ def predict(model: str, images: tuple[str, ...], connection: Connection, top: in
     for answer in answers:
         if answer.error:
             error(f"{answer.file}: {answer.error}")
-    reply([answer.to_dict() for answer in answers])
+    reply({"predictions": [answer.to_dict() for answer in answers]})
     return ExitCode.FAILED if any(answer.error for answer in answers) else ExitCode.SUCCESS
+
+
+@contextlib.contextmanager
+def _explained(home: Home, target: str, model: str) -> Iterator[None]:
+    """Says what to do where no server answers, or has no such model."""
+    try:
+        yield
+    except ServingError as problem:
+        if problem.code == "UNAVAILABLE":
+            raise ConveyorError(
+                f"No server answers at {target} ({problem.message.strip()}). `conveyor serve` starts one; --target "
+                "names another."
+            ) from problem
+        if problem.code == "NOT_FOUND":
+            there = ", ".join(known.name for known in home.models.models() if known.versions()) or "none"
+            raise ConveyorError(
+                f"The server at {target} has no model {model}, or not that version of it ({problem.message.strip()}). "
+                f"Models in {home.root}: {there}."
+            ) from problem
+        raise
 
 
 def _row(answer: predicting.Answer) -> dict[str, Any]:
@@ -203,8 +237,10 @@ def loadtest(model: str, clients: int, seconds: float, batch: int, target: str, 
                 1  a request failed, or the server did not answer
                 2  a wrong option, or no such model was pushed
     """
+    model = model_name(home, model)
     test = load_test(home, target, model, clients, seconds, batch)
-    click.echo(f"{model} version {test.version}: {clients} clients, {batch} images a request, {test.seconds:.1f} s\n")
+    asked = f"{counted(clients, 'client')}, {counted(batch, 'image')} a request, {test.seconds:.1f} s"
+    click.echo(f"{model} version {test.version}: {asked}\n")
     lines = [
         ("requests", f"{test.requests:,}"),
         ("throughput", f"{test.throughput:,.0f} requests/s, {test.images:,.0f} images/s"),

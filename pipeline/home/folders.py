@@ -75,10 +75,12 @@ class Home:
       root: the home folder, absolute.
       metadata: address of the ML Metadata store: empty for SQLite in the home folder, or
         `mysql://user:password@host:port/database`, or `postgresql://...` likewise.
+      scratch: where a server's files and logs go, if the home folder cannot be written to.
     """
 
     root: Path
     metadata: str = ""
+    scratch: Path | None = None
 
     @classmethod
     def at(cls, root: str | None = None, metadata: str | None = None) -> "Home":
@@ -195,7 +197,7 @@ class Home:
     @property
     def server(self) -> Path:
         """Configuration files of the server, made anew at each `conveyor serve`."""
-        return self.root / "server"
+        return (self.scratch or self.root) / "server"
 
     @property
     def reports(self) -> Path:
@@ -220,7 +222,7 @@ class Home:
     @property
     def logs(self) -> Path:
         """One file a run."""
-        return self.root / "logs"
+        return (self.scratch or self.root) / "logs"
 
     def log(self, name: str) -> Path:
         """Returns the file for one run's noise, in a folder that exists."""

@@ -11,6 +11,8 @@ from ml_metadata.proto.metadata_store_pb2 import Artifact, Event
 from conveyor.errors import ConfigError
 from pipeline.home import metadata_store
 
+BASE_MODEL = "base_model"  # the trainer's input that a warm start begins with
+
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
@@ -49,15 +51,24 @@ def of_version(store: MetadataStore, model: str, version: int) -> Origin:
     Raises:
       ConfigError: ML Metadata knows nothing of that version.
     """
+    pushed = _pushed(store, model, version)
+    if pushed is None:
+        raise ConfigError(f"ML Metadata knows nothing of version {version} of {model}; see `conveyor models`.")
+    return _origin(store, pushed, model, set())
+
+
+def _pushed(store: MetadataStore, model: str, version: int) -> Artifact | None:
     for artifact in reversed(store.get_artifacts_by_type("PushedModel")):
         number = metadata_store.property_of(artifact, "pushed_version")
         destination = str(metadata_store.property_of(artifact, "pushed_destination"))
         if number == version and destination.endswith(f"/{model}/{version}"):
-            return _origin(store, artifact, set())
-    raise ConfigError(f"ML Metadata knows nothing of version {version} of {model}; see `conveyor models`.")
+            return artifact
+    return None
 
 
-def _origin(store: MetadataStore, artifact: Artifact, seen: set[int]) -> Origin:
+def _origin(
+    store: MetadataStore, artifact: Artifact, model: str, seen: set[int], is_warm_start: bool = False
+) -> Origin:
     events = store.get_events_by_artifact_ids([artifact.id])
     # Later runs that took it from their cache have an event of it too; the first is of the execution that made it.
     made = min((event for event in events if event.type == Event.OUTPUT), key=lambda event: event.execution_id)
@@ -71,12 +82,16 @@ def _origin(store: MetadataStore, artifact: Artifact, seen: set[int]) -> Origin:
         sources = [e for e in store.get_events_by_execution_ids([execution.id]) if e.type == Event.INPUT]
         artifacts = {a.id: a for a in store.get_artifacts_by_id([event.artifact_id for event in sources])}
         # The model first: what the verdicts on it were made of then stands there.
-        sources.sort(
-            key=lambda event: (event.path.steps[0].key != "model" if event.path.steps else True, event.artifact_id)
-        )
-        inputs = [_origin(store, artifacts[e.artifact_id], seen) for e in sources if e.artifact_id in artifacts]
+        sources.sort(key=lambda event: (_output_name(event) != "model", event.artifact_id))
+        inputs = [
+            _origin(store, artifacts[event.artifact_id], model, seen, _output_name(event) == BASE_MODEL)
+            for event in sources
+            if event.artifact_id in artifacts
+        ]
+        if is_warm_start:
+            inputs += _version_started_from(store, artifact, model, seen)
     return Origin(
-        made.path.steps[0].key if made.path.steps else artifact.type,
+        _output_name(made) or artifact.type,
         artifact.id,
         artifact.uri,
         contexts.get("node", execution.type).rpartition(".")[2],
@@ -88,6 +103,16 @@ def _origin(store: MetadataStore, artifact: Artifact, seen: set[int]) -> Origin:
         repeated,
         inputs,
     )
+
+
+def _version_started_from(store: MetadataStore, imported: Artifact, model: str, seen: set[int]) -> list[Origin]:
+    """Returns where the version that a training started from came from; nothing where that is not known any more."""
+    pushed = _pushed(store, model, metadata_store.property_of(imported, "served_version"))
+    return [_origin(store, pushed, model, seen)] if pushed else []
+
+
+def _output_name(event: Event) -> str:
+    return event.path.steps[0].key if event.path.steps else ""
 
 
 def _facts(artifact: Artifact) -> dict[str, Any]:

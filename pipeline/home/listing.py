@@ -93,7 +93,7 @@ def _version_row(
         "accuracy": read_report(home, record.run).outcome.get("accuracy"),
         "data": _parts(list(record.parts)),
         "configuration": _configuration(record.experiment),
-        "trainer_digest": record.trainer_digest[:8] or None,
+        "trainer_digest": record.trainer_digest or None,
         "megabytes": round(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6, 1),
         "date": pushed.isoformat(sep=" ", timespec="seconds"),
         "run": record.run or None,
@@ -110,7 +110,7 @@ def _rejected_row(home: Home, run: Any) -> dict[str, Any]:
         "accuracy": report.outcome.get("accuracy"),
         "data": _parts(report.trained_parts),
         "configuration": _configuration(report.experiment),
-        "trainer_digest": report.trainer_digest[:8] or None,
+        "trainer_digest": report.trainer_digest or None,
         "megabytes": None,
         "date": run.started.isoformat(sep=" ", timespec="seconds"),
         "run": run.id,
@@ -126,5 +126,5 @@ def _parts(names: list[str]) -> str | None:
 
 
 def _configuration(experiment: dict[str, Any]) -> str | None:
-    """Returns the beginning of a configuration's digest, see `Experiment.digest`."""
-    return digest_of(experiment)[:8] if experiment else None
+    """Returns a configuration's digest, see `Experiment.digest`."""
+    return digest_of(experiment) if experiment else None

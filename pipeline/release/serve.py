@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -130,6 +131,19 @@ def _ports(settings: ServerSettings, backend: Backend) -> dict[str, int]:
     return (
         ports if backend.has_page else ports | {"the page's port, the one after --rest-port,": settings.rest_port + 1}
     )
+
+
+@contextlib.contextmanager
+def writable(home: Home) -> Iterator[Home]:
+    """Yields the home; where it cannot be written to, one whose server's files are in a folder that goes at the end.
+
+    Models are often mounted read-only where they are served. Labels that move are followed all the same.
+    """
+    if not home.root.is_dir() or os.access(home.root, os.W_OK):
+        yield home
+        return
+    with tempfile.TemporaryDirectory(prefix="conveyor-serve-") as scratch:
+        yield dataclasses.replace(home, scratch=Path(scratch))
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 from components.image_example_gen.executor import read_test_sources
 from conveyor.errors import StorageError, storage_errors
 from conveyor.files import replace_file
+from conveyor.words import counted
 from pipeline.experiments.config import Experiment
 from pipeline.home import metadata_store
 from pipeline.home.folders import Home
@@ -196,4 +197,6 @@ def _render(record: dict[str, Any], pictures: dict[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     slowest = max((component["seconds"] for component in record["components"]), default=0) or 1
-    return environment.get_template("report.html.j2").render(pictures=pictures, slowest=slowest, **record)
+    return environment.get_template("report.html.j2").render(
+        pictures=pictures, slowest=slowest, counted=counted, **record
+    )

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from conveyor.errors import ConveyorError, ExitCode
+from conveyor.words import counted
 from pipeline.data.inputs import input_folder
 from pipeline.experiments.config import Experiment
 from pipeline.home import backup
@@ -106,7 +107,7 @@ def _carry_out(plan: RunPlan, console: Console, log: Path) -> Outcome:
     for name in metadata_store.close_abandoned(store):
         console.note(f"An earlier run was stopped in {name}; this one continues from there.")
     if orphans := metadata_store.clear_orphans(store, plan.home):
-        console.note(f"Removed {orphans} outputs of runs that ML Metadata knows nothing of.")
+        console.note(f"Removed {counted(orphans, 'output')} of runs that ML Metadata knows nothing of.")
     metadata_store.claim(plan.home)
     pipeline = create_pipeline(plan)
     console.end("Setup", "done", time.perf_counter() - started)

@@ -23,6 +23,8 @@ from serving.client.grpc import GrpcTransport
 from serving.client.models import ModelSpec, Prediction, Signature, Tls, Transport, VersionStatus
 from serving.client.rest import RestTransport
 
+STABLE = "stable"
+
 
 class Client:
     """Asks one server; safe to share between threads."""
@@ -55,6 +57,30 @@ class Client:
         self._timeout, self._retries = timeout, retries
         over_http = target.startswith(("http://", "https://"))
         self._transport: Transport = RestTransport(target, tls) if over_http else GrpcTransport(target, tls)
+
+    @classmethod
+    def stable(cls, target: str, model: str | None = None, **options: Any) -> "Client":
+        """Makes a client that asks for the version with the label `stable`, and not for a canary.
+
+        Where the server knows no such label, it asks for the highest version.
+
+        Args:
+          target: see `Client`, as for the rest.
+          model: the model's name.
+          options: `timeout`, `retries`, `tls`.
+
+        Raises:
+          ServingError: the server does not answer, or has no such model.
+        """
+        client = cls(target, model, label=STABLE, **options)
+        try:
+            client.status()
+        except ServingError as error:
+            client.close()
+            if STABLE not in error.message:
+                raise
+            return cls(target, model, **options)
+        return client
 
     def predict(
         self,

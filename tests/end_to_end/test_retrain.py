@@ -74,7 +74,7 @@ def test_spans_are_added_once_retrained_on_and_traced_back(pushed, days, tmp_pat
     assert content(pushed.home) == before
 
     code, out = pushed("models", pushed.experiment, "--json")
-    rows = json.loads(out)
+    rows = json.loads(out)["models"]
     assert [(row["version"], row["state"], row["data"]) for row in rows] == [
         (1, "previous", "base"),
         (2, "stable", "base, span-1"),
@@ -106,7 +106,7 @@ def test_spans_are_added_once_retrained_on_and_traced_back(pushed, days, tmp_pat
     assert pushed.labels() == {"stable": 2, "canary": None, "previous": 1}
     assert pushed.retrain(*WARM, "gate.min_accuracy=0.999")[0] == 4  # a rejection is a verdict too
     code, out = pushed("models", "--json")
-    assert [row["state"] for row in json.loads(out)] == ["previous", "stable", "rejected"]
+    assert [row["state"] for row in json.loads(out)["models"]] == ["previous", "stable", "rejected"]
 
 
 def test_drift_beyond_its_limit_is_reported_or_stops(pushed, days, tmp_path):
@@ -115,7 +115,10 @@ def test_drift_beyond_its_limit_is_reported_or_stops(pushed, days, tmp_path):
     write_idx(tmp_path / "skewed", "new", images[few], labels[few])
     assert pushed.add(tmp_path / "skewed")[0] == 0
     code, out = pushed.retrain("drift.stops=true")
-    assert code == 1
+    assert code == 5
+    (_, run) = json.loads(pushed("runs", "--json")[1])["runs"]
+    assert (run["state"], run["component"]) == ("drifted", "DriftGate")
+    assert run["reason"].startswith("DriftGate failed: The new spans differ from the training data")
     assert "DriftGate failed: The new spans differ from the training data" in out
     assert re.search(r"label: L-infinity distance 0\.2\d+, above the limit of 0\.1", out)
     assert not re.search(r"Trainer +running", out)
@@ -250,7 +253,7 @@ def test_stop_signal_in_training_writes_a_checkpoint_and_a_second_run_is_refused
     assert stopped
     assert 0 < int(stopped[1]) < 400
     assert conveyor.states()[-1]["Trainer"] == "canceled"
-    assert [run["state"] for run in json.loads(conveyor("runs", "--json")[1])] == ["stopped"]
+    assert [run["state"] for run in json.loads(conveyor("runs", "--json")[1])["runs"]] == ["stopped"]
     code, out = conveyor.retrain("training.steps=400", "training.log_every=400", "training.checkpoint_every=400")
     assert code == 0, out
     assert f"Continuing from the checkpoint at step {stopped[1]}." in out
@@ -320,7 +323,7 @@ def test_a_clock_that_was_set_back(pushed, days):
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     assert pushed.versions() == ["1", "2"]
     assert pushed.labels() == {"stable": 2, "canary": None, "previous": 1}
-    runs = json.loads(pushed("runs", "--json")[1])
+    runs = json.loads(pushed("runs", "--json")[1])["runs"]
     assert runs[0]["started"] > runs[1]["started"]
     assert [row["version"] for row in runs] == [1, 2]
     assert pushed.retrain(*WARM)[0] == 4  # the last run is the last one made

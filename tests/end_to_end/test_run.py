@@ -81,20 +81,27 @@ def test_a_better_model_is_pushed_and_weaker_ones_are_rejected(pushed):
     assert pushed.versions() == ["1", "2"]
 
     code, out = pushed("runs", "--json")
-    rows = json.loads(out)
+    rows = json.loads(out)["runs"]
     assert [row["state"] for row in rows] == ["pushed", "pushed", "rejected", "rejected"]
     assert [row["version"] for row in rows] == [1, 2, None, None]
     code, out = pushed("models", "--json")
-    listed = [(row["model"], row["version"], row["state"]) for row in json.loads(out)]
+    listed = [(row["model"], row["version"], row["state"]) for row in json.loads(out)["models"]]
     assert listed[:2] == [("digits", 1, "previous"), ("digits", 2, "stable")]
     assert listed[2:] == [("digits", None, "rejected")] * 2
 
-    code, out = pushed("evaluate", pushed.experiment, "--data", pushed.data, "--set", "training.steps=60")
+    sixty = ("--set", "training.steps=60")
+    code, out = pushed("evaluate", pushed.experiment, "--checkpoint", *sixty)
     assert code == 0, out
     assert f"checkpoint at step 60: test accuracy {rows[1]['accuracy']:.4f} on 500 images" in out
+    for asked, label in ((), "version 2 (stable)"), (("--version", "1"), "version 1 (previous)"):
+        code, out = pushed("evaluate", pushed.experiment, *asked)
+        accuracy = rows[1 if "2" in label else 0]["accuracy"]
+        assert f"{label}: test accuracy {accuracy:.4f} on 500 images" in out
     shutil.rmtree(pushed.home / "checkpoints")
-    code, out = pushed("evaluate", pushed.experiment, "--data", pushed.data)
-    assert f"pushed model, version 2: test accuracy {rows[1]['accuracy']:.4f} on 500 images" in out
+    code, out = pushed("evaluate", pushed.experiment, "--checkpoint", *sixty)
+    assert code == 2
+    assert "There is neither" not in out
+    assert "There is no checkpoint of digits with these settings, data and code" in out
 
 
 def wait_for(process, text):

@@ -24,7 +24,7 @@ def state(conveyor):
 def listed(conveyor):
     code, out = conveyor("schedule", "--list", "--json")
     assert code == 0
-    return json.loads(out)
+    return json.loads(out)["schedules"]
 
 
 def running(conveyor):

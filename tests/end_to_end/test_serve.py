@@ -109,7 +109,7 @@ def test_predict_shows_classes_probability_and_latency(serving, home):
 
 def test_predict_takes_patterns_standard_input_and_rest(serving, home, mnist):
     done = conveyor("predict", "mnist", home.parent / "*.png", "--target", serving.target, "--json")
-    answers = json.loads(done.stdout)
+    answers = json.loads(done.stdout)["predictions"]
     labels = read_idx(mnist, "t10k", 40)[1]
     right = [int(answer["classes"][0]["class"]) == label for answer, label in zip(answers, labels, strict=True)]
     assert sum(right) >= 37
@@ -117,7 +117,7 @@ def test_predict_takes_patterns_standard_input_and_rest(serving, home, mnist):
     image = (home.parent / "00.png").read_bytes()
     rest = f"http://localhost:{serving.rest_port}"
     done = conveyor("predict", "mnist", "-", "--target", rest, "--json", input=image, text=False)
-    assert json.loads(done.stdout)[0]["classes"][0]["class"] == "7"
+    assert json.loads(done.stdout)["predictions"][0]["classes"][0]["class"] == "7"
 
 
 @pytest.mark.parametrize(

@@ -46,16 +46,16 @@ class Remote:
 
     async def decode(self, name: str, file: bytes) -> np.ndarray:
         inputs = {"image_bytes": np.array([file], dtype=object)}
-        return (await self._asked(self._client(name).call, DECODE, inputs, ["images"]))["images"][0]
+        return (await self._asked(lambda: self._client(name).call(DECODE, inputs, ["images"])))["images"][0]
 
     async def predict(self, name: str, image: np.ndarray) -> tuple[int, Path, dict[str, np.ndarray]]:
-        answer = await self._asked(self._client(name).predict, image[None])
+        answer = await self._asked(lambda: self._client(name).predict(image[None]))
         version = answer.version or 0
         return version, self._serving / name / str(version), {"scores": answer.scores}
 
-    async def _asked(self, call: Callable[..., Any], *arguments: Any) -> Any:
+    async def _asked(self, call: Callable[[], Any]) -> Any:
         try:
-            return await asyncio.to_thread(call, *arguments)
+            return await asyncio.to_thread(call)
         except ServingError as error:
             raise StatusError(error.code, error.message) from error
 
@@ -63,7 +63,9 @@ class Remote:
         return self._cache.of(path)
 
     def _client(self, name: str) -> Client:
-        return self._clients.setdefault(name, Client(self._target, name, retries=0))
+        if name not in self._clients:
+            self._clients[name] = Client.stable(self._target, name, retries=0)
+        return self._clients[name]
 
 
 def main(target: str, serving: str, host: str, port: str) -> None:

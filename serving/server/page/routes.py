@@ -22,6 +22,7 @@ from tensorflow_serving.apis import predict_pb2
 
 from conveyor.pictures import reason
 from serving.model_store import read_dataset
+from serving.model_store.labels import STABLE
 from serving.server.endpoints.calls import Calls
 from serving.server.models.versions import Version
 from serving.server.page.activations import SIGNATURE, Activations
@@ -95,10 +96,8 @@ class Local:
     def list(self) -> list[dict[str, Any]]:
         found = []
         for name in self._calls.manager.names():
-            spec = requests.new_spec()
-            spec.name = name
             try:
-                with self._calls.manager.use(spec) as version:
+                with self._calls.manager.use(self._spec(name)) as version:
                     found += describe(name, version.number, version.path)
             except StatusError:
                 continue
@@ -116,11 +115,22 @@ class Local:
 
     async def _ask(self, name: str, signature: str, key: str, value: np.ndarray) -> tuple[Any, dict[str, np.ndarray]]:
         request = predict_pb2.PredictRequest()
-        request.model_spec.name, request.model_spec.signature_name = name, signature
+        request.model_spec.CopyFrom(self._spec(name))
+        request.model_spec.signature_name = signature
         request.inputs[key].CopyFrom(tensors.to_proto(value, as_content=True))
         response = await self._calls.predict(request, "REST")
         outputs = {key: tensors.to_array(value, 2**30) for key, value in response.outputs.items()}
         return response.model_spec, outputs
+
+    def _spec(self, name: str) -> Any:
+        """Names the stable version, so that a canary is not asked; the highest where there is no such label."""
+        spec = requests.new_spec()
+        spec.name, spec.version_label = name, STABLE
+        try:
+            self._calls.manager.status(spec)
+        except StatusError:
+            spec.ClearField("version_label")
+        return spec
 
     def activations(self, path: Path) -> Activations | None:
         return self._cache.of(path)

@@ -43,5 +43,5 @@ def test_settings_survive_json(name):
 
 
 def test_too_many_values_are_refused():
-    with pytest.raises(ConfigError, match="gate takes 3 values: min_accuracy, tolerance, min_class_accuracy"):
-        Gate(0.9, 0.1, 0.1, 5)
+    with pytest.raises(ConfigError, match="gate takes 4 values: min_accuracy, tolerance, min_class_accuracy, class_"):
+        Gate(0.9, 0.1, 0.1, 0.1, 5)
