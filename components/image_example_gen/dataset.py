@@ -9,6 +9,7 @@ from conveyor.errors import ConfigError
 from conveyor.settings import Name, PartialShare, settings
 from trainer.settings import Background, Pictures, Resize
 
+MAX_IMAGE_SIZE = 2**26  # values: height times width times channels
 Lenient = Field(strict=False)  # a list is taken for a tuple
 
 
@@ -95,6 +96,8 @@ class Dataset:
     def __post_init__(self) -> None:
         if min(self.shape) < 1:
             raise ConfigError(f"dataset.shape is {self.shape}; it must be three positive numbers.")
+        if self.image_size > MAX_IMAGE_SIZE:
+            raise ConfigError(f"dataset.shape is {self.shape}; an image may have {MAX_IMAGE_SIZE:,} values at most.")
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise ConfigError(f"dataset.classes is {self.classes}; it must be two or more different names.")
 

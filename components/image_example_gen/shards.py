@@ -110,6 +110,19 @@ def plan(part: Part) -> list[Shard]:
     ]
 
 
+def training_images(part: Part) -> int:
+    """Returns how many images of a part are for training; where a hash decides, as many as its shares say.
+
+    Raises:
+      DataError: see `plan`.
+    """
+    splits = part.dataset.splits
+    if isinstance(splits, HashedSplits):
+        total = sum(shard.count for shard in plan(part))
+        return round(total * (1 - splits.eval_share - splits.test_share))
+    return sum(shard.count for shard in plan(part) if shard.split == "train")
+
+
 def reserved_digests(base: Part) -> frozenset[bytes]:
     """Returns the SHA-256 of each image of the base files' splits test and eval, which no span may bring into training.
 

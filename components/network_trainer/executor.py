@@ -1,6 +1,7 @@
 """Runs the trainer in a process of its own, and completes its SavedModel with warm-up requests."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,16 @@ def run_fn(fn_args: Any) -> None:
     warmup.write(Path(fn_args.serving_model_dir), images, config["warmup_batches"])
 
 
+def _why(number: int) -> str:
+    """Returns what a signal may mean, and what to do, as the end of a sentence."""
+    if number != signal.SIGKILL:
+        return ". Run again to continue"
+    return (
+        ", most likely because memory ran out: a smaller training.batch_size needs less. If something else killed it, "
+        "run again to continue"
+    )
+
+
 def _run_trainer(spec: Path) -> None:
     """Waits for the trainer. It prints to our standard output; what it writes to standard error goes through ours."""
     # The process ends with ours, however ours ends: see `trainer.processes.end_with_parent`.
@@ -67,6 +78,6 @@ def _run_trainer(spec: Path) -> None:
             sys.stderr.write(line)
             last_line = line.strip() or last_line
     if process.returncode < 0:
-        raise TrainingFailed(f"The trainer was killed by signal {-process.returncode}. Run again to continue.")
+        raise TrainingFailed(f"The trainer was killed by signal {-process.returncode}{_why(-process.returncode)}.")
     if process.returncode:
         raise TrainingFailed(last_line)

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from components.image_example_gen.dataset import Dataset, HashedSplits, NamedSplits, Spans
+from conveyor.errors import ConfigError
 from conveyor.settings import Name, Share, settings, to_json
-from trainer.settings import Network, Training, TrainingJob
+from trainer.settings import CHANNELS, Network, Training, TrainingJob
 
 __all__ = [
     "Dataset",
@@ -72,7 +73,8 @@ class Serving:
 
     Attributes:
       model_name: name of the model in requests, and of its folder below `serving/`.
-      warmup_batches: sizes of the batches in the warm-up requests that the server replays on loading.
+      warmup_batches: sizes of the batches in the warm-up requests that the server replays on loading; where there are
+        fewer test images, all of them.
       check_examples: how many test images the servability check compares.
       canary: whether a new version is tried beside the stable one until `conveyor promote`.
       keep_versions: how many of the newest versions `conveyor gc` and the scheduler keep, besides those with a label; 0
@@ -80,7 +82,10 @@ class Serving:
     """
 
     model_name: Name
-    warmup_batches: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = (1, 32)
+    warmup_batches: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(strict=False, max_length=32)] = (
+        1,
+        32,
+    )
     check_examples: Annotated[int, Field(ge=1)] = 512
     canary: bool = False
     keep_versions: Annotated[int, Field(ge=0)] = 5
@@ -124,6 +129,13 @@ class Experiment:
     serving: Serving
     spans: Spans = Spans()
     drift: DriftLimits = DriftLimits()
+
+    def __post_init__(self) -> None:
+        kind, channels = self.dataset.format, self.dataset.shape[2]
+        if kind == "idx" and channels != 1:
+            raise ConfigError(f"dataset.shape has {channels} channels, and an IDX file has one.")
+        if kind == "folders" and channels not in CHANNELS:
+            raise ConfigError(f"dataset.shape has {channels} channels; pictures have 1 (grey), 3 (RGB) or 4 (RGBA).")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the experiment as plain lists and dicts, ready for JSON."""

@@ -6,8 +6,12 @@ import hashlib
 from pathlib import Path
 
 from components.code_digest import code_digest
+from components.image_example_gen.readers import DataError
+from components.image_example_gen.shards import training_images
 from components.image_example_gen.spans import span
+from conveyor.errors import ConfigError
 from conveyor.settings import to_json
+from conveyor.words import counted
 from pipeline.data.inputs import Input, read_files, read_inputs
 from pipeline.experiments.config import Experiment
 from pipeline.home.folders import Home
@@ -70,10 +74,12 @@ def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
 
     Raises:
       BaselineDamaged: the stable version is not the model that was pushed.
+      ConfigError: a batch is larger than the data.
       DataError: a span is damaged, or the spans have no order.
       LabelsDamaged: nobody can say which version is stable.
     """
     inputs = read_inputs(folder, experiment)
+    _check_batch(experiment, inputs)
     baseline = find_baseline(home, experiment)
     warm_start = baseline is not None and experiment.training.warm_steps > 0
     job = experiment.training_job()
@@ -104,6 +110,19 @@ def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
         checkpoints=home.checkpoints / experiment.name / _training_key(experiment, job, provenance, initial),
         provenance=provenance,
     )
+
+
+def _check_batch(experiment: Experiment, inputs: tuple[Input, ...]) -> None:
+    """Refuses a batch that is larger than all that is trained on: it would take memory for nothing."""
+    try:
+        images = sum(map(training_images, (source.part for source in inputs if source.part.trained_on)))
+    except DataError:  # the ingestion tells of all that is wrong with the files
+        return
+    batch = experiment.training.batch_size
+    if batch > images:
+        raise ConfigError(
+            f"training.batch_size is {batch:,}, and there are about {counted(images, 'image')} to train on."
+        )
 
 
 def _compared(

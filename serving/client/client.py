@@ -72,14 +72,16 @@ class Client:
         Raises:
           ServingError: the server does not answer, or has no such model.
         """
-        client = cls(target, model, label=STABLE, **options)
-        try:
-            client.status()
-        except ServingError as error:
-            client.close()
-            if STABLE not in error.message:
-                raise
-            return cls(target, model, **options)
+        for label in (STABLE, None):
+            client = cls(target, model, label=label, **options)
+            try:
+                client.status()
+            except ServingError as error:
+                client.close()
+                if label is None or label not in error.message:
+                    raise
+            else:
+                break
         return client
 
     def predict(

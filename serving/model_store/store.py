@@ -17,7 +17,7 @@ import filelock
 from conveyor.errors import ConfigError, ConveyorError, StorageError, storage_errors
 from conveyor.files import flush, flush_tree, replace_file, tree_digest
 from serving.model_store.identity import model_identity
-from serving.model_store.labels import Labels
+from serving.model_store.labels import NAMES, Labels
 from serving.model_store.records import RECORD, ModelDataset, VersionRecord, read_dataset
 
 MODEL_FILES = ("saved_model.pb", "fingerprint.pb", "variables", "assets")
@@ -198,6 +198,19 @@ class StoredModel:
         try:
             return Labels.of(fields, self.versions())
         except (KeyError, TypeError) as error:
+            raise self._damaged(error) from error
+
+    def dangling_labels(self) -> dict[str, int]:
+        """Returns the labels in the file that are of versions that are not there, which `labels` passes over.
+
+        Raises:
+          LabelsDamaged: somebody wrote into the file.
+        """
+        path, there = self.folder / LABELS, self.versions()
+        try:
+            fields = json.loads(path.read_text()) if path.exists() else {}
+            return {name: fields[name] for name in NAMES if fields.get(name) is not None and fields[name] not in there}
+        except (OSError, ValueError, AttributeError) as error:
             raise self._damaged(error) from error
 
     def label_of(self, version: int) -> str | None:

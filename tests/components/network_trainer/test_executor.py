@@ -80,5 +80,5 @@ def test_the_last_line_of_a_trainer_that_fails_says_why(arguments, trainer):
 
 def test_a_trainer_that_is_killed_is_said_to_be(arguments, trainer):
     trainer("import os; os.kill(os.getpid(), 9)")
-    with pytest.raises(TrainingFailed, match=r"killed by signal 9\. Run again to continue"):
+    with pytest.raises(TrainingFailed, match=r"killed by signal 9, most likely because memory ran out: a smaller tr"):
         run_fn(arguments)

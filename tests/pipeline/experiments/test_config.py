@@ -5,7 +5,7 @@ import pytest
 from conveyor.errors import ConfigError
 from conveyor.settings import from_json, to_json
 from pipeline.experiments import load
-from pipeline.experiments.config import Experiment, Gate
+from pipeline.experiments.config import Experiment, Gate, Serving
 from pipeline.experiments.overrides import override
 
 
@@ -45,3 +45,24 @@ def test_settings_survive_json(name):
 def test_too_many_values_are_refused():
     with pytest.raises(ConfigError, match="gate takes 4 values: min_accuracy, tolerance, min_class_accuracy, class_"):
         Gate(0.9, 0.1, 0.1, 0.1, 5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "message"),
+    [
+        ("idx", (28, 28, 3), r"dataset\.shape has 3 channels, and an IDX file has one"),
+        ("folders", (28, 28, 2), r"dataset\.shape has 2 channels; pictures have 1 \(grey\), 3 \(RGB\) or 4"),
+        ("folders", (10_000, 10_000, 3), r"an image may have 67,108,864 values at most"),
+        ("cifar_binary", (0, 1, 1), r"dataset\.shape is \(0, 1, 1\); it must be three positive numbers"),
+    ],
+)
+def test_a_shape_that_cannot_be_is_refused(kind, shape, message):
+    mnist = load("mnist")
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(mnist, dataset=dataclasses.replace(mnist.dataset, format=kind, shape=shape))
+
+
+@pytest.mark.parametrize("sizes", [(1, 2000), (0,), (1,) * 33])
+def test_warm_up_requests_are_bounded(sizes):
+    with pytest.raises(ConfigError, match=r"serving\.warmup_batches"):
+        Serving("m", warmup_batches=sizes)

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -6,6 +7,10 @@ import numpy as np
 import pytest
 
 from components.code_digest import ROOT, imported_files
+from components.image_example_gen.dataset import HashedSplits
+from components.image_example_gen.shards import training_images
+from components.image_example_gen.spans import BASE, Part
+from conveyor.errors import ConfigError
 from pipeline.data.inputs import read_inputs
 from pipeline.experiments import load
 from pipeline.experiments.overrides import override
@@ -41,7 +46,7 @@ def pushed(home, tmp_path):
 
 @pytest.fixture
 def plan(root, home):
-    return lambda *settings: make_plan(override(load("mnist"), settings), home, root)
+    return lambda *settings: make_plan(override(load("mnist"), ("training.batch_size=1", *settings)), home, root)
 
 
 def test_without_a_version_training_is_from_scratch(plan):
@@ -200,3 +205,26 @@ def test_a_version_says_what_it_comes_from(pushed, plan):
     assert list(record.parts) == ["span-1"]
     assert record.experiment_name == "mnist"
     assert record.trainer_digest == made.provenance.trainer_digest
+
+
+@pytest.mark.parametrize(("batch", "holds"), [(30, True), (31, False), (100_000, False)])
+def test_a_batch_larger_than_the_data_is_refused_before_anything_starts(tmp_path, home, batch, holds):
+    root = tmp_path / "many"
+    write_idx(root, "train", np.zeros((25, 28, 28)), np.zeros(25))
+    write_idx(root, "t10k", np.zeros((99, 28, 28)), np.zeros(99))
+    write_idx(root / "span-1", "a", np.zeros((10, 28, 28)), np.zeros(10))
+    experiment = override(load("mnist"), ("dataset.splits.eval_examples=5", f"training.batch_size={batch}"))
+    with (
+        contextlib.nullcontext()
+        if holds
+        else pytest.raises(
+            ConfigError, match=rf"training\.batch_size is {batch:,}, and there are about 30 images to train on"
+        )
+    ):
+        make_plan(experiment, home, root)
+
+
+def test_the_images_of_hashed_splits_are_counted_by_their_shares(tmp_path, mnist_dataset):
+    write_idx(tmp_path, "x", np.zeros((50, 28, 28)), np.zeros(50))
+    dataset = dataclasses.replace(mnist_dataset, splits=HashedSplits("*-ubyte", eval_share=0.2, test_share=0.3))
+    assert training_images(Part(BASE, tmp_path, dataset)) == 25

@@ -176,3 +176,26 @@ def test_needs_neither_tensorflow_nor_tfx():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_stable_version_is_asked_and_not_the_highest(target):
+    pixels = np.zeros((1, 28, 28, 1), np.uint8)
+    with Client(target, "mnist") as client, Client.stable(target, "mnist") as stable:
+        assert [entry.version for entry in stable.status()] == [1]
+        expected = client.predict(pixels, version=1).scores
+        assert np.array_equal(stable.predict(pixels).scores, expected)
+        assert not np.array_equal(client.predict(pixels).scores, expected)
+
+
+def test_without_a_label_the_highest_version_is_asked(target):
+    with Client.stable(target, "shapes", timeout=5) as client:
+        assert client.spec == ModelSpec("shapes")
+
+
+def test_an_unknown_model_and_a_server_that_is_away_are_told_of_at_once(target):
+    with pytest.raises(ServingError) as error:
+        Client.stable(target, "nothing")
+    assert error.value.code == "NOT_FOUND"
+    with pytest.raises(ServingError) as error:
+        Client.stable("localhost:1", "mnist", retries=0)
+    assert error.value.code == "UNAVAILABLE"

@@ -23,12 +23,19 @@ pytestmark = pytest.mark.slow  # starts a server
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, shapes):
     folder = tmp_path_factory.mktemp("page")
-    models.network(folder / "serving" / "mnist" / "1")
+    for version in (1, 2):
+        models.network(folder / "serving" / "mnist" / str(version), seed=2018 + version)
     config = folder / "config"
-    entry = 'config {{ name: "{}" base_path: "{}" model_platform: "tensorflow" }}'
-    both = entry.format("mnist", folder / "serving" / "mnist") + entry.format("shapes", shapes)
+    entry = 'config {{ name: "{}" base_path: "{}" model_platform: "tensorflow" {} }}'
+    labels = 'model_version_policy { all {} } version_labels { key: "stable" value: 1 }'  # 2 is a canary
+    both = entry.format("mnist", folder / "serving" / "mnist", labels) + entry.format("shapes", shapes, "")
     config.write_text(f"model_config_list {{ {both} }}")
-    with Server(folder / "log", f"--model_config_file={config}", "--enable_batching") as running:
+    with Server(
+        folder / "log",
+        f"--model_config_file={config}",
+        "--enable_batching",
+        "--allow_version_labels_for_unavailable_models",
+    ) as running:
         yield running
 
 
@@ -69,7 +76,7 @@ def test_models_that_say_their_shape_are_listed(url):
 def test_a_picture_is_answered_with_scores_kernels_and_maps(url, server):
     reply = json.loads(fetch(f"{url}/page/models/mnist", IMAGE.tobytes())[1])
     with server.client("mnist") as client:
-        answer = client.predict(IMAGE[np.newaxis])
+        answer = client.predict(IMAGE[np.newaxis], version=1)
     assert reply["version"] == 1
     assert base64.b64decode(reply["seen"]) == IMAGE.tobytes()
     assert np.allclose(reply["scores"], answer.scores[0], atol=1e-6)
