@@ -13,6 +13,8 @@ import click
 from conveyor.errors import ConveyorError, ExitCode
 from pipeline.home.outcome import Verdict
 
+# Columns whose cells may stand on several lines, and the least width of those.
+SENTENCES, LINE = ("reason", "classes", "value", "folder", "file", "path"), 25
 WANTS_JSON, _REPLIES = "pipeline.cli.json", "pipeline.cli.replies"
 
 
@@ -80,7 +82,7 @@ def table(title: str, rows: list[dict[str, Any]], nothing: str, left_out: tuple[
       title: stands above it.
       rows: which all have the same keys.
       nothing: what is printed where there are no rows.
-      left_out: columns that are left out where the terminal is too narrow, the first ones first.
+      left_out: columns that are left out where the terminal is too narrow, the first ones first, after empty ones.
     """
     if wants_json():
         return
@@ -96,15 +98,16 @@ def table(title: str, rows: list[dict[str, Any]], nothing: str, left_out: tuple[
     if not console.is_terminal:  # a pipe has no width, and a script wants whole lines
         console.width = 250
     columns = {name: [name.replace("_", " "), *(_cell(name, row[name]) for row in rows)] for name in rows[0]}
+    empty = [name for name, (_, *cells) in columns.items() if not any(cells)]
     missing = []
-    for name in left_out:
+    for name in dict.fromkeys((*empty, *left_out)):
         if _width(columns) <= console.width:
             break
         del columns[name]
         missing.append(name.replace("_", " "))
     shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, title=title, title_justify="left")
     for header, *_ in columns.values():
-        shown.add_column(header, overflow="fold")
+        shown.add_column(header, overflow="fold", no_wrap=header not in SENTENCES)
     for cells in list(zip(*columns.values(), strict=True))[1:]:
         shown.add_row(*map(rich.markup.escape, cells))
     console.print(shown)
@@ -113,10 +116,11 @@ def table(title: str, rows: list[dict[str, Any]], nothing: str, left_out: tuple[
 
 
 def _width(columns: dict[str, list[str]]) -> int:
-    """Returns how many characters wide a table is: two spaces beside each cell, and two at the sides."""
+    """Returns how many characters wide a table is at least: three beside each cell, and sentences in lines."""
     import rich.cells
 
-    return 2 + sum(2 + max(map(rich.cells.cell_len, cells)) for cells in columns.values())
+    widest = {name: max(map(rich.cells.cell_len, cells)) for name, cells in columns.items()}
+    return 1 + sum(3 + (min(width, LINE) if name in SENTENCES else width) for name, width in widest.items())
 
 
 def _cell(column: str, value: Any) -> str:

@@ -418,3 +418,26 @@ def test_every_verb_takes_the_names_that_the_home_knows(conveyor, tmp_path, ran,
     conveyor("run", str(tmp_path / "own.py"), "--data", str(tmp_path / "images"))
     result = conveyor(verb, "own")
     assert "There is no experiment" not in result.output
+
+
+def test_a_verb_that_is_none_is_json_too(conveyor):
+    result = conveyor("bogus", "--json")
+    assert result.exit_code == 2
+    assert "No such command 'bogus'" in json.loads(result.stdout[: result.stdout.index("}") + 1])["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (("runs",), "runs"),
+        (("models",), "models"),
+        (("gc",), "folders"),
+        (("doctor",), "findings"),
+        (("settings", "mnist"), "settings"),
+        (("schedule", "--list"), "schedules"),
+        (("schedule", "mnist", "--cron", "0 3 * * *", "--export", "systemd"), "conveyor-mnist.timer"),
+    ],
+)
+def test_json_is_one_object(conveyor, arguments, key):
+    result = conveyor(*arguments, "--json")
+    assert key in json.loads(result.stdout[result.stdout.index("{\n") :])  # the rest is on standard error, in a shell

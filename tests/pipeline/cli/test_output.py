@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -85,3 +86,55 @@ def test_a_usage_error_of_the_verb_is_a_reply_too():
     assert done.returncode == 2
     assert last(done) == {"verdict": "failed", "error": "not both"}
     assert "Usage" in done.stderr
+
+
+ROWS = [
+    {
+        "run": "mnist-20261122T000000000-0123456789ab",
+        "state": "pushed",
+        "version": 1,
+        "component": None,
+        "reason": None,
+    },
+    {
+        "run": "mnist-20261123T000000000-0123456789ab",
+        "state": "failed",
+        "version": None,
+        "component": "ImageExampleGen",
+        "reason": "ImageExampleGen failed: /data/x.png: expected a whole PNG or JPEG picture, found a text",
+    },
+]
+
+
+def shown(rows, width, left_out=("component", "version")):
+    """Returns the lines of a table in a terminal of that width."""
+    code = (
+        "import io, rich.console, pipeline.cli.output as output\n"
+        "made = rich.console.Console\n"
+        f"rich.console.Console = lambda: made(force_terminal=True, no_color=True, width={width})\n"
+        "output.wants_json = lambda: False\n"
+        f"output.table('runs', {rows!r}, '', {left_out!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return re.sub(r"\x1b\[[\d;]*m", "", done.stdout).splitlines()
+
+
+def test_a_table_fits_by_leaving_columns_out_and_breaks_no_word():
+    lines = shown(ROWS, 80)
+    assert max(map(len, lines)) <= 80
+    words = " ".join(lines).split()
+    for row in ROWS:
+        assert {row["run"], row["state"], *(row["reason"] or "").split()} <= set(words)
+    assert "left out, for they do not fit: component, version" in lines[-1]
+    assert "ImageExampleGen" in " ".join(shown(ROWS, 140))
+    assert not any("left out" in line for line in shown(ROWS, 140))
+
+
+def test_empty_columns_go_first():
+    lines = shown(ROWS[:1], 66)
+    assert "left out, for they do not fit: component" in lines[-1]
+    assert "version" in " ".join(lines[:3])
+
+
+def test_what_is_in_a_cell_is_no_markup():
+    assert any("[bold]x[/bold]" in line for line in shown([{"name": "[bold]x[/bold]"}], 80, ()))
