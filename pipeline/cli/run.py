@@ -31,6 +31,7 @@ from pipeline.home.outcome import Outcome, Verdict
 from pipeline.run import runner
 from pipeline.run.console import Console, redirected
 from pipeline.schedule.notify import Notifier
+from serving.model_store.labels import CANARY
 from trainer import processes
 
 
@@ -265,7 +266,7 @@ def _show(outcome: Outcome) -> None:
         lines += [("version", f"{outcome.version}{label}"), ("folder", str(outcome.path))]
     if outcome.report:
         lines.append(("report", outcome.report))
-    if outcome.path and outcome.label:
+    if outcome.path and outcome.stable in (None, outcome.version):
         lines.append(("serve it", f"conveyor serve {Path(outcome.path).parent.name}"))
     click.echo()
     for name, value in lines:
@@ -275,7 +276,7 @@ def _show(outcome: Outcome) -> None:
 def _stable(outcome: Outcome) -> str:
     if outcome.stable is None:
         return "no version"
-    if outcome.version is None or outcome.label is not None:
+    if outcome.version in (None, outcome.stable) or outcome.label == CANARY:
         return f"version {outcome.stable}"
     return f"version {outcome.stable}; version {outcome.version} was taken back, and a new run would only repeat it"
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import stat
@@ -20,7 +21,7 @@ from serving.model_store import ModelStore, VersionRecord
 from tests.digits import read_idx
 from tests.end_to_end.conftest import COMMAND
 from tests.serving import models
-from tests.serving.server_process import ROOT, free_port
+from tests.serving.server_process import ROOT, eventually, free_port
 
 # Stands in for TensorFlow Serving, which cannot be installed here: the flags and files are what is tested.
 SHIM = f"""#!/bin/sh
@@ -238,3 +239,57 @@ def test_a_second_server_leaves_the_files_of_the_first_alone(serving, home):
     with Serving(home, "--backend=embedded", "--versions=1"):
         pass
     assert {path.name: path.read_bytes() for path in files.iterdir()} == before
+
+
+def test_a_canary_gets_no_request_of_predict_or_the_page(home, tmp_path):
+    own = tmp_path / "home"
+    push(home / "serving" / "mnist" / "1", own)
+    models.network(tmp_path / "next")
+    ModelStore(own / "serving").model("mnist").push(tmp_path / "next", VersionRecord(run="test"), as_canary=True)
+    with Serving(own, "--backend=embedded") as running:
+        picture = home.parent / "00.png"
+        done = conveyor("predict", "mnist", picture, "--target", running.target, "--json")
+        assert [answer["version"] for answer in json.loads(done.stdout)["predictions"]] == [1]
+        done = conveyor("predict", "mnist", picture, "--target", running.target, "--label", "canary", "--json")
+        assert [answer["version"] for answer in json.loads(done.stdout)["predictions"]] == [2]
+        page = running.ready["page"]
+        assert [m["version"] for m in json.loads(urllib.request.urlopen(f"{page}page/models").read())] == [1]
+        reply = urllib.request.urlopen(f"{page}page/models/mnist", bytes(784)).read()
+        assert json.loads(reply)["version"] == 1
+
+
+def test_what_predict_cannot_ask_is_explained(serving, home):
+    picture = home.parent / "00.png"
+    done = conveyor("predict", "mnist", picture, "--target", f"localhost:{free_port()}", "--timeout", "1")
+    assert done.returncode == 1
+    assert "`conveyor serve` starts one; --target names another." in done.stderr
+    done = conveyor("predict", "flowers", picture, "--target", serving.target, "--home", home)
+    assert done.returncode == 1
+    assert f"The server at {serving.target} has no model flowers" in done.stderr
+    assert f"Models in {home}: mnist." in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare")
+def test_a_read_only_home_is_served(home, tmp_path):
+    own = tmp_path / "home"
+    push(home / "serving" / "mnist" / "1", own)
+    port, rest_port = free_port(), free_port()
+    read_only = f"mount --bind {own} {own} && mount -o remount,ro,bind {own} && exec "
+    serve = shlex.join([*COMMAND, "serve", f"--home={own}", f"--port={port}", f"--rest-port={rest_port}", "--json"])
+    command = ["unshare", "--mount", "sh", "-c", read_only + serve + " --backend=embedded"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        ready = json.loads(line)
+        assert not ready["files"].startswith(str(own))
+        with Client(f"localhost:{port}", "mnist") as client:
+            image = np.zeros((1, 28, 28, 1), np.uint8)
+            assert client.predict(image, label="stable").version == 1
+            models.network(tmp_path / "next")
+            push(tmp_path / "next", own)  # from outside, as a run on another machine does
+            eventually(lambda: client.predict(image, label="stable").version == 2, 30)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(40) == 0
+        assert f"{own} cannot be written: the server's files and its log are in" in process.stderr.read()
+    assert not Path(ready["files"]).exists()
+    assert not (own / "server").exists()
