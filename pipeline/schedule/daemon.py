@@ -116,7 +116,6 @@ class Scheduler:
         self._stopped = threading.Event()
         self._missed = threading.Event()
         self._child: subprocess.Popen | None = None
-        self._due_next: Callable[[], datetime.datetime | None] = lambda: None
 
     def serve(self, now: bool) -> None:
         """Runs until SIGTERM or SIGINT; a run in progress then finishes its component, or writes a checkpoint.
@@ -152,10 +151,10 @@ class Scheduler:
             signal.signal(number, lambda *_: self._stop())
         scheduler.start()
         self._remember(job.next_run_time)
-        self._due_next = lambda: getattr(scheduler.get_job(job.id), "next_run_time", None)
         self._say(why or f"the first run is at {self._clock(job.next_run_time)}")
         while not self._stopped.wait(0.2):
-            self._remember(self._due_next())
+            current = scheduler.get_job(job.id)
+            self._remember(current.next_run_time if current else None)
         scheduler.shutdown(wait=True)  # the run in progress was told to stop, and is waited for
         self._state.process = None
         self._write()
@@ -196,9 +195,9 @@ class Scheduler:
         self._state.runs = [*self._state.runs, ended][-REMEMBERED:]
         self._state.running = None
         self._write()
-        following = self._due_next()
-        self._say(_sentence(outcome) + (f"; the next run is at {self._clock(following)}" if following else ""))
-        due = following.isoformat(timespec="seconds") if following else None
+        due = self._state.next  # APScheduler itself must not be asked here: it waits for this thread when it stops
+        following = f"; the next run is at {self._clock(datetime.datetime.fromisoformat(due))}" if due else ""
+        self._say(f"{_sentence(outcome)}{'' if self._stopped.is_set() else following}")
         self._tell({"experiment": self._plan.experiment, **ended, "next": due})
         for problem in self._notifier.tell({"experiment": self._plan.experiment, **outcome}):
             self._say(problem)
