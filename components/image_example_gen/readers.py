@@ -69,8 +69,8 @@ class Reader(Protocol):
           DataError: a label out of range, or a file that cannot be decoded.
         """
 
-    def place(self, number: int) -> tuple[Path, str]:
-        """Returns the file that an image is in, and which one it is there, as the end of a sentence."""
+    def place(self, number: int) -> tuple[Path, int | None]:
+        """Returns the file that an image is in, and its number there, from 0; None where the file is one image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +111,8 @@ class IdxReader:
         _check_labels(self.labels, labels, first_label, 1, self.dataset)
         return images.reshape(count, *self.dataset.shape), labels.astype(np.int64)
 
-    def place(self, number: int) -> tuple[Path, str]:
-        return self.images, f" as image {number}, counted from 0"
+    def place(self, number: int) -> tuple[Path, int | None]:
+        return self.images, number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +144,8 @@ class CifarReader:
         images = records[:, 1:].reshape(count, channels, height, width).transpose(0, 2, 3, 1)
         return np.ascontiguousarray(images), records[:, 0].astype(np.int64)
 
-    def place(self, number: int) -> tuple[Path, str]:
-        return self.path, f" as image {number}, counted from 0"
+    def place(self, number: int) -> tuple[Path, int | None]:
+        return self.path, number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,8 +177,8 @@ class FolderReader:
             raise _all(problems)
         return np.concatenate([images for images, _ in blocks]), np.array(labels, np.int64)
 
-    def place(self, number: int) -> tuple[Path, str]:
-        return self.paths[number], ""
+    def place(self, number: int) -> tuple[Path, int | None]:
+        return self.paths[number], None
 
     def _decode(self, paths: Sequence[Path]) -> tuple[np.ndarray, list[DataError]]:
         """Returns the pixels of some files, or what is wrong with each that cannot be decoded."""

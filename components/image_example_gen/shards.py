@@ -59,12 +59,13 @@ class Shard:
             yield Piece(split, images[own], labels[own], self.start + own)
 
     def source(self, number: int, root: Path) -> str:
-        """Returns where an image comes from, in words: its file below a folder, and which one it is there."""
-        file, which = self.reader.place(number)
-        return f"{file.relative_to(root)}{which}"
+        """Returns where an image comes from, in words: its file below a folder, and its number there."""
+        file, within = self.reader.place(number)
+        return f"{file.relative_to(root)}{'' if within is None else f', image {within}'}"
 
     def _is_held_out(self, number: int) -> str:
-        file, which = self.reader.place(number)
+        file, within = self.reader.place(number)
+        which = "" if within is None else f" as image {within}, counted from 0"
         expected = "images that the base files do not hold out of training, as their splits test and eval"
         found = f"one of those{which}; take it out (and of a span that was added, delete {MANIFEST})"
         return str(DataError.at(file, None, expected, found))
@@ -173,9 +174,9 @@ def _divide(readers: list[Reader], count: int) -> tuple[list[Range], list[Range]
 
 
 def _divide_by_class(paths: list[Path], count: int, dataset: Dataset) -> tuple[list[Range], list[Range]]:
-    """Returns `count` of the pictures and the rest; of each class as large a share, and equal files on one side.
+    """Returns about `count` of the pictures and the rest; of each class as large a share, and equal files on one side.
 
-    A hash of its content decides of each file, so that a file's name says nothing of it.
+    A hash of its content decides of each file, so that a file's name says nothing of it. No class is held out whole.
     """
     _check_count(count, len(paths))
     by_class: dict[str, list[Path]] = collections.defaultdict(list)
@@ -183,15 +184,21 @@ def _divide_by_class(paths: list[Path], count: int, dataset: Dataset) -> tuple[l
         by_class[path.parent.name].append(path)
     before = np.cumsum([0, *(len(found) for found in by_class.values())])
     shares = np.diff(np.round(before * count / len(paths)).astype(int))  # together exactly `count`
-    held: set[Path] = set()
-    for found, share in zip(by_class.values(), shares, strict=True):
-        digests = {path: file_digest(path) for path in found}
-        if share:
-            last = sorted(digests.values())[share - 1]
-            held |= {path for path, digest in digests.items() if digest <= last}
+    held = {path for found, share in zip(by_class.values(), shares, strict=True) for path in _chosen(found, share)}
     sides = [path for path in paths if path in held], [path for path in paths if path not in held]
     first, rest = (_whole(open_readers(side, dataset)) if side else [] for side in sides)
     return first, rest
+
+
+def _chosen(paths: list[Path], count: int) -> Iterator[Path]:
+    """Yields at most `count` files, by the hashes of their content; equal ones all or none, and never all."""
+    equal: dict[str, list[Path]] = collections.defaultdict(list)
+    for path in paths:
+        equal[file_digest(path)].append(path)
+    for digest in sorted(equal)[:-1]:
+        if len(equal[digest]) <= count:
+            count -= len(equal[digest])
+            yield from equal[digest]
 
 
 def _check_count(count: int, total: int) -> None:

@@ -10,6 +10,8 @@ import click
 from conveyor.errors import ConfigError
 from pipeline.cli.options import DATA, HOME, JSON, SET, Chosen, choose, experiment
 from pipeline.cli.output import Verb, reply, table
+from pipeline.data.fetch import CANONICAL
+from pipeline.experiments.overrides import field_of
 from pipeline.home.folders import Home
 
 
@@ -80,13 +82,16 @@ def set_(experiment: str, assignments: tuple[str, ...], unset: tuple[str, ...], 
         raise ConfigError(f"--data {data}: there is no such folder.")
     choice = home.experiments.change(experiment, assignments, unset)
     chosen = choose(home, experiment, (), data)
+    if data is not None and chosen.experiment.dataset.name in CANONICAL:
+        raise ConfigError(f"--data {data}: the data of {choice.name} are published ones, which are downloaded.")
     if data is not None:
         chosen.remember(click.echo)
+        click.echo(f"{choice.name}: the data are in {data.resolve()} from now on.")
+    values = {setting.field: setting.value for setting in choice.settings()}
+    for field in (*unset, *map(field_of, assignments)):
+        again = " again" if field in unset else ""
+        click.echo(f"{choice.name}: {field} is {_text(values.get(field, 'changed'))}{again} from now on.")
     standing = choice.record.settings
-    for field, text in standing.items():
-        click.echo(f"{choice.name}: {field} is {text} from now on.")
-    if not standing:
-        click.echo(f"{choice.name}: no setting stands.")
     reply({"experiment": choice.name, "settings": standing, "data": str(chosen.data) if chosen.data else None})
 
 

@@ -18,9 +18,11 @@ from pipeline.cli.options import (
     Chosen,
     experiment,
     experiment_name,
+    is_file,
     require_known,
 )
 from pipeline.cli.output import Verb, reply, table, wants_json, warn
+from pipeline.experiments import BUILT_IN
 from pipeline.experiments.config import Experiment
 from pipeline.home import listing
 from pipeline.home.folders import Home
@@ -122,8 +124,9 @@ def _model_of(home: Home, experiment: str) -> StoredModel:
     Raises:
       ConfigError: it has none, or several.
     """
-    if known := home.experiments.find(experiment):
-        return home.models.pushed(known.experiment.serving.model_name)
+    if is_file(experiment) or experiment in BUILT_IN:
+        chosen = home.experiments.choose(experiment) if is_file(experiment) else home.experiments.find(experiment)
+        return home.models.pushed(chosen.experiment.serving.model_name if chosen else experiment)
     found = listing.models_of(home, experiment)
     require_known(home, experiment, bool(found))
     called_like_it = [model for model in found if model.name == experiment]
@@ -166,10 +169,11 @@ def promote(chosen: Chosen, check: bool, images: int, target: str | None, home: 
     comparison = _compare(home, chosen.experiment, images, target, chosen.data)
     sides = {label: _side_row(label, side) for label, side in comparison.sides.items()}
     table("test images, one a request; latencies in ms", list(sides.values()), "")
-    if comparison.is_good(chosen.experiment.gate):
+    reasons = comparison.reasons(chosen.experiment.gate)
+    if not reasons:
         return _settle(home, model.promote(compared=comparison.canary.version), sides)
-    click.echo("The canary is not good enough, so nothing was changed.")
-    reply({"verdict": "rejected", "sides": sides})
+    click.echo(f"Nothing was changed: {'; '.join(reasons)}.")
+    reply({"verdict": "rejected", "reasons": reasons, "sides": sides})
     return ExitCode.REJECTED
 
 
@@ -265,6 +269,8 @@ def _grow(tree: Any, origin: Any) -> None:
         made.add(f"{name}  SHA-256 {digest}")
     for source in origin.inputs:
         _grow(made, source)
+    if origin.further is not None:
+        made.add(f"and so on: `conveyor lineage` of version {origin.further} goes further back")
 
 
 @click.command(cls=Verb)

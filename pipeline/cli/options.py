@@ -17,6 +17,7 @@ from pipeline.data.inputs import check_source
 from pipeline.experiments.config import Experiment
 from pipeline.experiments.known import ChosenExperiment
 from pipeline.home.folders import Home
+from pipeline.home.listing import models_of
 from pipeline.home.outcome import EVENTS
 
 if TYPE_CHECKING:
@@ -67,17 +68,32 @@ class Chosen:
             return self.choice.data
         return self.given
 
-    def remember(self, say: Callable[[str], object]) -> None:
-        """Writes down where the experiment and its data are, for the commands after this one."""
+    @property
+    def remembered_data(self) -> Path | None:
+        """The folder of its data that the home remembers now."""
+        folder = self.home.experiments.record(self.choice.name).data
+        return Path(folder) if folder else None
+
+    def remember(self, say: Callable[[str], object], replaces: bool = True) -> None:
+        """Writes down where the experiment and its data are, for the commands after this one.
+
+        Args:
+          say: is given a sentence for each thing that was another before.
+          replaces: whether what is remembered already gives way; else it is left as it is.
+        """
         check_source(self.experiment, self.home, self.data)
         is_its_own = self.given is not None and not _is_published(self.choice.standing)
-        for sentence in self.home.experiments.remember(self.choice, self.given if is_its_own else None):
+        for sentence in self.home.experiments.remember(self.choice, self.given if is_its_own else None, replaces):
             say(sentence)
 
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """The experiment and its settings as another process of `conveyor` takes them."""
-        name = self.choice.record.source or self.choice.name
+    def arguments(self, by_name: bool) -> tuple[str, ...]:
+        """Returns the experiment and its settings as another process of `conveyor` takes them.
+
+        Args:
+          by_name: whether the home knows the experiment by its name; else its file is named, if it has one.
+        """
+        source = self.choice.record.source
+        name = self.choice.name if by_name and self.choice.is_remembered else source or self.choice.name
         return (name, *(part for setting in self.choice.assignments for part in ("--set", setting)))
 
 
@@ -86,17 +102,21 @@ def _is_published(experiment: Experiment) -> bool:
 
 
 def experiment_name(home: Home, name: str | None) -> str | None:
-    """Returns the name of an experiment, which need not exist any more, from its name or file."""
-    found = home.experiments.find(name) if name else None
-    return found.name if found else name
+    """Returns the name of an experiment from its name, which need not be one any more, or from its file."""
+    return home.experiments.choose(name).name if name and is_file(name) else name
+
+
+def is_file(name: str) -> bool:
+    """Whether an experiment is named by its file."""
+    return name.endswith(".py")
 
 
 def model_name(home: Home, name: str) -> str:
     """Returns the name of a model: a pushed one's, or that of an experiment that is named or whose file is."""
-    if name in [model.name for model in home.models.models()]:
-        return name
-    found = home.experiments.find(name)
-    return found.experiment.serving.model_name if found else name
+    if is_file(name):
+        return home.experiments.choose(name).experiment.serving.model_name
+    found = [model.name for model in models_of(home, name)]
+    return found[0] if len(found) == 1 else name
 
 
 def require_known(home: Home, name: str | None, found: bool) -> None:
@@ -110,7 +130,7 @@ def require_known(home: Home, name: str | None, found: bool) -> None:
     Raises:
       ConfigError: nothing was found, and there is no such experiment.
     """
-    if name is not None and not found and home.experiments.find(name) is None:
+    if name is not None and not found and not is_file(name) and not home.experiments.is_known(name):
         raise ConfigError(f"There is no experiment {name!r}, and nothing of that name in {home.root}.")
 
 
@@ -151,7 +171,7 @@ DATA = click.option(
     "--data",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Folder of the input files, instead of a download; it is remembered.",
+    help="Folder of the input files. [default: the one that the home folder knows, or a download]",
 )
 SET = click.option(
     "--set",

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -58,11 +58,13 @@ def reply(value: Any) -> None:
     click.get_current_context().meta[_REPLIES].at_the_end.append(value)
 
 
-def reply_now(value: Any) -> None:
-    """Prints a value as JSON on one line at once, if `--json` is given: for a verb that goes on."""
-    descriptor = click.get_current_context().meta[_REPLIES].standard_output
-    if descriptor is not None:
-        os.write(descriptor, f"{json.dumps(value)}\n".encode())
+def reply_now() -> Callable[[Any], None]:
+    """Returns what prints a value as JSON on one line at once, if `--json` is given: for a verb that goes on.
+
+    It may be called from any thread, and must be asked for in the verb's own, where click knows its context.
+    """
+    replies: _Replies = click.get_current_context().meta[_REPLIES]
+    return replies.print_now
 
 
 def warn(problem: object) -> None:
@@ -143,6 +145,11 @@ class _Replies:
     at_the_end: list[Any] = dataclasses.field(default_factory=list)
     failure: dict[str, Any] | None = None
 
+    def print_now(self, value: Any) -> None:
+        """Prints a value on one line at once."""
+        if self.standard_output is not None:
+            os.write(self.standard_output, f"{json.dumps(value)}\n".encode())
+
 
 @contextlib.contextmanager
 def _reported(as_json: bool, interrupted: str) -> Iterator[_Replies]:
@@ -170,8 +177,7 @@ def _standard_output_for_json(as_json: bool, replies: _Replies, interrupted: str
     os.dup2(2, 1)
     try:
         yield
-    # A stray OSError keeps its traceback, and scripts learn of it too.
-    except (ConveyorError, click.UsageError, OSError) as problem:
+    except Exception as problem:  # a bug keeps its traceback, and scripts learn of it too
         replies.failure = _failure(problem)
         raise
     except KeyboardInterrupt:

@@ -150,13 +150,13 @@ def retrain(
     with _failure_notified(notifier, about):
         chosen = choose(home, experiment, assignments, data)
         about["experiment"] = chosen.experiment.name
-        chosen.remember(console.note)
+        chosen.remember(console.note, replaces=False)
         outcome = runner.run(chosen.experiment, home, chosen.data, console, only_new=True)
     _show(outcome)
-    removed = _collected(home, chosen.experiment, outcome) if collects else 0.0
-    reply(outcome.to_dict() | {"removed_megabytes": removed})
     for problem in notifier.tell(about | outcome.to_dict()):
         warn(problem)
+    removed = _collected(home, chosen.experiment, outcome) if collects else 0.0
+    reply(outcome.to_dict() | {"removed_megabytes": removed})
     return outcome.exit_code
 
 
@@ -167,11 +167,12 @@ def _collected(home: Home, experiment: Experiment, outcome: Outcome) -> float:
     from pipeline.home import gc
     from pipeline.release.server_folder import served_versions
 
+    keep = experiment.serving.keep_versions
     try:
-        with locked(home):
-            removals = gc.collect(home, experiment=experiment.name, pinned=lambda: served_versions(home))
-    except ConveyorError as problem:  # the run's own verdict stands
-        warn(f"Nothing was removed: {problem}")
+        with processes.on_stop(lambda: None), locked(home):  # a stop signal has to wait: the verdict is not told yet
+            removals = gc.collect(home, keep, experiment.name, lambda: served_versions(home))
+    except Exception as problem:  # whatever it is, the run's own verdict stands
+        warn(f"What no kept version needs was not removed: {problem}")
         return 0.0
     freed = round(sum(removal.megabytes for removal in removals), 1)
     versions = [Path(removal.path).name for removal in removals if removal.kind == "version"]

@@ -19,8 +19,9 @@ from pipeline.cli.options import (
     bundle,
     choose,
 )
-from pipeline.cli.output import Verb, reply, reply_now, table
+from pipeline.cli.output import Verb, reply, reply_now, table, warn
 from pipeline.data.fetch import CANONICAL
+from pipeline.data.inputs import check_source
 from pipeline.home.folders import Home
 from pipeline.schedule import daemon, export
 from pipeline.schedule.cron import Cron, zone
@@ -119,17 +120,21 @@ def schedule(
     if experiment is None or when.cron is None:
         raise click.UsageError('Give an EXPERIMENT and --cron, such as mnist --cron "0 3 * * *"; or --list.')
     chosen = choose(home, experiment, assignments, data)
-    # Another scheduler's run may see another home, which remembers nothing.
-    named = (chosen.data if exported.kind else data) or None
+    if not exported.kind:
+        chosen.remember(warn)
+    # What the home remembers may change before the next run: it is not handed over. A run in a container, or as another
+    # user's job, may be the first that this home sees.
+    is_remembered = not exported.kind and chosen.data is not None and chosen.data == chosen.remembered_data
+    named = chosen.data if chosen.data and not is_remembered else None
     folders = ("--home", str(home.root), *(("--data", str(named.resolve())) if named else ()))
     plan = daemon.SchedulePlan(
         chosen.experiment.name,
-        (*chosen.arguments, *folders, "--gc"),
+        (*chosen.arguments(by_name=not exported.kind), *folders, "--gc"),
         Cron.of(when.cron),
         str(zone(when.timezone)),
         when.jitter,
     )
-    chosen.remember(click.echo)
+    check_source(chosen.experiment, home, chosen.data)
     if exported.kind:
         writes = (chosen.data.resolve(),) if chosen.data and chosen.experiment.dataset.name not in CANONICAL else ()
         plan = dataclasses.replace(plan, arguments=(*plan.arguments, *notifications.for_file))
@@ -138,7 +143,7 @@ def schedule(
         return
     if home.metadata:
         os.environ["CONVEYOR_METADATA"] = home.metadata  # by the environment: it may hold a password
-    daemon.Scheduler(home, plan, notifications.notifier(), click.echo, reply_now).serve(when.now)
+    daemon.Scheduler(home, plan, notifications.notifier(), click.echo, reply_now()).serve(when.now)
 
 
 def _export(files: dict[str, str], folder: Path | None) -> None:

@@ -12,7 +12,7 @@ import tqdm
 
 from conveyor.errors import ConveyorError, ExitCode
 from conveyor.words import counted
-from pipeline.cli.options import HOME, JSON, bundle, model_name
+from pipeline.cli.options import HOME, JSON, bundle, is_file, model_name
 from pipeline.cli.output import Verb, error, reply, reply_now, table, wants_json, warn
 from pipeline.home.folders import Home
 from pipeline.release import backends
@@ -130,14 +130,17 @@ def serve(server: serving.ServerSettings, dry_run: bool, files_only: bool, home:
         return
     with serving.writable(home) as place:
         if place != home:
-            warn(f"{home.root} cannot be written: the server's files and its log are in {place.scratch}.")
+            warn(
+                f"{home.root} cannot be written: the server's files and its log are in {place.scratch}. `conveyor gc` "
+                "elsewhere does not see this server; what has a label stays."
+            )
         serving.serve(place, server, lambda endpoint: _ready(place, endpoint))
 
 
 def _ready(home: Home, endpoint: serving.Endpoint) -> None:
     snippets = serving.snippets(home, endpoint)
     if wants_json():
-        reply_now(dataclasses.asdict(endpoint) | {"ask": snippets})
+        reply_now()(dataclasses.asdict(endpoint) | {"ask": snippets})
         return
     served = ", ".join(f"{name} (version {version})" for name, version in endpoint.models.items())
     click.echo(f"Serving {served} with {endpoint.backend}: {endpoint.why}.\n")
@@ -154,9 +157,9 @@ def _ready(home: Home, endpoint: serving.Endpoint) -> None:
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @CONNECTION
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="How many classes to show.")
-@HOME
+@click.option("--home", metavar="DIR", help="Folder whose names of experiments are known. [default: as elsewhere]")
 @JSON
-def predict(model: str, images: tuple[str, ...], connection: Connection, top: int, home: Home) -> ExitCode:
+def predict(model: str, images: tuple[str, ...], connection: Connection, top: int, home: str | None) -> ExitCode:
     """Ask a server for the classes of picture files.
 
     \b
@@ -174,9 +177,9 @@ def predict(model: str, images: tuple[str, ...], connection: Connection, top: in
                 2  a wrong option, or no file of such a name
     """
     files = predicting.files_of(images)
-    name = model_name(home, model)
+    name, there = _known_models(home, model)
     with (
-        _explained(home, connection.target, name),
+        _explained(connection.target, name, there),
         connection.client(name) as client,
         tqdm.tqdm(total=len(files), unit="image", disable=len(files) <= predicting.BATCH or None) as bar,
     ):
@@ -189,9 +192,23 @@ def predict(model: str, images: tuple[str, ...], connection: Connection, top: in
     return ExitCode.FAILED if any(answer.error for answer in answers) else ExitCode.SUCCESS
 
 
+def _known_models(root: str | None, model: str) -> tuple[str, list[str]]:
+    """Returns the model that a name is of in the home folder, and the models there.
+
+    The server may be anywhere: where the home folder is not to be read, the name is the model's.
+    """
+    try:
+        home = Home.at(root)
+        return model_name(home, model), [known.name for known in home.models.models() if known.versions()]
+    except ConveyorError:
+        if is_file(model):
+            raise
+        return model, []
+
+
 @contextlib.contextmanager
-def _explained(home: Home, target: str, model: str) -> Iterator[None]:
-    """Says what to do where no server answers, or has no such model."""
+def _explained(target: str, model: str, there: list[str]) -> Iterator[None]:
+    """Says what to do where no server answers, or has no such model; `there` are those that the home has."""
     try:
         yield
     except ServingError as problem:
@@ -201,10 +218,10 @@ def _explained(home: Home, target: str, model: str) -> Iterator[None]:
                 "names another."
             ) from problem
         if problem.code == "NOT_FOUND":
-            there = ", ".join(known.name for known in home.models.models() if known.versions()) or "none"
+            known = f" The home folder has {', '.join(there)}." if there else ""
             raise ConveyorError(
-                f"The server at {target} has no model {model}, or not that version of it ({problem.message.strip()}). "
-                f"Models in {home.root}: {there}."
+                f"The server at {target} has no model {model}, or not that version of it ({problem.message.strip()})."
+                f"{known}"
             ) from problem
         raise
 

@@ -1,6 +1,7 @@
 """What is run: the settings of an experiment, the experiments that come with Conveyor, and the way to a user's own."""
 
 import importlib
+import os
 import runpy
 import sys
 import traceback
@@ -32,6 +33,7 @@ def load(name: str) -> Experiment:
     if not Path(name).is_file():
         raise ConfigError(f"There is no file {name}.")
     folder = str(Path(name).resolve().parent)
+    known = set(sys.modules)
     sys.path.append(folder)  # for its siblings; after all else, so that they hide nothing
     try:
         experiment = runpy.run_path(name).get("EXPERIMENT")
@@ -43,6 +45,9 @@ def load(name: str) -> Experiment:
         ) from error
     finally:
         sys.path.remove(folder)
+        for module in set(sys.modules) - known:  # another experiment's sibling may have the same name
+            if str(getattr(sys.modules[module], "__file__", None) or "").startswith(f"{folder}{os.sep}"):
+                del sys.modules[module]
     if not isinstance(experiment, Experiment):
         raise ConfigError(f"{name} must set EXPERIMENT to a conveyor.Experiment.")
     return experiment

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import PIL.Image
+import tqdm
 
 from components.image_example_gen import spans
 from components.image_example_gen.dataset import Dataset, HashedSplits, NamedSplits
@@ -13,7 +14,6 @@ from pipeline.experiments.config import Experiment, Gate, Network, Serving, Trai
 
 SIDE = 32  # pixels: what two cores train in minutes
 LARGEST_SIDE = 64  # pixels: where all pictures have one size, and it is no larger, it is theirs
-LOOKED_AT = 200  # pictures of each class whose headers are read
 BATCH = 64
 EPOCHS = 20
 STEPS = (300, 10_000)  # at least, at most
@@ -36,7 +36,7 @@ def experiment_of(folder: Path) -> Experiment:
     """
     if not folder.is_dir():
         raise ConfigError(f"--data {folder}: there is no such folder.")
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.resolve().name).strip("-.")
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", folder.resolve().name).strip("-_")[:100]
     if not name:
         raise ConfigError(f"--data {folder}: the folder's name has no letter or digit that could name an experiment.")
     with storage_errors(f"The folder {folder} cannot be read"):
@@ -50,9 +50,9 @@ def experiment_of(folder: Path) -> Experiment:
         )
     count = sum(map(len, by_class.values()))
     return Experiment(
-        name=name[:100],
+        name=name,
         dataset=Dataset(
-            name=name[:100],
+            name=name,
             format="folders",
             shape=_shape(by_class),
             classes=tuple(by_class),
@@ -62,7 +62,7 @@ def experiment_of(folder: Path) -> Experiment:
         network=Network(name="cifar10_tutorial", input_scale=1 / 255, dropout=0.2),
         training=_training(count if named else round(0.8 * count)),
         gate=Gate(min_accuracy=round(max(map(len, by_class.values())) / count, 3)),
-        serving=Serving(model_name=name[:100]),
+        serving=Serving(model_name=name),
     )
 
 
@@ -98,7 +98,7 @@ _ANY = Dataset(name="any", format="folders", shape=(1, 1, 1), classes=("a", "b")
 def _shape(by_class: dict[str, list[Path]]) -> tuple[int, int, int]:
     sizes, modes = set(), set()
     for paths in by_class.values():
-        for path in paths[:: max(1, len(paths) // LOOKED_AT)]:
+        for path in tqdm.tqdm(paths, desc="headers", unit=" pictures", leave=False, disable=None):
             try:
                 with PIL.Image.open(path) as picture:
                     sizes.add(picture.size)

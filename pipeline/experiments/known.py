@@ -1,21 +1,23 @@
 """The experiments that a home knows: where each comes from, its standing settings, and the folder of its data."""
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import filelock
 from pydantic import Field
 
-from conveyor.errors import ConfigError, storage_errors
+from conveyor.errors import ConfigError, ConveyorError, storage_errors
 from conveyor.files import replace_file
 from conveyor.settings import from_json, settings, to_json
 from pipeline.experiments import BUILT_IN, from_folder, load
 from pipeline.experiments.config import Experiment
 from pipeline.experiments.overrides import field_of, override
 
+LOCK_SECONDS = 10
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
@@ -71,19 +73,18 @@ class ChosenExperiment:
         return self.defined.name
 
     @property
+    def is_remembered(self) -> bool:
+        """Whether a home remembers it: a file that sets a name of Conveyor's own has none that it could be known by."""
+        return not (self.record.source and self.name in BUILT_IN)
+
+    @property
     def standing(self) -> Experiment:
         """The experiment with its standing settings.
 
         Raises:
           ConfigError: they do not go with the experiment any more.
         """
-        try:
-            return override(self.defined, _assignments(self.record))
-        except ConfigError as error:
-            raise ConfigError(
-                f"A standing setting of {self.name} is wrong: {error} `conveyor set {self.name} --unset FIELD` takes "
-                "it back."
-            ) from None
+        return _with_standing(self.defined, self.record.settings)
 
     @property
     def experiment(self) -> Experiment:
@@ -153,18 +154,16 @@ class KnownExperiments:
         _ = chosen.experiment  # a setting that is wrong is told of here
         return chosen
 
-    def find(self, name: str) -> ChosenExperiment | None:
-        """Returns an experiment; None where a name stands for none, or for one whose file is gone or wrong.
+    def is_known(self, name: str) -> bool:
+        """Whether a name comes with Conveyor, or is remembered; nothing is loaded."""
+        return name in BUILT_IN or name in self.names()
 
-        Raises:
-          ConfigError: `name` is a file that is wrong.
-        """
-        if name in BUILT_IN or name.endswith(".py"):
-            return self.choose(name)
+    def find(self, name: str) -> ChosenExperiment | None:
+        """Returns an experiment by its name; None where there is none, or its file or record is gone or wrong."""
         try:
             return self.choose(name)
-        except ConfigError:
-            return None
+        except ConveyorError:
+            return ChosenExperiment(load(name), Record()) if name in BUILT_IN else None
 
     def of_folder(self, folder: Path, assignments: tuple[str, ...] = ()) -> ChosenExperiment:
         """Returns the experiment that a folder of pictures makes; see `from_folder.experiment_of`.
@@ -174,44 +173,47 @@ class KnownExperiments:
         """
         defined = from_folder.experiment_of(folder)
         place = str(folder.resolve())
-        record = self.record(defined.name)
-        if defined.name in BUILT_IN or record.source or (record.definition and record.data != place):
-            of = record.source or record.data or "Conveyor's own"
+        if defined.name in BUILT_IN:
             raise ConfigError(
-                f"--data {folder}: an experiment named {defined.name} is known already ({of}). Rename the folder, or "
-                f"name the experiment: conveyor run {defined.name} --data {folder}."
+                f"--data {folder}: {defined.name} is an experiment of Conveyor's own, so that this one needs another "
+                "name: rename the folder."
+            )
+        record = self.record(defined.name)
+        if record.source or (record.definition and record.data != place):
+            raise ConfigError(
+                f"--data {folder}: an experiment named {defined.name} is known already "
+                f"({record.source or record.data}). Rename the folder, or name the experiment: "
+                f"conveyor run {defined.name} --data {folder}."
             )
         chosen = ChosenExperiment(defined, dataclasses.replace(record, definition=defined, data=place), assignments)
         _ = chosen.experiment
         return chosen
 
-    def remember(self, chosen: ChosenExperiment, data: Path | None = None) -> list[str]:
-        """Writes down where an experiment is, and its data; returns what changed, in sentences.
+    def remember(self, chosen: ChosenExperiment, data: Path | None = None, replaces: bool = True) -> list[str]:
+        """Writes down where an experiment is, and its data; returns what is worth knowing of that, in sentences.
 
         Args:
           chosen: the experiment.
           data: the folder of its data; None to leave that as it is.
+          replaces: whether what is remembered gives way; else only what is not known yet is written.
 
         Raises:
+          ConfigError: what is remembered is damaged.
           StorageError: it cannot be written.
         """
+        if not chosen.is_remembered:
+            return [
+                f"{chosen.record.source} sets an experiment named {chosen.name}, as one of Conveyor's own is: nothing "
+                "is remembered of it. A name of its own changes that."
+            ]
         with self._changing():
             before = self.record(chosen.name)
-            after = dataclasses.replace(
-                before,
-                source=chosen.record.source,
-                definition=chosen.record.definition,
-                data=str(data.resolve()) if data else before.data,
-            )
+            place = str(data.resolve()) if data and (replaces or not before.data) else before.data
+            after = dataclasses.replace(before, data=place)
+            if replaces or not (before.source or before.definition):
+                after = dataclasses.replace(after, source=chosen.record.source, definition=chosen.record.definition)
             self._write(chosen.name, before, after)
-        kinds = {"file": (before.source, after.source), "data folder": (before.data, after.data)}
-        moved = [
-            f"The {kind} of {chosen.name} is now {b}, and was {a}." for kind, (a, b) in kinds.items() if a and b != a
-        ]
-        if before.definition and after.definition and before.definition != after.definition:
-            classes = ", ".join(after.definition.dataset.classes)
-            moved.append(f"The pictures of {chosen.name} are not what they were; its classes are {classes}.")
-        return moved
+        return list(_moved(chosen.name, before, after))
 
     def change(self, name: str, assignments: tuple[str, ...], unset: tuple[str, ...] = ()) -> ChosenExperiment:
         """Changes the standing settings of an experiment, and returns it.
@@ -226,6 +228,11 @@ class KnownExperiments:
           StorageError: it cannot be written.
         """
         chosen = self._defined(name)
+        if not chosen.is_remembered:
+            raise ConfigError(
+                f"{name} sets an experiment named {chosen.name}, as one of Conveyor's own is: give it a name of its "
+                "own to keep settings of it."
+            )
         with self._changing():
             before = self.record(chosen.name)
             standing = dict(before.settings)
@@ -237,8 +244,9 @@ class KnownExperiments:
                 field = field_of(assignment)
                 standing = {name: text for name, text in standing.items() if not f"{name}.".startswith(f"{field}.")}
                 standing[field] = assignment.partition("=")[2].strip()
-            others = override(chosen.defined, _assignments(before, unset))
-            override(others, assignments, option="")  # says what is wrong in the words of the command
+            given = [field_of(assignment) for assignment in assignments]
+            others = {field: text for field, text in standing.items() if field not in given}
+            override(_with_standing(chosen.defined, others), assignments, option="")  # in the words of the command
             after = dataclasses.replace(
                 before, source=chosen.record.source, definition=chosen.record.definition, settings=standing
             )
@@ -251,15 +259,20 @@ class KnownExperiments:
         if after != before:
             replace_file(self._folder / f"{name}.json", to_json(after))
 
-    def _changing(self) -> Any:
-        with storage_errors(f"The experiments in {self._folder} cannot be written"):
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Holds the records; a failure to write them is an error in a sentence."""
+        with storage_errors(f"What is remembered of experiments in {self._folder} cannot be written"):
             self._folder.mkdir(parents=True, exist_ok=True)
-        return filelock.FileLock(self._folder / ".lock")
+            with filelock.FileLock(self._folder / ".lock", timeout=LOCK_SECONDS):
+                yield
 
     def _defined(self, name: str) -> ChosenExperiment:
         """Returns an experiment without a look at its settings."""
         if name in BUILT_IN or name.endswith(".py"):
             defined = load(name)
+            if name.endswith(".py") and defined.name in BUILT_IN:
+                return ChosenExperiment(defined, Record(source=str(Path(name).resolve())))
             source = "" if name in BUILT_IN else str(Path(name).resolve())
             record = dataclasses.replace(self.record(defined.name), source=source, definition=None)
             return ChosenExperiment(defined, record)
@@ -288,5 +301,26 @@ class KnownExperiments:
         )
 
 
-def _assignments(record: Record, without: tuple[str, ...] = ()) -> tuple[str, ...]:
-    return tuple(f"{field}={text}" for field, text in record.settings.items() if field not in without)
+def _with_standing(defined: Experiment, settings: Mapping[str, str]) -> Experiment:
+    try:
+        return override(defined, tuple(f"{field}={text}" for field, text in settings.items()), option="")
+    except ConfigError as error:
+        raise ConfigError(
+            f"A standing setting of {defined.name} is wrong: {error} `conveyor set {defined.name} --unset FIELD` "
+            "takes it back."
+        ) from None
+
+
+def _moved(name: str, before: Record, after: Record) -> Iterator[str]:
+    """Yields a sentence for each thing that was another before."""
+    if before.definition and after.source:
+        settings = f"; so do its standing settings ({', '.join(before.settings)})" if before.settings else ""
+        now = f"{name} was made from {before.data}, and is what {after.source} says now."
+        yield f"{now} Its data folder stays{settings}."
+    if before.source and after.source != before.source:
+        yield f"The file of {name} is now {after.source}, and was {before.source}."
+    if before.data and after.data != before.data:
+        yield f"The data folder of {name} is now {after.data}, and was {before.data}."
+    if before.definition and after.definition and before.definition != after.definition:
+        classes = ", ".join(after.definition.dataset.classes)
+        yield f"The pictures of {name} are not what they were; its classes are {classes}."

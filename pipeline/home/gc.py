@@ -7,12 +7,13 @@ from pathlib import Path
 
 from ml_metadata.proto.metadata_store_pb2 import Artifact
 
-from conveyor.errors import ConfigError, storage_errors
+from conveyor.errors import ConfigError, ConveyorError, storage_errors
 from pipeline.experiments.config import Serving
 from pipeline.home import metadata_store
 from pipeline.home.folders import Home
 from serving.model_store import LabelsDamaged, StoredModel, VersionRecord
 
+KEEP = "serving.keep_versions"
 Pinned = Mapping[str, Collection[int]]
 
 
@@ -38,7 +39,7 @@ def plan(
 
     Of a model whose labels are damaged every version is kept. Needed are the artifacts of every run that made a kept
     version, and of each experiment's last run and last verdict, which the next run takes from the cache and continues
-    from; of checkpoints, those of each experiment's last training, unless it has finished.
+    from; of checkpoints, those of trainings that have not finished.
 
     Args:
       home: where to look.
@@ -95,12 +96,15 @@ def _versions(home: Home, keep: int | None, experiment: str | None, pinned: Pinn
 
 
 def _keep_of(home: Home, model: StoredModel) -> int:
-    """Returns how many of a model's newest versions its experiment keeps, as it is set now or was at the last push."""
+    """Returns how many of a model's newest versions are kept: as a standing setting says, or the last push."""
     there = model.versions()
     newest = (model.record(there[-1]) if there else None) or VersionRecord()
-    known = home.experiments.find(newest.experiment_name) if newest.experiment_name else None
-    if known and known.experiment.serving.model_name == model.name:
-        return known.experiment.serving.keep_versions
+    try:
+        standing = home.experiments.record(newest.experiment_name or "").settings
+        if KEEP in standing:
+            return int(standing[KEEP])
+    except (ConveyorError, ValueError):  # it may say anything, and what is gone is gone
+        return 0
     return newest.experiment.get("serving", {}).get("keep_versions", Serving("any").keep_versions)
 
 
@@ -128,7 +132,7 @@ def _baselines(home: Home, gone: set[str], experiment: str | None) -> list[Remov
 
 
 def _checkpoints(home: Home, experiment: str | None) -> list[Removal]:
-    """Returns those that no run goes on with: all but those of each experiment's last training, if unfinished."""
+    """Returns those that no run goes on with: of trainings that have finished, or that no run is known of."""
     if not home.has_metadata:
         return []
     unfinished = metadata_store.unfinished_trainings(metadata_store.connect(home))
@@ -173,7 +177,7 @@ def collect(
                 home.models.model(path.parent.name).sweep([path])
             else:
                 shutil.rmtree(path)
-    _mark_deleted(home, {removal.path for removal in rest if removal.kind in ("artifact", "baseline")})
+    _mark_deleted(home, {removal.path for removal in rest if removal.kind in ("artifact", "baseline")}, experiment)
     return [*removed, *rest]
 
 
@@ -189,12 +193,19 @@ def _version_removed(home: Home, path: Path, pinned: Callable[[], Pinned]) -> bo
     return model.remove(version, unless=is_served)
 
 
-def _mark_deleted(home: Home, gone: set[str]) -> None:
-    if not gone or not home.has_metadata:
+def _mark_deleted(home: Home, gone: set[str], experiment: str | None) -> None:
+    """Marks artifacts as deleted: what was removed now, and what somebody else removed of this home's own."""
+    if not home.has_metadata or not home.artifacts.is_dir():
         return
     store = metadata_store.connect(home)
     places = {_place(path) for path in gone}
-    artifacts = [artifact for artifact in store.get_artifacts() if _place(artifact.uri) in places]
+    own = home.artifacts / experiment if experiment else home.artifacts
+    artifacts = [
+        artifact
+        for artifact in store.get_artifacts()
+        if _place(artifact.uri) in places
+        or (Path(artifact.uri).is_relative_to(own) and not Path(artifact.uri).exists())
+    ]
     for artifact in artifacts:
         artifact.state = Artifact.DELETED
     store.put_artifacts(artifacts)

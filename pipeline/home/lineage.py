@@ -12,6 +12,7 @@ from conveyor.errors import ConfigError
 from pipeline.home import metadata_store
 
 BASE_MODEL = "base_model"  # the trainer's input that a warm start begins with
+WARM_STARTS = 10  # that are followed back
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Origin:
       files: SHA-256 of each input file by its name, where the artifact was made from files.
       repeated: whether that execution stands elsewhere in the tree already; files and inputs are left out then.
       inputs: what it was made of.
+      further: the version that this warm start began with, where the way back is not followed any more.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Origin:
     files: dict[str, str]
     repeated: bool
     inputs: "list[Origin]"
+    further: int | None = None
 
 
 def of_version(store: MetadataStore, model: str, version: int) -> Origin:
@@ -67,7 +70,12 @@ def _pushed(store: MetadataStore, model: str, version: int) -> Artifact | None:
 
 
 def _origin(
-    store: MetadataStore, artifact: Artifact, model: str, seen: set[int], is_warm_start: bool = False
+    store: MetadataStore,
+    artifact: Artifact,
+    model: str,
+    seen: set[int],
+    warm_starts: int = 0,
+    is_warm_start: bool = False,
 ) -> Origin:
     events = store.get_events_by_artifact_ids([artifact.id])
     # Later runs that took it from their cache have an event of it too; the first is of the execution that made it.
@@ -75,7 +83,7 @@ def _origin(
     (execution,) = store.get_executions_by_id([made.execution_id])
     contexts = {context.type: context.name for context in store.get_contexts_by_execution(execution.id)}
     finished = datetime.datetime.fromtimestamp(execution.last_update_time_since_epoch / 1000, datetime.timezone.utc)
-    repeated = execution.id in seen
+    repeated, facts = execution.id in seen, _facts(artifact)
     inputs = []
     if not repeated:
         seen.add(execution.id)
@@ -84,12 +92,12 @@ def _origin(
         # The model first: what the verdicts on it were made of then stands there.
         sources.sort(key=lambda event: (_output_name(event) != "model", event.artifact_id))
         inputs = [
-            _origin(store, artifacts[event.artifact_id], model, seen, _output_name(event) == BASE_MODEL)
+            _origin(store, artifacts[event.artifact_id], model, seen, warm_starts, _output_name(event) == BASE_MODEL)
             for event in sources
             if event.artifact_id in artifacts
         ]
-        if is_warm_start:
-            inputs += _version_started_from(store, artifact, model, seen)
+        if is_warm_start and warm_starts < WARM_STARTS:
+            inputs += _version_started_from(store, artifact, model, seen, warm_starts + 1)
     return Origin(
         _output_name(made) or artifact.type,
         artifact.id,
@@ -98,17 +106,20 @@ def _origin(
         execution.id,
         contexts.get("pipeline_run", ""),
         finished.isoformat(timespec="seconds"),
-        _facts(artifact),
+        facts,
         {} if repeated else json.loads(metadata_store.property_of(artifact, "input_files") or "{}"),
         repeated,
         inputs,
+        facts.get("served_version") if is_warm_start and warm_starts >= WARM_STARTS else None,
     )
 
 
-def _version_started_from(store: MetadataStore, imported: Artifact, model: str, seen: set[int]) -> list[Origin]:
+def _version_started_from(
+    store: MetadataStore, imported: Artifact, model: str, seen: set[int], warm_starts: int
+) -> list[Origin]:
     """Returns where the version that a training started from came from; nothing where that is not known any more."""
     pushed = _pushed(store, model, metadata_store.property_of(imported, "served_version"))
-    return [_origin(store, pushed, model, seen)] if pushed else []
+    return [_origin(store, pushed, model, seen, warm_starts)] if pushed else []
 
 
 def _output_name(event: Event) -> str:

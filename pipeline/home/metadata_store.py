@@ -216,14 +216,10 @@ def last_completed(store: metadata_store.MetadataStore, experiment: str) -> Run 
 
 
 def unfinished_trainings(store: metadata_store.MetadataStore) -> set[tuple[str, ...]]:
-    """Returns the places of the checkpoints that a next run goes on from: experiment, and the training's own folder.
-
-    They are those of each experiment's last training, if it has not finished.
-    """
-    trainings = ((run.experiment, component) for run in runs(store) for component in run.components)
-    last = {experiment: component for experiment, component in trainings if component.name == "Trainer"}
-    unfinished = [component for component in last.values() if component.state not in ("done", "cached")]
-    return {Path(component.checkpoints).parts[-2:] for component in unfinished if component.checkpoints}
+    """Returns the places of the checkpoints that a run may go on from: experiment, and the training's own folder."""
+    trainings = (component for run in runs(store) for component in run.components if component.checkpoints)
+    last = {Path(component.checkpoints).parts[-2:]: component.state for component in trainings}
+    return {place for place, state in last.items() if state not in ("done", "cached")}
 
 
 def run_by_id(store: metadata_store.MetadataStore, run_id: str) -> Run:

@@ -51,10 +51,20 @@ class Comparison:
         """Both, by label."""
         return {STABLE: self.stable, CANARY: self.canary}
 
-    def is_good(self, gate: Gate) -> bool:
-        """Whether the canary may be promoted: no failed request on either side, and what the gate asks for."""
-        least = gate.least_correct(self.canary.images, self.stable.correct)
-        return self.canary.errors == self.stable.errors == 0 and self.canary.correct >= least
+    def reasons(self, gate: Gate) -> tuple[str, ...]:
+        """Returns why the canary may not be promoted, in sentences; nothing where it may."""
+        failed = [
+            f"{side.errors:,} of the {label}'s requests failed" for label, side in self.sides.items() if side.errors
+        ]
+        canary, accuracy = self.canary, f"the canary's accuracy {self.canary.accuracy:.4f} is below"
+        if canary.correct < gate.least_correct(canary.images):
+            failed.append(f"{accuracy} the floor of {gate.min_accuracy:g}")
+        elif canary.correct < gate.least_correct(canary.images, self.stable.correct):
+            failed.append(
+                f"{accuracy} the {self.stable.accuracy:.4f} of the stable version by more than the tolerance of "
+                f"{gate.tolerance:g}"
+            )
+        return tuple(failed)
 
 
 def compare(target: str, model: str, images: np.ndarray, truth: np.ndarray) -> Comparison:

@@ -25,6 +25,7 @@ from serving.model_store import StoredModel
 NEEDED_BYTES = 3 * 2**30  # a run of CIFAR-10 with its checkpoints
 EXAMPLE_BYTES = 150  # of an example, besides its pixels
 LISTED = 3
+NEVER_EMPTY = ("Examples", "ExampleStatistics", "Model", "Schema")  # of the artifacts that a run takes from the cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Finding:
 def examine(home: Home) -> Iterator[Finding]:
     """Yields a finding for each thing that a run needs."""
     checks: list[Callable[[Home], Iterator[Finding]]] = [
-        _stack, _evaluation, _device, _folder, _disk, _metadata, _labels, _data, _downloads,
+        _stack, _evaluation, _device, _folder, _disk, _metadata, _labels, _experiments, _data, _downloads,
     ]  # fmt: skip
     for check in checks:
         try:
@@ -129,17 +130,17 @@ def _metadata(home: Home) -> Iterator[Finding]:
         yield Finding(
             "moved home",
             False,
-            f"{counted(len(foreign), 'artifact')} of the metadata lie outside {home.artifacts}, such as {example}",
+            f"{counted(len(foreign), 'artifact')} of the metadata outside of {home.artifacts}, such as {example}",
             "if this home was moved or copied, conveyor doctor --moved writes its new place down",
         )
-    missing = [a for a in _live(store) if a not in foreign and not _is_there(Path(a.uri))]
+    missing = [artifact for artifact in _live(store) if artifact not in foreign and not _is_there(artifact)]
     if missing:
         named = ", ".join(artifact.uri for artifact in missing[:LISTED])
         yield Finding(
             "artifacts",
             False,
-            f"{counted(len(missing), 'artifact')} of the metadata are not there, or empty: {named}",
-            "nothing, if you removed them: the next run makes anew what it needs; conveyor gc --yes forgets the others",
+            f"{counted(len(missing), 'artifact')} of the metadata, not there or empty: {named}",
+            "remove empty folders; conveyor gc --yes forgets what is not there, and the next run makes what it needs",
         )
 
 
@@ -149,8 +150,9 @@ def _live(store: Any) -> list[Any]:
     return [artifact for artifact in store.get_artifacts() if artifact.state == Artifact.LIVE]
 
 
-def _is_there(path: Path) -> bool:
-    return path.is_dir() and any(path.iterdir())
+def _is_there(artifact: Any) -> bool:
+    path = Path(artifact.uri)
+    return path.is_dir() and (artifact.type not in NEVER_EMPTY or any(path.iterdir()))
 
 
 def foreign_artifacts(store: Any, home: Home) -> list[Any]:
@@ -176,8 +178,8 @@ def bring_home(home: Home) -> int:
     store = metadata_store.connect(home)
     moved = []
     for artifact in foreign_artifacts(store, home):
-        here = home.artifacts.joinpath(*Path(artifact.uri).parts[-4:])  # experiment, component, output, number
-        if not here.exists():
+        here = _same_place(Path(artifact.uri), home.artifacts)
+        if here is None:
             continue
         artifact.uri = str(here)
         pushed = metadata_store.property_of(artifact, "pushed_destination")
@@ -185,13 +187,29 @@ def bring_home(home: Home) -> int:
             here = home.serving.joinpath(*Path(pushed).parts[-2:])  # model, version
             artifact.custom_properties["pushed_destination"].string_value = str(here)
         moved.append(artifact)
+    for wrapper in home.artifacts.glob("*/Baseline/*"):
+        link = wrapper / "Format-Serving"
+        version = _same_place(link.readlink(), home.serving) if link.is_symlink() else None
+        if version is not None and not link.exists():
+            link.unlink()
+            link.symlink_to(version, target_is_directory=True)
     store.put_artifacts(moved)
     return len(moved)
 
 
+def _same_place(path: Path, folder: Path) -> Path | None:
+    """Returns what lies below a folder as a path did below one of the same name; None where nothing does."""
+    parts = path.parts
+    starts = [number + 1 for number, part in enumerate(parts) if part == folder.name]
+    return next(
+        (here for start in starts if (here := folder.joinpath(*parts[start:])).exists() and parts[start:]), None
+    )
+
+
 def _labels(home: Home) -> Iterator[Finding]:
     for model in home.models.models():
-        yield _labels_of(model)
+        if model.versions():
+            yield _labels_of(model)
 
 
 def _labels_of(model: StoredModel) -> Finding:
@@ -208,6 +226,17 @@ def _labels_of(model: StoredModel) -> Finding:
         mend = f"conveyor rollback {model.name}, if it serves; then remove its folder"
         return Finding(subject, False, f"versions that are not what was pushed: {said}", mend)
     return Finding(subject, True, f"{counted(len(model.versions()), 'version')}, {labels.stable} is stable")
+
+
+def _experiments(home: Home) -> Iterator[Finding]:
+    for name in home.experiments.names():
+        try:
+            home.experiments.choose(name)
+        except ConveyorError as error:
+            mend = (
+                f"conveyor run FILE.py names a file's new place; conveyor set {name} --unset FIELD takes a setting back"
+            )
+            yield Finding(f"experiment {name}", False, str(error), mend)
 
 
 def _data(home: Home) -> Iterator[Finding]:
@@ -246,7 +275,7 @@ def _with_data(home: Home) -> Iterator[tuple[Experiment, Path]]:
     """Yields the experiments that the home knows, and those that come with Conveyor, with the folder of their data."""
     for name in sorted({*CANONICAL, *home.experiments.names()}):
         found = home.experiments.find(name)
-        if found is None:
+        if found is None:  # `_experiments` tells of it
             continue
         experiment = found.experiment
         own = experiment.dataset.name not in CANONICAL and found.data

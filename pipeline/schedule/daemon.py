@@ -198,9 +198,9 @@ class Scheduler:
         due = self._state.next  # APScheduler itself must not be asked here: it waits for this thread when it stops
         following = f"; the next run is at {self._clock(datetime.datetime.fromisoformat(due))}" if due else ""
         self._say(f"{_sentence(outcome)}{'' if self._stopped.is_set() else following}")
-        self._tell({"experiment": self._plan.experiment, **ended, "next": due})
         for problem in self._notifier.tell({"experiment": self._plan.experiment, **outcome}):
             self._say(problem)
+        self._tell({"experiment": self._plan.experiment, **ended, "next": due})
 
     def _retrain(self) -> tuple[int, str]:
         """Returns the exit code of `conveyor retrain`, and what it printed on standard output."""

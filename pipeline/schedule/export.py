@@ -66,7 +66,7 @@ def files(
             "jitter": plan.jitter,
             "delay": f"sleep $(shuf -i 0-{plan.jitter} -n 1)\n{' ' * 18}" if plan.jitter else "",
             "command": shlex.join([_program(), "retrain", *plan.arguments]),
-            "container_command": shlex.join(["conveyor", "retrain", *_in_container(plan.arguments, home, needs)]),
+            "container_command": _container_command(plan, home, needs) if kind == "kubernetes" else "",
             "user": getpass.getuser(),
             "writes": [_quoted(path) for path in (home.root, *writes)],
             "image": image,
@@ -101,7 +101,7 @@ def _program() -> str:
     return str(installed) if installed.exists() else "conveyor"
 
 
-def _in_container(arguments: tuple[str, ...], home: Home, needs: tuple[Path, ...]) -> list[str]:
-    """Returns the arguments with the places of the home folder, and of what is needed in it, in the container."""
+def _container_command(plan: SchedulePlan, home: Home, needs: tuple[Path, ...]) -> str:
+    """Returns the command with the places of the home folder, and of what is needed in it, in the container."""
     places = {str(path): str(CONTAINER_HOME / path.relative_to(home.root)) for path in (home.root, *needs)}
-    return [places.get(argument, argument) for argument in arguments]
+    return shlex.join(["conveyor", "retrain", *(places.get(argument, argument) for argument in plan.arguments)])

@@ -138,6 +138,8 @@ class StoredModel:
 
     def _known(self) -> str:
         there = self.versions()
+        if not there:
+            return "none has been pushed"
         return f"there is only {there[0]}" if len(there) == 1 else f"there are {', '.join(map(str, there))}"
 
     def record(self, version: int) -> VersionRecord | None:

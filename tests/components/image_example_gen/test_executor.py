@@ -3,19 +3,22 @@ import hashlib
 import shutil
 
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 from tfx.types import standard_artifacts
 from tfx.utils import proto_utils
 
 from components.image_example_gen.component import ImageExampleGen
-from components.image_example_gen.dataset import HashedSplits
-from components.image_example_gen.executor import BaseFiles, Executor, serialize
+from components.image_example_gen.dataset import Dataset, HashedSplits
+from components.image_example_gen.executor import BaseFiles, Executor, read_test_sources, serialize
 from components.image_example_gen.readers import DataError
 from components.image_example_gen.spans import BASE, Part, span
 from pipeline.run.error_text import error_text
 from pipeline.run.graph import BEAM_ARGS
 from tests.digits import held_out, read_idx, write_idx
+from tests.pictures import draw_classes
+from trainer.examples import read_split
 
 
 def properties_of(component):
@@ -177,3 +180,22 @@ def test_error_in_a_worker_stays_a_sentence(small_mnist, mnist_dataset, tmp_path
 
 def test_serializing_nothing_yields_nothing():
     assert list(serialize(np.zeros((0, 28, 28, 1), np.uint8), np.zeros(0, np.int64))) == []
+
+
+def test_where_each_test_image_comes_from_is_kept(small_mnist, mnist_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("components.image_example_gen.shards.MAX_SHARD_BYTES", 784 * 256)
+    ingest(small_mnist, held_out(mnist_dataset, 300), tmp_path / "a")
+    sources = read_test_sources(tmp_path / "a")
+    assert sources == [f"t10k-images-idx3-ubyte, image {number}" for number in range(500)]
+
+
+def test_the_sources_of_hashed_splits_are_the_files_of_the_images(tmp_path):
+    folder = draw_classes(tmp_path / "x", {"a": 30, "b": 30}, (4, 4))
+    dataset = Dataset("x", "folders", (4, 4, 3), ("a", "b"))
+    ingest(folder, dataset, tmp_path / "out")
+    sources = read_test_sources(tmp_path / "out")
+    images = read_split(tmp_path / "out" / "Split-test", (4, 4, 3)).images
+    assert len(sources) == len(images) > 1
+    for source, image in zip(sources, images, strict=True):
+        assert np.array_equal(np.asarray(PIL.Image.open(folder / source)), image)
+    assert read_test_sources(tmp_path) == []

@@ -361,8 +361,10 @@ def test_a_setting_stands(conveyor, ran):
     }
     assert conveyor("retrain", "mnist").exit_code == 0
     assert conveyor("retrain", "mnist", "--set", "training.warm_steps=7").exit_code == 0
-    assert "training.warm_steps is 500 from now on" in conveyor("set", "mnist", "training.warm_steps=500").output
-    assert conveyor("set", "mnist", "--unset", "training.warm_steps").exit_code == 0
+    said = conveyor("set", "mnist", "training.warm_steps=500", "gate.tolerance=0.1").output
+    assert said == "mnist: training.warm_steps is 500 from now on.\nmnist: gate.tolerance is 0.1 from now on.\n"
+    said = conveyor("set", "mnist", "--unset", "training.warm_steps")
+    assert (said.exit_code, said.output) == (0, "mnist: training.warm_steps is 0 again from now on.\n")
     assert conveyor("retrain", "mnist").exit_code == 0
     assert [experiment.training.warm_steps for experiment, _ in ran] == [500, 7, 0]
 
@@ -384,6 +386,7 @@ def test_settings_say_where_they_come_from(conveyor):
         (("mnist", "--data", "/nowhere"), "--data /nowhere: there is no such folder"),
         (("mnist", "serving.model_name=../x"), "serving.model_name=../x: it should hold letters, digits"),
         (("imagenet", "training.steps=1"), "There is no experiment 'imagenet'"),
+        (("mnist", "--data", "/tmp"), "--data /tmp: the data of mnist are published ones, which are downloaded"),
     ],
 )
 def test_what_cannot_be_set_is_a_usage_error(conveyor, arguments, message):
@@ -441,3 +444,48 @@ def test_a_verb_that_is_none_is_json_too(conveyor):
 def test_json_is_one_object(conveyor, arguments, key):
     result = conveyor(*arguments, "--json")
     assert key in json.loads(result.stdout[result.stdout.index("{\n") :])  # the rest is on standard error, in a shell
+
+
+def test_names_run_no_code_where_a_name_is_enough(conveyor, tmp_path, ran):
+    own = tmp_path / "own.py"
+    own.write_text(OWN)
+    (tmp_path / "images").mkdir()
+    assert conveyor("run", str(own), "--data", str(tmp_path / "images")).exit_code == 0
+    record = tmp_path / "home" / "serving" / "its_model" / "1" / RECORD
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"experiment": {"name": "own"}}))
+    own.write_text(f"open({str(tmp_path / 'was_run')!r}, 'w')")
+    for arguments in (("runs",), ("models",), ("gc",), ("rollback",)):
+        conveyor(*arguments, "own")
+    conveyor("predict", "own", str(own), "--target", "localhost:1", "--timeout", "0.1")
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_predict_needs_no_home(conveyor, tmp_path):
+    (tmp_path / "file").touch()
+    result = conveyor(
+        "predict", "mnist", str(tmp_path / "file"), "--home", str(tmp_path / "file"), "--target", "localhost:1"
+    )
+    assert "No server answers at localhost:1" in result.output
+
+
+@pytest.mark.parametrize("kind", ["crontab", "systemd"])
+def test_an_export_names_files_wherever_they_are_and_remembers_nothing(conveyor, tmp_path, kind):
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "images").mkdir()
+    arguments = (str(tmp_path / "own.py"), "--data", str(tmp_path / "images"), "--cron", "0 3 * * *")
+    result = conveyor("schedule", *arguments, "--export", kind)
+    assert result.exit_code == 0, result.output
+    assert (
+        f"retrain {tmp_path / 'own.py'} --home {tmp_path / 'home'} --data {tmp_path / 'images'} --gc" in result.output
+    )
+    assert not (tmp_path / "home").exists()
+    refused = conveyor("schedule", *arguments, "--export", "kubernetes")
+    assert (refused.exit_code, "The container has the home folder alone" in refused.output) == (2, True)
+
+
+def test_a_bug_is_json_too(conveyor, monkeypatch):
+    monkeypatch.setattr(listing, "run_rows", lambda *_: 1 / 0)
+    result = conveyor("runs", "--json")
+    assert isinstance(result.exception, ZeroDivisionError)
+    assert json.loads(result.stdout) == {"verdict": "failed", "error": "division by zero"}

@@ -16,7 +16,7 @@ from pipeline.cli.output import Verb, reply, reply_now, table
 def verb():
     print("progress", flush=True)
     table("rows", [{"a": 1}], "")
-    reply_now({"ready": True})
+    reply_now()({"ready": True})
     reply([1, 2])
     BODY
 

@@ -62,6 +62,20 @@ def test_splits_that_the_folder_has_are_taken(tmp_path, folders, splits):
     assert experiment.training.batch_size == 5
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"), [("flowers.py", "flowers-py"), ("_my pics_", "my-pics"), ("a" * 120, "a" * 100)]
+)
+def test_a_name_is_one_that_an_experiment_can_have(tmp_path, folder, name):
+    assert experiment_of(draw_classes(tmp_path / folder, {"a": 2, "b": 2})).name == name
+
+
+def test_every_picture_is_looked_at(tmp_path):
+    draw_classes(tmp_path / "x", {"a": 250, "b": 250}, (4, 4), "L")
+    draw_classes(tmp_path / "colour", {"a": 1}, (4, 4))
+    (tmp_path / "colour" / "a" / "0000.png").rename(tmp_path / "x" / "a" / "0101.png")
+    assert experiment_of(tmp_path / "x").dataset.shape == (4, 4, 3)
+
+
 def test_many_pictures_are_trained_on_for_as_many_epochs(tmp_path):
     experiment = experiment_of(draw_classes(tmp_path / "x", {"a": 900, "b": 900}, (4, 4)))
     assert (experiment.training.steps, experiment.training.batch_size) == (450, 64)

@@ -101,10 +101,59 @@ def test_a_file_that_sets_another_name_is_not_the_experiment(known, own, tmp_pat
         known.choose("own")
 
 
-def test_a_built_in_name_is_the_built_in_experiment(known, tmp_path):
-    (tmp_path / "mine.py").write_text(OWN.replace('name="own", ', ""))
-    known.remember(known.choose(str(tmp_path / "mine.py")))
-    assert known.choose("mnist").experiment == load("mnist")
+def test_nothing_is_remembered_of_a_file_that_sets_a_name_of_conveyors_own(known, tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(OWN.replace('name="own", ', ""))
+    (sentence,) = known.remember(known.choose(str(mine)), tmp_path)
+    assert sentence.startswith(f"{mine} sets an experiment named mnist, as one of Conveyor's own is: nothing is rem")
+    with pytest.raises(ConfigError, match="give it a name of its own to keep settings of it"):
+        known.change(str(mine), ("training.steps=7",))
+    known.change("mnist", ("training.steps=9",))
+    assert known.choose(str(mine)).experiment.training.steps == 3000
+    assert known.names() == ["mnist"]
+    assert known.choose("mnist").record.source == ""
+
+
+def test_wrong_standing_settings_can_be_replaced(known, own, tmp_path):
+    known.change(own, ("dataset.splits.eval_examples=5", "training.steps=5"))
+    held_out_by_files = (
+        "\nEXPERIMENT = dataclasses.replace(EXPERIMENT, dataset=dataclasses.replace(EXPERIMENT.dataset, "
+        "splits=dataclasses.replace(EXPERIMENT.dataset.splits, eval_examples=0, eval='v*')))"
+    )
+    (tmp_path / "own.py").write_text(OWN + held_out_by_files)
+    with pytest.raises(ConfigError, match="`conveyor set own --unset FIELD` takes it back"):
+        known.change("own", ("training.seed=1",))
+    known.change("own", ("dataset.splits.eval_examples=0",))
+    assert known.choose("own").experiment.dataset.splits.eval == "v*"
+
+
+def test_a_file_that_takes_the_place_of_a_folder_is_told_of(known, tmp_path):
+    folder = draw_classes(tmp_path / "own", {"a": 2, "b": 2})
+    known.remember(known.of_folder(folder), folder)
+    known.change("own", ("training.seed=1",))
+    (tmp_path / "own.py").write_text(OWN)
+    (sentence,) = known.remember(known.choose(str(tmp_path / "own.py")))
+    assert sentence == (
+        f"own was made from {folder}, and is what {tmp_path / 'own.py'} says now. Its data folder stays; so do its "
+        "standing settings (training.seed)."
+    )
+
+
+def test_what_is_known_may_be_kept(known, own, tmp_path):
+    known.remember(known.choose(own), tmp_path / "a", replaces=False)
+    other = tmp_path / "other.py"
+    other.write_text(OWN)
+    assert known.remember(known.choose(str(other)), tmp_path / "b", replaces=False) == []
+    assert (known.record("own").source, known.record("own").data) == (own, str(tmp_path / "a"))
+
+
+def test_a_damaged_record_keeps_no_verb_from_a_built_in_experiment(known, tmp_path):
+    known.change("mnist", ("training.seed=1",))
+    (tmp_path / "home" / "experiments" / "mnist.json").write_text("{")
+    assert known.find("mnist").experiment == load("mnist")
+    assert known.is_known("mnist")
+    assert known.is_known("cifar10")
+    assert not known.is_known("own")
 
 
 def test_a_standing_setting_that_does_not_fit_any_more_can_be_taken_back(known, own, tmp_path):
@@ -152,7 +201,7 @@ def test_a_name_is_no_path(known, name, tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(known, tmp_path):
     (tmp_path / "home").touch()
-    with pytest.raises(StorageError, match=r"The experiments in .* cannot be written"):
+    with pytest.raises(StorageError, match=r"What is remembered of experiments in .* cannot be written"):
         known.change("mnist", ("training.steps=1",))
 
 
@@ -172,7 +221,7 @@ def test_a_folder_of_pictures_is_known_by_its_name(known, tmp_path):
 
 def test_a_name_that_is_anothers_is_refused(known, own, tmp_path):
     mnist = draw_classes(tmp_path / "mnist", {"a": 2, "b": 2})
-    with pytest.raises(ConfigError, match="an experiment named mnist is known already"):
+    with pytest.raises(ConfigError, match="mnist is an experiment of Conveyor's own, so that this one needs another"):
         known.of_folder(mnist)
     known.remember(known.choose(own))
     with pytest.raises(ConfigError, match=r"an experiment named own is known already \(.*own\.py\)"):

@@ -67,3 +67,14 @@ def test_a_sibling_that_is_wrong_is_told_of_with_its_line(tmp_path):
     path.write_text("import my_missing_sibling\n")
     with pytest.raises(ConfigError, match=r"mine\.py, line 1: ModuleNotFoundError: No module named 'my_missing"):
         load(str(path))
+
+
+def test_siblings_of_the_same_name_are_each_ones_own(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "my_common.py").write_text(f"NAME = 'experiment_{name}'\n")
+        (tmp_path / name / "own.py").write_text(
+            FILE + "from my_common import NAME\nEXPERIMENT = dataclasses.replace(MNIST, name=NAME)\n"
+        )
+    names = [load(str(tmp_path / name / "own.py")).name for name in ("one", "two", "one")]
+    assert names == ["experiment_one", "experiment_two", "experiment_one"]

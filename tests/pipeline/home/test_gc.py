@@ -235,7 +235,7 @@ def trained(store, run, state, checkpoints):
     store.put_executions([execution])
 
 
-def test_of_checkpoints_those_of_an_unfinished_last_training_stay(home):
+def test_checkpoints_of_unfinished_trainings_stay(home):
     for name in ("m/old", "m/unfinished", "n/finished", "o/of_no_run"):
         path = home.checkpoints / name
         path.mkdir(parents=True)
@@ -248,11 +248,9 @@ def test_of_checkpoints_those_of_an_unfinished_last_training_stay(home):
     trained(store, "m-2-a", Execution.FAILED, "/where/the/home/was/checkpoints/m/unfinished")
     add(store, "m-3-a", "ImageExampleGen", Execution.FAILED)  # did not come so far
     found = [removal for removal in gc.plan(home, keep=5) if removal.kind == "checkpoints"]
-    assert names(home, found) == {
-        ("checkpoints", f"checkpoints/{name}") for name in ("m/old", "n/finished", "o/of_no_run")
-    }
-    assert [removal.megabytes for removal in found] == [2.5, 2.5, 2.5]
-    assert names(home, gc.plan(home, keep=5, experiment="m")) == {("checkpoints", "checkpoints/m/old")}
+    assert names(home, found) == {("checkpoints", f"checkpoints/{name}") for name in ("n/finished", "o/of_no_run")}
+    assert [removal.megabytes for removal in found] == [2.5, 2.5]
+    assert names(home, gc.plan(home, keep=5, experiment="n")) == {("checkpoints", "checkpoints/n/finished")}
 
 
 def test_each_model_keeps_as_many_versions_as_its_experiment_says(home):
@@ -268,6 +266,28 @@ def test_each_model_keeps_as_many_versions_as_its_experiment_says(home):
     assert names(home, gc.plan(home)) == {*versions(home, 1), ("version", "serving/mnist/1")}
     home.experiments.change("mnist", ("serving.keep_versions=0",))
     assert names(home, gc.plan(home)) == versions(home, 1)
+    home.experiments.change("mnist", ("serving.keep_versions=1",))
+    (home.root / "experiments" / "mnist.json").write_text("{")  # it may have said anything
+    assert names(home, gc.plan(home)) == versions(home, 1)
+
+
+def test_artifacts_that_somebody_else_removed_are_forgotten(home):
+    store = metadata_store.connect(home)
+    metadata_store.claim(home)
+    kind = store.put_artifact_type(metadata_store_pb2.ArtifactType(name="Model"))
+    there, gone, elsewhere = (
+        home.artifacts / "m" / "T" / "model" / "1",
+        home.artifacts / "m" / "T" / "model" / "2",
+        "/x/1",
+    )
+    there.mkdir(parents=True)
+    for uri in (there, gone, elsewhere):
+        store.put_artifacts([Artifact(type_id=kind, uri=str(uri), state=Artifact.LIVE)])
+    store.put_executions([Execution(type_id=store.put_execution_type(metadata_store_pb2.ExecutionType(name="t")))])
+    gc.collect(home, keep=5)
+    states = {artifact.uri: artifact.state for artifact in store.get_artifacts()}
+    assert states[str(gone)] == Artifact.DELETED
+    assert states[elsewhere] == Artifact.LIVE
 
 
 def test_the_size_of_what_goes_is_that_of_its_own_files(home):

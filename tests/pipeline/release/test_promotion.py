@@ -8,17 +8,24 @@ from serving.client import ServingError
 
 
 @pytest.mark.parametrize(
-    ("canary", "good"),
+    ("canary", "reasons"),
     [
-        pytest.param((900, 0), True, id="the same accuracy"),
-        pytest.param((870, 0), True, id="the tolerance exactly"),
-        pytest.param((869, 0), False, id="beyond the tolerance"),
-        pytest.param((950, 1), False, id="a failed request"),
+        pytest.param((900, 0), (), id="the same accuracy"),
+        pytest.param((870, 0), (), id="the tolerance exactly"),
+        pytest.param(
+            (869, 0),
+            (
+                "the canary's accuracy 0.8690 is below the 0.9000 of the stable version by more than the tolerance of "
+                "0.03",
+            ),
+            id="beyond the tolerance",
+        ),
+        pytest.param((950, 1), ("1 of the canary's requests failed",), id="a failed request"),
     ],
 )
-def test_a_good_canary_keeps_the_accuracy_and_fails_no_request(canary, good):
+def test_a_good_canary_keeps_the_accuracy_and_fails_no_request(canary, reasons):
     comparison = Comparison(stable=Side(1, 1000, 900, 0, 1, 2), canary=Side(2, 1000, *canary, 1, 2))
-    assert comparison.is_good(Gate(min_accuracy=0.5, tolerance=0.03)) == good
+    assert comparison.reasons(Gate(min_accuracy=0.5, tolerance=0.03)) == reasons
 
 
 @pytest.mark.parametrize(
@@ -26,12 +33,12 @@ def test_a_good_canary_keeps_the_accuracy_and_fails_no_request(canary, good):
 )
 def test_a_canary_below_the_floor_is_bad_whatever_stable_does(stable):
     comparison = Comparison(stable=Side(1, 1000, *stable, 1, 2), canary=Side(2, 1000, 110, 0, 1, 2))
-    assert not comparison.is_good(Gate(min_accuracy=0.5, tolerance=0.03))
+    assert "the canary's accuracy 0.1100 is below the floor of 0.5" in comparison.reasons(Gate(0.5, 0.03))
 
 
 def test_a_stable_version_that_fails_makes_no_canary_good():
     comparison = Comparison(stable=Side(1, 1000, 999, 1, 1, 2), canary=Side(2, 1000, 1000, 0, 1, 2))
-    assert not comparison.is_good(Gate(min_accuracy=0.5))
+    assert comparison.reasons(Gate(min_accuracy=0.5)) == ("1 of the stable's requests failed",)
 
 
 class Client:

@@ -38,7 +38,7 @@ def test_curves_show_held_out_accuracy_where_it_was_measured():
 
 def test_class_accuracies_in_percent_also_where_a_class_has_no_example():
     svg = plots.class_accuracies(["cat", "dog", "emu"], [0.5, 0.975, float("nan")], [0.4, 0.9, 0.1])
-    assert {"cat", "dog", "emu", "  97.5", "baseline"} <= set(texts(svg))
+    assert {"cat", "dog", "emu", "97.5", "baseline"} <= set(texts(svg))
 
 
 def decoded(address):

@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from ml_metadata.proto import metadata_store_pb2
@@ -111,9 +112,9 @@ def test_artifacts_that_are_not_there(home):
         folder.mkdir(parents=True)
         made(home, store, folder)
     (there / "file").touch()
-    assert found(home, "artifacts").detail == f"1 artifact of the metadata are not there, or empty: {empty}"
+    assert found(home, "artifacts").detail == f"1 artifact of the metadata, not there or empty: {empty}"
     made(home, store, gone)
-    assert f"2 artifacts of the metadata are not there, or empty: {empty}, {gone}" in found(home, "artifacts").detail
+    assert f"2 artifacts of the metadata, not there or empty: {empty}, {gone}" in found(home, "artifacts").detail
     assert found(home, "metadata").ok
 
 
@@ -124,6 +125,12 @@ def test_a_home_that_was_moved(home, tmp_path):
     place.mkdir(parents=True)
     (place / "file").touch()
     made(home, store, place, pushed_destination=str(home.serving / "m" / "7"))
+    baseline = home.artifacts / "m" / "Baseline" / "6-0123456789abcdef"
+    baseline.mkdir(parents=True)
+    (home.serving / "m" / "6").mkdir(parents=True)
+    (home.serving / "m" / "7").mkdir()
+    (baseline / "Format-Serving").symlink_to(home.serving / "m" / "6")
+    made(home, store, baseline)
     made(home, store, "/elsewhere/altogether/m/Trainer/model/9")
     del store
     home.root.rename(tmp_path / "moved")
@@ -132,10 +139,12 @@ def test_a_home_that_was_moved(home, tmp_path):
     assert (finding.ok, finding.mend) == (
         False, "if this home was moved or copied, conveyor doctor --moved writes its new place down",
     )  # fmt: skip
-    assert finding.detail.startswith("2 artifacts of the metadata lie outside")
-    assert health.bring_home(moved) == 1
+    assert finding.detail.startswith("3 artifacts of the metadata outside of")
+    assert health.bring_home(moved) == 2
     assert health.bring_home(moved) == 0
-    artifact, other = metadata_store.connect(moved).get_artifacts()
+    artifact, imported, other = metadata_store.connect(moved).get_artifacts()
+    assert imported.uri == str(moved.artifacts / "m" / "Baseline" / "6-0123456789abcdef")
+    assert (Path(imported.uri) / "Format-Serving").resolve() == moved.serving / "m" / "6"
     assert artifact.uri == str(moved.artifacts / "m" / "AtomicPusher" / "pushed_model" / "1")
     assert metadata_store.property_of(artifact, "pushed_destination") == str(moved.serving / "m" / "7")
     assert other.uri == "/elsewhere/altogether/m/Trainer/model/9"
@@ -160,3 +169,17 @@ def test_a_check_that_breaks_does_not_keep_the_others_from_looking(home, monkeyp
     finding = found(home, "labels")
     assert (finding.detail, finding.mend) == ("a sentence", "mend that, and run conveyor doctor again")
     assert json.dumps([vars(one) for one in health.examine(home)])
+
+
+def test_an_experiment_that_cannot_be_loaded(home, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "import dataclasses\nfrom conveyor import load_experiment\n"
+        "EXPERIMENT = dataclasses.replace(load_experiment('mnist'), name='own')\n"
+    )
+    home.experiments.remember(home.experiments.choose(str(own)))
+    assert not [finding for finding in health.examine(home) if finding.subject == "experiment own"]
+    own.rename(tmp_path / "moved.py")
+    finding = found(home, "experiment own")
+    assert not finding.ok
+    assert f"The file of the experiment own, {own}, is not there any more" in finding.detail
