@@ -87,22 +87,29 @@ def test_stopped_in_the_middle_of_a_run(conveyor):
     assert state(conveyor)["runs"][-1]["verdict"] == "stopped"
 
 
-def test_a_time_that_passed_meanwhile_is_made_up_for_once(pushed):
+def test_a_time_that_passed_meanwhile_is_made_up_for_once_and_told_of(pushed, tmp_path):
     with scheduled(pushed) as scheduler:
         wait_for(scheduler, "the first run is at")
         scheduler.terminate()
         scheduler.stdout.read()
     missed = state(pushed) | {"next": "2020-01-01T03:00:00+00:00"}
     (pushed.home / "schedules" / "digits.json").write_text(json.dumps(missed))
-    with scheduled(pushed) as scheduler:
+    hook = ("--hook", f"tee {tmp_path / 'told'}", "--json")
+    with scheduled(pushed, *hook) as scheduler:
         out = wait_for(scheduler, "exit code")
         assert "digits: the run of 2020-01-01T03:00:00+00:00 was missed; it is made up for now" in out
         assert re.search(r"digits: nothing new, run digits-.*, exit code 4; the next run is at 20\d\d-", out)
         eventually(lambda: listed(pushed)[0]["state"] == "waiting")
         (row,) = listed(pushed)
         assert row["next"] > "2026"
+        eventually((tmp_path / "told").exists)
         os.killpg(scheduler.pid, signal.SIGTERM)
-        scheduler.stdout.read()
+        out = scheduler.stdout.read()
+    (line,) = (line for line in out.splitlines() if line.startswith("{"))
+    told = json.loads(line)
+    assert (told["experiment"], told["verdict"], told["exit_code"]) == ("digits", "nothing new", 4)
+    assert told["next"] == state(pushed)["next"]
+    assert json.loads((tmp_path / "told").read_text())["verdict"] == "nothing new"
     assert [run["verdict"] for run in state(pushed)["runs"]] == ["nothing new"]
 
 
