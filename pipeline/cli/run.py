@@ -240,7 +240,8 @@ def evaluate(chosen: Chosen, home: Home, version: int | None, checkpoint: bool) 
     elif not checkpoint:
         version = model.stable()
     if version is None and not (home.checkpoints / experiment.name).is_dir():
-        raise ConfigError(f"There is neither a pushed model nor a checkpoint of {experiment.name} in {home.root}.")
+        what = "no checkpoint" if checkpoint else "neither a pushed model nor a checkpoint"
+        raise ConfigError(f"There is {what} of {experiment.name} in {home.root}.")
     folder = input_folder(experiment, home, chosen.data, Console().note)
     with redirected(home.log("evaluate")):
         from pipeline.run.evaluate import evaluate as measure

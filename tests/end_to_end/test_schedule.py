@@ -94,7 +94,7 @@ def test_a_time_that_passed_meanwhile_is_made_up_for_once_and_told_of(pushed, tm
         scheduler.stdout.read()
     missed = state(pushed) | {"next": "2020-01-01T03:00:00+00:00"}
     (pushed.home / "schedules" / "digits.json").write_text(json.dumps(missed))
-    hook = ("--hook", f"tee {tmp_path / 'told'}", "--json")
+    hook = ("--hook", f"cp /dev/stdin {tmp_path / 'told'}", "--json")
     with scheduled(pushed, *hook) as scheduler:
         out = wait_for(scheduler, "exit code")
         assert "digits: the run of 2020-01-01T03:00:00+00:00 was missed; it is made up for now" in out

@@ -125,7 +125,7 @@ def test_predict_takes_patterns_standard_input_and_rest(serving, home, mnist):
     ("arguments", "code", "message"),
     [
         (["mnist", "nowhere.png"], 2, "there is no such file"),
-        (["nope", "{}/00.png"], 1, "Servable not found for request: Latest(nope)"),
+        (["nope", "{}/00.png"], 1, "has no model nope, or not that version of it"),
         (["mnist", "{}/00.png", "--version", "9"], 1, "Specific(mnist, 9)"),
         (["mnist", str(ROOT / "README.md")], 1, "it is neither PNG nor JPEG"),
     ],
@@ -141,7 +141,7 @@ def test_predict_says_what_is_wrong(serving, home, arguments, code, message):
 def test_predict_without_a_server(home):
     done = conveyor("predict", "mnist", home.parent / "00.png", "--target", "localhost:1", "--timeout", "1")
     assert done.returncode == 1
-    assert "UNAVAILABLE" in done.stderr
+    assert "No server answers at localhost:1 (" in done.stderr
 
 
 def test_loadtest_holds_the_server_against_a_bare_session(serving, home):
