@@ -43,7 +43,8 @@ def DriftGate(
     (folder / DRIFT).write_text(json.dumps([vars(measurement) for measurement in found], indent=1))
     beyond = [measurement.sentence for measurement in found if measurement.beyond]
     if stops and beyond:
-        raise DriftStopped("The new spans differ from the training data:\n  " + "\n  ".join(beyond))
+        way = "`conveyor remove` takes a span out; a higher limit, or drift.stops=false, lets it pass."
+        raise DriftStopped("The new spans differ from the training data:\n  " + "\n  ".join([*beyond, way]))
 
 
 def _folders(examples: list[Examples]) -> list[Path]:

@@ -8,6 +8,7 @@ Sources: the IDX format, http://yann.lecun.com/exdb/mnist/; CIFAR-10's binary ve
 https://www.cs.toronto.edu/~kriz/cifar.html.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -24,6 +25,7 @@ from components.image_example_gen.dataset import Dataset
 from conveyor.errors import ConveyorError
 from conveyor.files import CHUNK
 from conveyor.pictures import other_kind, reason
+from conveyor.words import counted
 from trainer.settings import CHANNELS
 
 GZIP = ".gz"
@@ -160,10 +162,12 @@ class FolderReader:
         if channels not in CHANNELS:
             raise DataError.at(self.paths[0], None, "images of 1, 3 or 4 channels", f"{channels} asked for")
         expected = f"a folder named after a class ({', '.join(self.dataset.classes)})"
-        first = {path.parent.name: path for path in reversed(self.paths)}
-        wrong = [path for name, path in first.items() if name not in self.dataset.classes]
-        if wrong:
-            raise _all(DataError.at(path, None, expected, repr(path.parent.name)) for path in sorted(wrong))
+        counts = collections.Counter(path.parent for path in self.paths if path.parent.name not in self.dataset.classes)
+        if counts:
+            raise _all(
+                DataError.at(folder, None, expected, f"{folder.name!r} with {counted(count, 'file')}")
+                for folder, count in sorted(counts.items())
+            )
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -201,10 +205,12 @@ class FolderReader:
 
 def _why(path: Path, problem: str) -> str:
     with contextlib.suppress(OSError):
-        kind = other_kind(path.read_bytes())
-        if kind:
+        content = path.read_bytes()
+        if not content:
+            return "an empty file"
+        if kind := other_kind(content):
             return f"{kind}, which is not supported: convert it"
-    return f"a file with this: {problem}"
+    return "something else" if problem.startswith("it is neither") else f"a file with this: {problem}"
 
 
 def _all(problems: Iterable[DataError]) -> DataError:

@@ -14,6 +14,7 @@ from components.image_example_gen.readers import DataError, Reader, open_readers
 from components.image_example_gen.spans import MANIFEST, Part
 from conveyor.files import file_digest
 
+LISTED_IMAGES = 10  # of one file, in a message
 MAX_SHARD_BYTES = 16 * 2**20  # of pixels: what one worker holds in memory at a time
 
 
@@ -48,7 +49,7 @@ class Shard:
         images, labels = self.reader.read(self.start, self.count)
         held = [number for number, image in enumerate(images if reserved else ()) if _digest(image) in reserved]
         if held:
-            raise DataError(*(self._is_held_out(self.start + number) for number in held))
+            raise DataError(*self._held_out([self.start + number for number in held]))
         if isinstance(dataset.splits, NamedSplits):
             assert self.split is not None  # `plan` gave it one
             yield Piece(self.split, images, labels, np.arange(self.start, self.start + self.count))
@@ -63,12 +64,19 @@ class Shard:
         file, within = self.reader.place(number)
         return f"{file.relative_to(root)}{'' if within is None else f', image {within}'}"
 
-    def _is_held_out(self, number: int) -> str:
-        file, within = self.reader.place(number)
-        which = "" if within is None else f" as image {within}, counted from 0"
+    def _held_out(self, numbers: list[int]) -> Iterator[str]:
+        """Yields a sentence for each file with images that the base files hold out of training."""
         expected = "images that the base files do not hold out of training, as their splits test and eval"
-        found = f"one of those{which}; take it out (and of a span that was added, delete {MANIFEST})"
-        return str(DataError.at(file, None, expected, found))
+        by_file: dict[Path, list[int | None]] = collections.defaultdict(list)
+        for file, within in map(self.reader.place, numbers):
+            by_file[file].append(within)
+        for file, places in by_file.items():
+            if places == [None]:
+                found = f"one of those; take it out (and of a span that was added, delete {MANIFEST})"
+            else:
+                some = ", ".join(map(str, places[:LISTED_IMAGES])) + (", ..." if len(places) > LISTED_IMAGES else "")
+                found = f"{len(places):,} of those: images {some}, counted from 0"
+            yield str(DataError.at(file, None, expected, found))
 
 
 class Piece(NamedTuple):

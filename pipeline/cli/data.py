@@ -16,7 +16,7 @@ from pipeline.data import remove as removing
 from pipeline.data.inputs import input_folder, input_place
 from pipeline.home.folders import Home
 from pipeline.home.lock import locked
-from pipeline.run.console import Console
+from pipeline.run.console import Console, quiet_libraries
 
 
 @click.command(cls=Verb)
@@ -70,7 +70,8 @@ def add(chosen: Chosen, path: Path, date: str | None, home: Home) -> ExitCode:
     """
     chosen.remember(Console().note)
     folder = input_folder(chosen.experiment, home, chosen.data, Console().note)
-    added = adding.add(chosen.experiment, folder, path, date)
+    with quiet_libraries():
+        added = adding.add(chosen.experiment, folder, path, date)
     counts = ", ".join(f"{name} {count:,}" for name, count in added.by_class.items())
     state = "is" if added.new else "was there already:"
     click.echo(f"{added.span} {state} {added.folder}: {counted(added.images, 'image')} ({counts})")
@@ -132,7 +133,11 @@ def check(chosen: Chosen, home: Home) -> ExitCode:
                 1  some cannot; each is listed with its reason
                 2  the command or a setting is wrong
     """
-    checks = checking.check(chosen.experiment, input_folder(chosen.experiment, home, chosen.data, Console().note))
+    if chosen.choice.record.definition:
+        click.echo(chosen.description)
+    with quiet_libraries():
+        folder = input_folder(chosen.experiment, home, chosen.data, Console().note)
+        checks = checking.check(chosen.experiment, folder)
     rows = [{"part": c.part, "images": c.images, "problems": len(c.problems), "folder": c.folder} for c in checks]
     table("data", rows, "")
     for problem in (problem for part in checks for problem in part.problems):

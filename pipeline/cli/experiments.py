@@ -49,7 +49,7 @@ def settings(chosen: Chosen, home: Home) -> None:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 @click.command("set", cls=Verb)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import sys
 from typing import Any
 
@@ -74,3 +75,4 @@ def main() -> None:
     An EXPERIMENT is mnist, cifar10, a Python file that sets EXPERIMENT, or the name of one that the home folder knows.
     `conveyor VERB --help` explains a verb.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its errors, and not what it says when it ends

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from conveyor.errors import ConfigError
+from conveyor.words import counted
 from pipeline.cli.output import WANTS_JSON
 from pipeline.data.fetch import CANONICAL
 from pipeline.data.inputs import check_source
-from pipeline.experiments.config import Experiment
+from pipeline.experiments import from_folder
+from pipeline.experiments.config import Experiment, HashedSplits
 from pipeline.experiments.known import ChosenExperiment
 from pipeline.home.folders import Home
 from pipeline.home.listing import models_of
@@ -67,6 +69,24 @@ class Chosen:
         if self.given is None and not _is_published(self.experiment):
             return self.choice.data
         return self.given
+
+    @property
+    def description(self) -> str:
+        """What was chosen for a folder of pictures, and which of its folders are not used, in sentences."""
+        dataset, training, name = self.experiment.dataset, self.experiment.training, self.choice.name
+        size, splits = " x ".join(map(str, dataset.shape)), dataset.splits
+        if isinstance(splits, HashedSplits):
+            how = f"a hash holds out {100 * splits.eval_share:g} % for eval and {100 * splits.test_share:g} % for test"
+        else:
+            how = f"splits from {', '.join(sorted(splits.patterns.values()))}"
+        unused = from_folder.unused_folders(self.data) if self.data and self.data.is_dir() else []
+        more = f" Not used: {', '.join(unused)}." if unused else ""
+        floor = f"pushed from an accuracy of {100 * self.experiment.gate.min_accuracy:g} % on"
+        return (
+            f"{name}: {len(dataset.classes)} classes ({', '.join(dataset.classes)}); pictures become {size} "
+            f"({dataset.resize}); {how}; {counted(training.steps, 'step')} of {training.batch_size}; {floor}. "
+            f"`conveyor settings {name}` shows all.{more}"
+        )
 
     @property
     def remembered_data(self) -> Path | None:

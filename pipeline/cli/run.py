@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,24 +70,13 @@ def run(chosen: Chosen, home: Home) -> ExitCode:
                 130  stopped or interrupted; run again to continue
     """
     console = Console()
-    chosen.remember(console.note)
     if chosen.choice.record.definition:
-        console.note(_description(chosen))
-    outcome = runner.run(chosen.experiment, home, chosen.data, console)
+        console.note(chosen.description)
+    remember = functools.partial(chosen.remember, console.note)
+    outcome = runner.run(chosen.experiment, home, chosen.data, console, planned=remember)
     _show(outcome)
     reply(outcome.to_dict())
     return outcome.exit_code
-
-
-def _description(chosen: Chosen) -> str:
-    dataset, training = chosen.experiment.dataset, chosen.experiment.training
-    size = " x ".join(map(str, dataset.shape))
-    name, classes = chosen.choice.name, ", ".join(dataset.classes)
-    return (
-        f"{name}: {len(dataset.classes)} classes ({classes}); pictures become {size} ({dataset.resize}); "
-        f"{counted(training.steps, 'step')} of {training.batch_size}; pushed from an accuracy of "
-        f"{100 * chosen.experiment.gate.min_accuracy:g} % on. `conveyor settings {name}` shows all."
-    )
 
 
 class NotifyingVerb(PipelineVerb):
@@ -150,8 +140,8 @@ def retrain(
     with _failure_notified(notifier, about):
         chosen = choose(home, experiment, assignments, data)
         about["experiment"] = chosen.experiment.name
-        chosen.remember(console.note, replaces=False)
-        outcome = runner.run(chosen.experiment, home, chosen.data, console, only_new=True)
+        remember = functools.partial(chosen.remember, console.note, replaces=False)
+        outcome = runner.run(chosen.experiment, home, chosen.data, console, only_new=True, planned=remember)
     _show(outcome)
     for problem in notifier.tell(about | outcome.to_dict()):
         warn(problem)

@@ -113,7 +113,7 @@ def schedule(
     """
     if listing:
         rows = daemon.rows(home)
-        left_out = ("process", "runs", "last", "timezone", "exit_code", "verdict")
+        left_out = ("timezone", "exit_code", "process", "runs", "last", "cron")
         table("schedules", rows, f"Nothing is scheduled in {home.root}.", left_out)
         reply({"schedules": rows})
         return
@@ -124,7 +124,7 @@ def schedule(
         chosen.remember(warn)
     # What the home remembers may change before the next run: it is not handed over. A run in a container, or as another
     # user's job, may be the first that this home sees.
-    is_remembered = not exported.kind and chosen.data is not None and chosen.data == chosen.remembered_data
+    is_remembered = not exported.kind and chosen.data is not None and chosen.data.resolve() == chosen.remembered_data
     named = chosen.data if chosen.data and not is_remembered else None
     folders = ("--home", str(home.root), *(("--data", str(named.resolve())) if named else ()))
     plan = daemon.SchedulePlan(

@@ -83,14 +83,14 @@ def _next_name(root: Path, date: str | None) -> str:
     numbers = [place for place in given if isinstance(place, int)]
     scheme = [spans.order(name) for name in there] or given
     is_numbered = any(isinstance(place, int) for place in scheme)
-    if is_numbered and date is not None:
-        raise ConfigError(f"--date {date}: the spans of {root} are numbered, so that one with a date has no place.")
-    if is_numbered or (not scheme and date is None):
-        return f"span-{max(numbers, default=0) + 1}"
     try:
         day = datetime.date.fromisoformat(date) if date else datetime.datetime.now(datetime.timezone.utc).date()
     except ValueError:
         raise ConfigError(f"--date {date}: expected a date such as 2026-11-22.") from None
+    if is_numbered and date is not None:
+        raise ConfigError(f"--date {date}: the spans of {root} are numbered, so that one with a date has no place.")
+    if is_numbered or (not scheme and date is None):
+        return f"span-{max(numbers, default=0) + 1}"
     newest, number = dates[-1] if dates else (day, 0)
     if date is None:
         day = max(day, newest)  # a clock that is behind is no reason to refuse images

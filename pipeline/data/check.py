@@ -1,6 +1,9 @@
 """`conveyor check`: reads every file of an experiment's data, and says of each that cannot be used why."""
 
+import collections
+import contextlib
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +50,10 @@ def check(experiment: Experiment, folder: Path) -> list[PartCheck]:
     dataset = experiment.dataset
     base, *others = spans.parts(folder, dataset, dataclasses.replace(experiment.spans, window=0))
     checks = [check_part(base)]
-    reserved = reserved_digests(base) if others and not checks[0].problems else frozenset()
+    reserved: frozenset[bytes] = frozenset()
+    if others:
+        with contextlib.suppress(DataError):  # it is told of already
+            reserved = reserved_digests(base)
     return [*checks, *(check_part(part, reserved) for part in others)]
 
 
@@ -61,7 +67,7 @@ def check_part(part: Part, reserved: frozenset[bytes] = frozenset()) -> PartChec
     Where names, sizes or headers are wrong, no image is read.
     """
     classes = part.dataset.classes
-    counts = np.zeros(len(classes), np.int64)
+    by_split: dict[str, np.ndarray] = collections.defaultdict(lambda: np.zeros(len(classes), np.int64))
     problems: list[str] = []
     try:
         read_input(part)
@@ -73,13 +79,23 @@ def check_part(part: Part, reserved: frozenset[bytes] = frozenset()) -> PartChec
         for shard in shards:
             try:
                 for piece in shard.read(part.dataset, reserved):
-                    counts += np.bincount(piece.labels, minlength=len(counts))
+                    by_split[piece.split] += np.bincount(piece.labels, minlength=len(classes))
             except DataError as error:
                 problems += error.sentences
             bar.update(shard.count)
+    counts = sum(by_split.values(), np.zeros(len(classes), np.int64))
     by_class = {name: int(count) for name, count in zip(classes, counts, strict=True)}
     if not problems:
-        missing = [name for name, count in by_class.items() if not count and part.name == BASE]
-        problems += [f"{part.folder}: expected images of the class {name}, found none." for name in missing]
+        problems += _missing_classes(part, by_split) if part.name == BASE else []
         problems += [] if counts.any() else [str(DataError.at(part.folder, None, "at least one image", "none"))]
     return PartCheck(part.name, str(part.folder), int(counts.sum()), by_class, tuple(problems))
+
+
+def _missing_classes(part: Part, by_split: Mapping[str, np.ndarray]) -> list[str]:
+    """Returns a sentence for each class of which a split has no image; the split eval need not have all."""
+    return [
+        f"{part.folder}: expected images of the class {name} in the split {split}, found none."
+        for split in ("train", "test")
+        for name, count in zip(part.dataset.classes, by_split.get(split, np.zeros(0)), strict=False)
+        if not count
+    ]

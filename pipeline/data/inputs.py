@@ -75,7 +75,8 @@ def check_source(experiment: Experiment, home: Home, source: Path | None) -> Non
     """
     name, canonical = experiment.dataset.name, experiment.dataset.name in fetch.CANONICAL
     if source is not None and not (source.exists() if canonical else source.is_dir()):
-        raise ConfigError(f"--data {source}: there is no such folder.")
+        way = "" if canonical else f" `conveyor set {experiment.name} --data FOLDER` names another for good."
+        raise ConfigError(f"--data {source}: there is no such folder.{way}")
     if source is None and not canonical and not (home.data / name).is_dir():
         raise ConfigError(f"The data set {name} is your own: give its folder with --data.")
 

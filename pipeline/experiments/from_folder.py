@@ -2,6 +2,7 @@
 
 import collections
 import re
+import unicodedata
 from pathlib import Path
 
 import PIL.Image
@@ -36,7 +37,8 @@ def experiment_of(folder: Path) -> Experiment:
     """
     if not folder.is_dir():
         raise ConfigError(f"--data {folder}: there is no such folder.")
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", folder.resolve().name).strip("-_")[:100]
+    plain = unicodedata.normalize("NFKD", folder.resolve().name)
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", "".join(c for c in plain if not unicodedata.combining(c))).strip("-_")[:100]
     if not name:
         raise ConfigError(f"--data {folder}: the folder's name has no letter or digit that could name an experiment.")
     with storage_errors(f"The folder {folder} cannot be read"):
@@ -56,14 +58,28 @@ def experiment_of(folder: Path) -> Experiment:
             format="folders",
             shape=_shape(by_class),
             classes=tuple(by_class),
-            splits=_splits(named, count),
+            splits=_splits(named, count, min(map(len, by_class.values()))),
             resize="pad",
         ),
         network=Network(name="cifar10_tutorial", input_scale=1 / 255, dropout=0.2),
-        training=_training(count if named else round(0.8 * count)),
+        training=_training(count if named else round(0.75 * count)),
         gate=Gate(min_accuracy=round(max(map(len, by_class.values())) / count, 3)),
         serving=Serving(model_name=name),
     )
+
+
+def unused_folders(folder: Path) -> list[str]:
+    """Returns the folders in a folder of pictures that are not used, and why, in words."""
+    named, there = _named_splits(folder), sorted(path for path in folder.iterdir() if path.is_dir())
+    visible = [path for path in there if not path.name.startswith(".") and spans.order(path.name) is None]
+    if named:
+        return [
+            f"{path.name} (beside {named['train']} and {named['test']})"
+            for path in visible
+            if path.name not in named.values()
+        ]
+    used = _pictures(folder)
+    return [f"{path.name} (no picture in it)" for path in visible if path.name not in used]
 
 
 def _named_splits(folder: Path) -> dict[str, str]:
@@ -73,9 +89,10 @@ def _named_splits(folder: Path) -> dict[str, str]:
     return found if {"train", "test"} <= found.keys() else {}
 
 
-def _splits(named: dict[str, str], count: int) -> NamedSplits | HashedSplits:
+def _splits(named: dict[str, str], count: int, smallest: int) -> NamedSplits | HashedSplits:
     if not named:
-        return HashedSplits()
+        share = round(min(0.25, max(0.1, 10 / smallest)), 2)  # so that a small class has images in each of them
+        return HashedSplits(eval_share=share, test_share=share)
     train, test = f"{named['train']}/*/*", f"{named['test']}/*/*"
     if "eval" in named:
         return NamedSplits(train, test, eval=f"{named['eval']}/*/*")

@@ -182,8 +182,8 @@ class KnownExperiments:
         if record.source or (record.definition and record.data != place):
             raise ConfigError(
                 f"--data {folder}: an experiment named {defined.name} is known already "
-                f"({record.source or record.data}). Rename the folder, or name the experiment: "
-                f"conveyor run {defined.name} --data {folder}."
+                f"({record.source or record.data}). Rename the folder; or, if it takes the place of that "
+                f"one, conveyor set {defined.name} --data {folder}."
             )
         chosen = ChosenExperiment(defined, dataclasses.replace(record, definition=defined, data=place), assignments)
         _ = chosen.experiment
@@ -321,6 +321,6 @@ def _moved(name: str, before: Record, after: Record) -> Iterator[str]:
         yield f"The file of {name} is now {after.source}, and was {before.source}."
     if before.data and after.data != before.data:
         yield f"The data folder of {name} is now {after.data}, and was {before.data}."
-    if before.definition and after.definition and before.definition != after.definition:
+    if before.definition and after.definition and before.definition.dataset.classes != after.definition.dataset.classes:
         classes = ", ".join(after.definition.dataset.classes)
-        yield f"The pictures of {name} are not what they were; its classes are {classes}."
+        yield f"The classes of {name} are not what they were; now they are {classes}."

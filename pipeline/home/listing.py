@@ -61,9 +61,9 @@ def _run_row(home: Home, run: Any, busy: bool) -> dict[str, Any]:
 
 
 def _reason(report: RunReport) -> str | None:
-    """Returns why a run did not push its model, in a line; None where it did, or was stopped."""
+    """Returns why a run did not push its model, the first reason alone; None where it did, or was stopped."""
     if report.fields.get("failure"):
-        return str(report.fields["failure"]).splitlines()[0]
+        return " ".join(str(report.fields["failure"]).splitlines()[:2])
     return "; ".join(report.outcome.get("reasons", ())) or None
 
 

@@ -196,6 +196,7 @@ def _render(record: dict[str, Any], pictures: dict[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     slowest = max((component["seconds"] for component in record["components"]), default=0) or 1
     return environment.get_template("report.html.j2").render(
         pictures=pictures, slowest=slowest, counted=counted, **record

@@ -1,6 +1,7 @@
 """Runs an experiment's pipeline on this machine: lock, data, components one after the other, verdict."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from conveyor.errors import ConveyorError, ExitCode
@@ -42,7 +43,14 @@ class RunStopped(RunFailed):
     exit_code = ExitCode.INTERRUPTED
 
 
-def run(experiment: Experiment, home: Home, source: Path | None, console: Console, only_new: bool = False) -> Outcome:
+def run(
+    experiment: Experiment,
+    home: Home,
+    source: Path | None,
+    console: Console,
+    only_new: bool = False,
+    planned: Callable[[], object] = lambda: None,
+) -> Outcome:
     """Takes an experiment from its files to a pushed model, or says why not.
 
     Args:
@@ -52,6 +60,7 @@ def run(experiment: Experiment, home: Home, source: Path | None, console: Consol
       console: where progress is shown.
       only_new: whether to leave it at the verdict of the last completed run, also where that was a rejection, if data,
         settings and code are what they were.
+      planned: called once it is known that the run can begin: nothing is wrong with its settings and folders.
 
     Raises:
       BaselineDamaged: the stable version is not the model that was pushed.
@@ -68,6 +77,7 @@ def run(experiment: Experiment, home: Home, source: Path | None, console: Consol
     with locked(home):
         backup.check(home)
         plan = make_plan(experiment, home, input_folder(experiment, home, source, console.note))
+        planned()
         if repeated := repeated_outcome(plan, also_rejected=only_new):
             return repeated
         trained_on, arrived = plan.drift_sides

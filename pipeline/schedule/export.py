@@ -70,6 +70,12 @@ def files(
             "user": getpass.getuser(),
             "writes": [_quoted(path) for path in (home.root, *writes)],
             "image": image,
+            # What lies in a temporary folder would not be there.
+            "private_tmp": not any(
+                path.is_relative_to(folder)
+                for path in (home.root, *needs, *writes, Path(_program()))
+                for folder in ("/tmp", "/var/tmp")
+            ),
         }
     )
     if kind == "crontab":

@@ -401,8 +401,8 @@ class StoredModel:
 
     def _damaged(self, error: Exception) -> LabelsDamaged:
         return LabelsDamaged(
-            f"{self.folder / LABELS} is damaged: {error!r}. Delete it to serve the newest version, then roll back if "
-            "needed."
+            f"{self.folder / LABELS} is damaged: {type(error).__name__}: {error}. Delete it: the newest version serves then, also one that was "
+            f"taken back, for that is forgotten too; `conveyor rollback {self.name} --to VERSION` names another."
         )
 
 

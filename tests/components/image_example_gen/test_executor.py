@@ -69,7 +69,7 @@ def test_what_the_base_holds_out_is_refused_in_a_span(small_mnist, mnist_dataset
     with pytest.raises(Exception, match="x-images-idx3-ubyte") as error:
         ingest_span(tmp_path / "root", held_out(mnist_dataset, 300), tmp_path / "out")
     assert "expected images that the base files do not hold out" in error_text(error.value)
-    assert "found one of those as image 0, counted from 0" in error_text(error.value)
+    assert "found 5 of those: images 0, 1, 2, 3, 4, counted from 0" in error_text(error.value)
 
 
 @pytest.mark.parametrize("holdout_share", [0.0, 0.5])

@@ -316,7 +316,8 @@ def ran(monkeypatch):
     """What runs were asked for: their experiments and data folders."""
     asked = []
 
-    def run(experiment, home, source, console, only_new=False):
+    def run(experiment, home, source, console, only_new=False, planned=lambda: None):
+        planned()
         asked.append((experiment, source))
         return Outcome(Verdict.PUSHED, "r1")
 
@@ -397,18 +398,23 @@ def test_what_cannot_be_set_is_a_usage_error(conveyor, arguments, message):
 
 def test_pictures_in_a_folder_make_an_experiment(conveyor, tmp_path, ran):
     folder = draw_classes(tmp_path / "flowers", {"daisy": 5, "rose": 5})
+    (folder / "empty").mkdir()
     assert conveyor("run").exit_code == 2
     result = conveyor("run", "--data", str(folder))
     assert result.exit_code == 0, result.output
-    assert (
-        "flowers: 2 classes (daisy, rose); pictures become 32 x 32 x 3 (pad); 300 steps of 2; pushed" in result.output
+    said = (
+        "flowers: 2 classes (daisy, rose); pictures become 32 x 32 x 3 (pad); a hash holds out 25 % for eval and 25 % "
+        "for test; 300 steps of 2; pushed from an accuracy of 50 % on. `conveyor settings flowers` shows all. "
+        "Not used: empty (no picture in it).\n"
     )
+    assert said in result.output
     assert conveyor("retrain", "flowers", "--set", "training.steps=5").exit_code == 0
     assert [(experiment.name, experiment.training.steps, folder) for experiment, folder in ran] == [
         ("flowers", 300, folder),
         ("flowers", 5, folder),
     ]
     checked = conveyor("check", "--data", str(folder), "--json")
+    assert said in checked.output
     assert json.loads(checked.stdout[checked.stdout.index("{") :])["parts"][0]["images"] == 10
 
 
@@ -489,3 +495,11 @@ def test_a_bug_is_json_too(conveyor, monkeypatch):
     result = conveyor("runs", "--json")
     assert isinstance(result.exception, ZeroDivisionError)
     assert json.loads(result.stdout) == {"verdict": "failed", "error": "division by zero"}
+
+
+def test_what_is_refused_is_not_remembered(conveyor, tmp_path):
+    folder = draw_classes(tmp_path / "flowers", {"daisy": 9, "rose": 9}, (4, 4))
+    result = conveyor("run", "--data", str(folder), "--set", "training.batch_size=5000")
+    assert result.exit_code == 2
+    assert "training.batch_size is 5,000, and there are about" in result.output
+    assert not (tmp_path / "home" / "experiments").exists()

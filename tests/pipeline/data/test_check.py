@@ -4,7 +4,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from components.image_example_gen.dataset import Dataset, HashedSplits
+from components.image_example_gen.dataset import Dataset, HashedSplits, NamedSplits
 from conveyor.errors import ExitCode
 from pipeline.cli.main import main
 from pipeline.data.check import check
@@ -14,22 +14,22 @@ from tests.pictures import encode, noise
 
 @pytest.fixture
 def experiment():
-    dataset = Dataset("own", "folders", (8, 6, 3), ("cat", "dog"), HashedSplits(eval_share=0.5, test_share=0.4))
+    dataset = Dataset("own", "folders", (8, 6, 3), ("cat", "dog"), HashedSplits(eval_share=0.3, test_share=0.3))
     return dataclasses.replace(load("mnist"), dataset=dataset)
 
 
 @pytest.fixture
 def root(tmp_path):
-    put(tmp_path, "cat", "dog")
-    put(tmp_path / "span-1", "dog", first=100)
+    put(tmp_path, "cat", "dog", count=12)
+    put(tmp_path / "span-1", "dog", first=1000)
     return tmp_path
 
 
-def put(folder, *classes, first=0):
+def put(folder, *classes, first=0, count=3):
     for number, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
-        for picture in range(3):
-            pixels = noise(8, 6, 3, seed=first + 10 * number + picture)
+        for picture in range(count):
+            pixels = noise(8, 6, 3, seed=first + 100 * number + picture)
             (folder / name / f"{picture}.png").write_bytes(encode(pixels, "PNG"))
 
 
@@ -39,7 +39,7 @@ def problems(checks):
 
 def test_what_can_be_used_is_counted(root, experiment):
     base, span = check(experiment, root)
-    assert (base.part, base.images, base.by_class) == ("base", 6, {"cat": 3, "dog": 3})
+    assert (base.part, base.images, base.by_class) == ("base", 24, {"cat": 12, "dog": 12})
     assert (span.part, span.images, span.by_class) == ("span-1", 3, {"cat": 0, "dog": 3})
     assert problems([base, span]) == []
 
@@ -60,7 +60,18 @@ def test_a_class_without_images_is_named(root, experiment):
     for path in (root / "cat").iterdir():
         path.unlink()
     (base, _) = check(experiment, root)
-    assert base.problems == (f"{root}: expected images of the class cat, found none.",)
+    assert base.problems == tuple(
+        f"{root}: expected images of the class cat in the split {split}, found none." for split in ("train", "test")
+    )
+
+
+def test_a_class_that_a_split_lacks_is_named(tmp_path, experiment):
+    for split in ("train", "test", "val"):
+        put(tmp_path / split, *(("cat", "dog") if split == "train" else ("dog",)), first=len(split))
+    splits = NamedSplits("train/*/*", "test/*/*", eval="val/*/*")
+    dataset = dataclasses.replace(experiment.dataset, splits=splits)
+    (base,) = check(dataclasses.replace(experiment, dataset=dataset), tmp_path)
+    assert base.problems == (f"{tmp_path}: expected images of the class cat in the split test, found none.",)
 
 
 def test_an_image_that_is_held_out_is_named_by_its_file(root, experiment):
@@ -75,8 +86,9 @@ def test_an_image_that_is_held_out_is_named_by_its_file(root, experiment):
 
 def test_the_verb_says_it_and_ends_with_1(root, tmp_path):
     (tmp_path / "own.py").write_text(
-        "import dataclasses\nfrom conveyor import Dataset, load_experiment\n"
-        "DATA = Dataset('own', 'folders', (8, 6, 3), ('cat', 'dog'))\n"
+        "import dataclasses\nfrom conveyor import Dataset, HashedSplits, load_experiment\n"
+        "SPLITS = HashedSplits('*/*', eval_share=0.3, test_share=0.3)\n"
+        "DATA = Dataset('own', 'folders', (8, 6, 3), ('cat', 'dog'), SPLITS)\n"
         "EXPERIMENT = dataclasses.replace(load_experiment('mnist'), dataset=DATA)\n"
     )
     arguments = ["check", str(tmp_path / "own.py"), "--data", str(root), "--home", str(tmp_path / "home"), "--json"]

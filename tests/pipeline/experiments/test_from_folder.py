@@ -2,7 +2,7 @@ import pytest
 
 from components.image_example_gen.dataset import HashedSplits, NamedSplits
 from conveyor.errors import ConfigError
-from pipeline.experiments.from_folder import experiment_of
+from pipeline.experiments.from_folder import experiment_of, unused_folders
 from tests.pictures import draw_classes
 
 
@@ -17,7 +17,8 @@ def test_classes_are_the_folders_with_pictures(tmp_path):
     experiment = experiment_of(folder)
     assert experiment.name == experiment.serving.model_name == experiment.dataset.name == "my-flowers"
     assert experiment.dataset.classes == ("daisy", "rose", "Ärger")
-    assert experiment.dataset.splits == HashedSplits()
+    assert experiment.dataset.splits == HashedSplits(eval_share=0.25, test_share=0.25)
+    assert unused_folders(folder) == ["empty (no picture in it)"]
     assert experiment.gate.min_accuracy == 0.5  # five of ten are daisies
     assert experiment.training.steps == 300
     assert experiment.training.batch_size == 2  # of the eight that are trained on
@@ -63,7 +64,7 @@ def test_splits_that_the_folder_has_are_taken(tmp_path, folders, splits):
 
 
 @pytest.mark.parametrize(
-    ("folder", "name"), [("flowers.py", "flowers-py"), ("_my pics_", "my-pics"), ("a" * 120, "a" * 100)]
+    ("folder", "name"), [("flowers.py", "flowers-py"), ("_my flöwers_", "my-flowers"), ("a" * 120, "a" * 100)]
 )
 def test_a_name_is_one_that_an_experiment_can_have(tmp_path, folder, name):
     assert experiment_of(draw_classes(tmp_path / folder, {"a": 2, "b": 2})).name == name
@@ -78,7 +79,8 @@ def test_every_picture_is_looked_at(tmp_path):
 
 def test_many_pictures_are_trained_on_for_as_many_epochs(tmp_path):
     experiment = experiment_of(draw_classes(tmp_path / "x", {"a": 900, "b": 900}, (4, 4)))
-    assert (experiment.training.steps, experiment.training.batch_size) == (450, 64)
+    assert experiment.dataset.splits == HashedSplits(eval_share=0.1, test_share=0.1)
+    assert (experiment.training.steps, experiment.training.batch_size) == (421, 64)
 
 
 @pytest.mark.parametrize(
@@ -98,3 +100,9 @@ def test_a_folder_that_is_none_or_has_no_name_is_refused(tmp_path):
     (tmp_path / "???").mkdir()
     with pytest.raises(ConfigError, match="no letter or digit that could name an experiment"):
         experiment_of(tmp_path / "???")
+
+
+def test_folders_beside_train_and_test_are_not_used(tmp_path):
+    for name in ("train", "test", "daisy"):
+        draw_classes(tmp_path / "x" / name, {"a": 2, "b": 2})
+    assert unused_folders(tmp_path / "x") == ["daisy (beside train and test)"]

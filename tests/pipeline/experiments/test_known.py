@@ -215,7 +215,7 @@ def test_a_folder_of_pictures_is_known_by_its_name(known, tmp_path):
     assert known.of_folder(folder).experiment.gate.min_accuracy == 0.9
     draw_classes(folder, {"tulip": 4})
     assert known.remember(known.of_folder(folder)) == [
-        "The pictures of flowers are not what they were; its classes are daisy, rose, tulip."
+        "The classes of flowers are not what they were; now they are daisy, rose, tulip."
     ]
 
 
@@ -228,7 +228,7 @@ def test_a_name_that_is_anothers_is_refused(known, own, tmp_path):
         known.of_folder(draw_classes(tmp_path / "own", {"a": 2, "b": 2}))
     first = draw_classes(tmp_path / "flowers", {"a": 2, "b": 2})
     known.remember(known.of_folder(first), first)
-    with pytest.raises(ConfigError, match="conveyor run flowers --data"):
+    with pytest.raises(ConfigError, match="conveyor set flowers --data"):
         known.of_folder(draw_classes(tmp_path / "elsewhere" / "flowers", {"a": 2, "b": 2}))
 
 

@@ -365,7 +365,7 @@ def test_written_labels_are_read(three):
 @pytest.mark.parametrize("text", ["{", "[]", '{"stable": 1}'])
 def test_damaged_labels_are_no_reason_to_serve_something_else(three, text):
     (three.folder / store.LABELS).write_text(text)
-    with pytest.raises(LabelsDamaged, match="Delete it to serve the newest version"):
+    with pytest.raises(LabelsDamaged, match="Delete it: the newest version serves then"):
         three.labels()
 
 
