@@ -401,8 +401,9 @@ class StoredModel:
 
     def _damaged(self, error: Exception) -> LabelsDamaged:
         return LabelsDamaged(
-            f"{self.folder / LABELS} is damaged: {type(error).__name__}: {error}. Delete it: the newest version serves then, also one that was "
-            f"taken back, for that is forgotten too; `conveyor rollback {self.name} --to VERSION` names another."
+            f"{self.folder / LABELS} is damaged: {type(error).__name__}: {error}. Delete it: the newest version serves "
+            "then, also one that was taken back, for that is forgotten too; "
+            f"`conveyor rollback {self.name} --to VERSION` names another."
         )
 
 

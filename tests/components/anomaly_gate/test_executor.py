@@ -1,6 +1,10 @@
+import pandas as pd
+import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 
 from components.anomaly_gate.executor import describe
+from components.schema_gen.executor import schema_of
+from pipeline.experiments import load
 
 
 def write(folder, split, *names):
@@ -32,3 +36,19 @@ def test_what_is_wrong_with_a_split_as_a_whole_is_said(tmp_path):
     (tmp_path / "Split-train").mkdir()
     (tmp_path / "Split-train" / "SchemaDiff.pb").write_bytes(anomalies.SerializeToString())
     assert describe(tmp_path, ["train"]) == ["split train: The dataset has too few examples."]
+
+
+def test_too_few_classes_matter_where_a_model_is_trained_or_measured(tmp_path):
+    schema = schema_of(load("mnist").dataset)
+    for split, labels in (("train", range(10)), ("eval", range(3)), ("test", range(9))):
+        frame = pd.DataFrame({"label": [*labels] * 3, "image_mean": 1.0, "image_stddev": 1.0, "image_size": 784})
+        statistics = tfdv.generate_statistics_from_dataframe(frame, tfdv.StatsOptions(schema=schema), n_jobs=1)
+        found = tfdv.validate_statistics(statistics, schema)
+        (tmp_path / f"Split-{split}").mkdir()
+        (tmp_path / f"Split-{split}" / "SchemaDiff.pb").write_bytes(found.SerializeToString())
+    (sentence,) = describe(tmp_path, ["train", "eval", "test"])
+    assert sentence.startswith("split test has images of too few classes. Expected at least 10 unique values but found")
+    assert sentence.endswith(
+        "`conveyor check` names the classes; more images of them help, or, where a hash divides the "
+        "images, a larger dataset.splits.test_share."
+    )
