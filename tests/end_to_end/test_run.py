@@ -240,7 +240,7 @@ def test_cifar10_for_a_few_steps(conveyor, data):
     assert outcome["verdict"] == "pushed"
     assert outcome["exit_code"] == 0
     examples = next((conveyor.home / "artifacts" / "cifar10" / "ImageExampleGen" / "examples").iterdir())
-    assert sorted(path.name for path in examples.iterdir()) == ["Split-test", "Split-train"]
+    assert sorted(path.name for path in examples.iterdir()) == ["Split-test", "Split-train", "test_sources"]
     scores = next((conveyor.home / "artifacts" / "cifar10" / "Trainer" / "model_run").glob("*/test_scores.npy"))
     assert np.load(scores, allow_pickle=False).shape == (10_000, 10)
 

@@ -48,9 +48,11 @@ EXPERIMENT = """\
 import dataclasses
 from conveyor import Dataset, Gate, NamedSplits, Serving, load_experiment
 
+MNIST = load_experiment("mnist")
 EXPERIMENT = dataclasses.replace(
-    load_experiment("mnist"),
+    MNIST,
     name="{name}",
+    training=dataclasses.replace(MNIST.training, batch_size=1),
     dataset=Dataset("{name}", "folders", (4, 4, 1), ("a", "b"), NamedSplits("train/*/*", "test/*/*")),
     gate=Gate(min_accuracy=0.5, tolerance=0.3),
     serving=Serving("{name}"),

@@ -13,7 +13,7 @@ from serving.server.models.versions import Version
 from serving.server.page.routes import ActivationCache
 from tests.pictures import encode, noise
 from tests.serving import models
-from tests.serving.server_process import Server, free_port
+from tests.serving.server_process import Server, eventually, free_port
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (28, 28, 1), np.uint8)
 
@@ -36,6 +36,9 @@ def server(tmp_path_factory, shapes):
         "--enable_batching",
         "--allow_version_labels_for_unavailable_models",
     ) as running:
+        for name, count in (("mnist", 2), ("shapes", 1)):
+            with running.client(name) as client:
+                eventually(lambda: [v.state for v in client.status()] == ["AVAILABLE"] * count)  # noqa: B023 (called here)
         yield running
 
 
