@@ -68,10 +68,10 @@ def add(chosen: Chosen, path: Path, date: str | None, home: Home) -> ExitCode:
                 2  the command or a setting is wrong
                 4  the same files were added before
     """
-    chosen.remember(Console().note)
     folder = input_folder(chosen.experiment, home, chosen.data, Console().note)
     with quiet_libraries():
         added = adding.add(chosen.experiment, folder, path, date)
+    chosen.remember(Console().note)
     counts = ", ".join(f"{name} {count:,}" for name, count in added.by_class.items())
     state = "is" if added.new else "was there already:"
     click.echo(f"{added.span} {state} {added.folder}: {counted(added.images, 'image')} ({counts})")
