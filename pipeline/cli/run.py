@@ -76,7 +76,7 @@ def run(chosen: Chosen, home: Home) -> ExitCode:
     outcome = runner.run(chosen.experiment, home, chosen.data, console, planned=remember)
     _show(outcome)
     if chosen.choice.assignments:
-        click.echo(f"  {'--set':<14} held for this run alone; `conveyor set {chosen.choice.name}` keeps settings for all")
+        click.echo(f"  {'--set':<14} held for this run alone; `conveyor set {chosen.choice.name}` keeps settings")
     reply(outcome.to_dict())
     return outcome.exit_code
 
