@@ -70,16 +70,15 @@ def experiment_of(folder: Path) -> Experiment:
 
 def unused_folders(folder: Path) -> list[str]:
     """Returns the folders in a folder of pictures that are not used, and why, in words."""
-    named, there = _named_splits(folder), sorted(path for path in folder.iterdir() if path.is_dir())
-    visible = [path for path in there if not path.name.startswith(".") and spans.order(path.name) is None]
-    if named:
-        return [
-            f"{path.name} (beside {named['train']} and {named['test']})"
-            for path in visible
-            if path.name not in named.values()
-        ]
-    used = _pictures(folder)
-    return [f"{path.name} (no picture in it)" for path in visible if path.name not in used]
+    with storage_errors(f"The folder {folder} cannot be read"):
+        named = _named_splits(folder)
+        there = sorted(path for path in folder.iterdir() if path.is_dir())
+        visible = [path.name for path in there if not path.name.startswith(".") and spans.order(path.name) is None]
+        if named:
+            beside = f"beside {named['train']} and {named['test']}"
+            return [f"{name} ({beside})" for name in visible if name not in named.values()]
+        used = _pictures(folder)
+    return [f"{name} (no picture in it)" for name in visible if name not in used]
 
 
 def _named_splits(folder: Path) -> dict[str, str]:
