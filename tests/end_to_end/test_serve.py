@@ -21,7 +21,7 @@ from serving.model_store import ModelStore, VersionRecord
 from tests.digits import read_idx
 from tests.end_to_end.conftest import COMMAND
 from tests.serving import models
-from tests.serving.server_process import ROOT, eventually, free_port
+from tests.serving.server_process import ROOT, eventually, free_port, has_mounts_of_its_own
 
 # Stands in for TensorFlow Serving, which cannot be installed here: the flags and files are what is tested.
 SHIM = f"""#!/bin/sh
@@ -269,7 +269,7 @@ def test_what_predict_cannot_ask_is_explained(serving, home):
     assert "The home folder has mnist." in done.stderr
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare")
+@pytest.mark.skipif(not has_mounts_of_its_own(), reason="needs root, and a root folder that is a mount point")
 def test_a_read_only_home_is_served(home, tmp_path):
     own = tmp_path / "home"
     push(home / "serving" / "mnist" / "1", own)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -81,3 +82,10 @@ def eventually(holds, seconds: float = 30, every: float = 0.05) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it did not come true in time"
         time.sleep(every)
+
+
+def has_mounts_of_its_own() -> bool:
+    """Whether a process may mount what nobody else sees: not in a chroot, and not without being root."""
+    if os.geteuid() != 0 or not shutil.which("unshare"):
+        return False
+    return subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
