@@ -80,10 +80,10 @@ def set_(experiment: str, assignments: tuple[str, ...], unset: tuple[str, ...], 
         raise click.UsageError("Give a FIELD=VALUE, --unset FIELD or --data FOLDER.")
     if data is not None and not data.is_dir():
         raise ConfigError(f"--data {data}: there is no such folder.")
+    if data is not None and choose(home, experiment, (), None).experiment.dataset.name in CANONICAL:
+        raise ConfigError(f"--data {data}: the data of {experiment} are published ones, which are downloaded.")
     choice = home.experiments.change(experiment, assignments, unset)
-    chosen = choose(home, experiment, (), data)
-    if data is not None and chosen.experiment.dataset.name in CANONICAL:
-        raise ConfigError(f"--data {data}: the data of {choice.name} are published ones, which are downloaded.")
+    chosen = Chosen(home, choice, data)
     if data is not None:
         chosen.remember(click.echo)
         click.echo(f"{choice.name}: the data are in {data.resolve()} from now on.")

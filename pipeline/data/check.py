@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +66,9 @@ def check_part(part: Part, reserved: frozenset[bytes] = frozenset()) -> PartChec
     Where names, sizes or headers are wrong, no image is read.
     """
     classes = part.dataset.classes
-    by_split: dict[str, np.ndarray] = collections.defaultdict(lambda: np.zeros(len(classes), np.int64))
+    by_split: collections.defaultdict[str, np.ndarray] = collections.defaultdict(
+        lambda: np.zeros(len(classes), np.int64)
+    )
     problems: list[str] = []
     try:
         read_input(part)
@@ -91,11 +92,11 @@ def check_part(part: Part, reserved: frozenset[bytes] = frozenset()) -> PartChec
     return PartCheck(part.name, str(part.folder), int(counts.sum()), by_class, tuple(problems))
 
 
-def _missing_classes(part: Part, by_split: Mapping[str, np.ndarray]) -> list[str]:
+def _missing_classes(part: Part, by_split: collections.defaultdict[str, np.ndarray]) -> list[str]:
     """Returns a sentence for each class of which a split has no image; the split eval need not have all."""
     return [
         f"{part.folder}: expected images of the class {name} in the split {split}, found none."
         for split in ("train", "test")
-        for name, count in zip(part.dataset.classes, by_split.get(split, np.zeros(0)), strict=False)
+        for name, count in zip(part.dataset.classes, by_split[split], strict=True)
         if not count
     ]

@@ -396,6 +396,11 @@ def test_what_cannot_be_set_is_a_usage_error(conveyor, arguments, message):
     assert message in result.output
 
 
+def test_what_is_refused_beside_a_setting_leaves_that_as_it_was(conveyor, tmp_path):
+    assert conveyor("set", "mnist", "training.steps=7", "--data", str(tmp_path)).exit_code == 2
+    assert not (tmp_path / "home" / "experiments").exists()
+
+
 def test_pictures_in_a_folder_make_an_experiment(conveyor, tmp_path, ran):
     folder = draw_classes(tmp_path / "flowers", {"daisy": 5, "rose": 5})
     (folder / "empty").mkdir()

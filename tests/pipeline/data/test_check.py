@@ -74,6 +74,15 @@ def test_a_class_that_a_split_lacks_is_named(tmp_path, experiment):
     assert base.problems == (f"{tmp_path}: expected images of the class cat in the split test, found none.",)
 
 
+def test_a_split_without_an_image_lacks_every_class(root, experiment):
+    splits = HashedSplits(eval_share=0.5, test_share=0.499999)  # nothing is left to train on
+    dataset = dataclasses.replace(experiment.dataset, splits=splits)
+    base, _ = check(dataclasses.replace(experiment, dataset=dataset), root)
+    assert base.problems == tuple(
+        f"{root}: expected images of the class {name} in the split train, found none." for name in ("cat", "dog")
+    )
+
+
 def test_an_image_that_is_held_out_is_named_by_its_file(root, experiment):
     for path in (root / "cat").iterdir():  # at least one of the three is held out
         (root / "span-1" / "dog" / f"again-{path.name}").write_bytes(path.read_bytes())
