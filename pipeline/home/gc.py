@@ -61,9 +61,13 @@ def _rest(home: Home, kept_runs: set[str], gone: set[str], experiment: str | Non
       gone: the folders of the versions that go.
       experiment: looks at this one's models and artifacts alone.
     """
-    artifacts = _artifacts(home, kept_runs, experiment) if home.has_metadata else []
-    baselines, checkpoints = _baselines(home, gone, experiment), _checkpoints(home, experiment)
-    return [*_remains(home, experiment), *artifacts, *baselines, *checkpoints]
+    rest = [*_remains(home, experiment), *_baselines(home, gone, experiment)]
+    if home.has_metadata:
+        store = metadata_store.connect(home)
+        metadata_store.require_own(store, home)
+        known = metadata_store.runs(store)
+        rest += [*_artifacts(home, known, kept_runs, experiment), *_checkpoints(home, known, experiment)]
+    return rest
 
 
 def _remains(home: Home, experiment: str | None) -> list[Removal]:
@@ -113,8 +117,10 @@ def _runs_of(model: StoredModel) -> set[str]:
     return {(model.record(version) or VersionRecord()).run for version in model.versions()}
 
 
-def _artifacts(home: Home, kept_runs: set[str], experiment: str | None) -> list[Removal]:
-    needed = _needed(home, kept_runs)
+def _artifacts(
+    home: Home, known: list[metadata_store.Run], kept_runs: set[str], experiment: str | None
+) -> list[Removal]:
+    needed = _needed(known, kept_runs)
     outputs = [path for path in sorted(home.outputs()) if experiment in (None, _place(path)[0])]
     return [_removal("artifact", path) for path in outputs if _place(path) not in needed]
 
@@ -131,11 +137,9 @@ def _baselines(home: Home, gone: set[str], experiment: str | None) -> list[Remov
     return [_removal("baseline", p) for p, target in targets.items() if not target.exists() or str(target) in gone]
 
 
-def _checkpoints(home: Home, experiment: str | None) -> list[Removal]:
+def _checkpoints(home: Home, known: list[metadata_store.Run], experiment: str | None) -> list[Removal]:
     """Returns those that no run goes on with: of trainings that have finished, or that no run is known of."""
-    if not home.has_metadata:
-        return []
-    unfinished = metadata_store.unfinished_trainings(metadata_store.connect(home))
+    unfinished = metadata_store.unfinished_trainings(known)
     paths = [path for folder in _folders(home.checkpoints, experiment) for path in sorted(folder.iterdir())]
     return [_removal("checkpoints", path) for path in paths if path.parts[-2:] not in unfinished]
 
@@ -211,11 +215,8 @@ def _mark_deleted(home: Home, gone: set[str], experiment: str | None) -> None:
     store.put_artifacts(artifacts)
 
 
-def _needed(home: Home, names: set[str]) -> set[tuple[str, ...]]:
+def _needed(known: list[metadata_store.Run], names: set[str]) -> set[tuple[str, ...]]:
     """Returns the places of what the runs of those names and each experiment's next run need."""
-    store = metadata_store.connect(home)
-    metadata_store.require_own(store, home)
-    known = metadata_store.runs(store)
     wanted = {run.id for run in known if run.id in names}
     for experiment in {run.experiment for run in known}:
         own = [run for run in known if run.experiment == experiment]

@@ -215,9 +215,13 @@ def last_completed(store: metadata_store.MetadataStore, experiment: str) -> Run 
     return next((run for run in newest_first if run.state.is_verdict), None)
 
 
-def unfinished_trainings(store: metadata_store.MetadataStore) -> set[tuple[str, ...]]:
-    """Returns the places of the checkpoints that a run may go on from: experiment, and the training's own folder."""
-    trainings = (component for run in runs(store) for component in run.components if component.checkpoints)
+def unfinished_trainings(known: list[Run]) -> set[tuple[str, ...]]:
+    """Returns the places of the checkpoints that a run may go on from: experiment, and the training's own folder.
+
+    Args:
+      known: all runs, the oldest first.
+    """
+    trainings = (component for run in known for component in run.components if component.checkpoints)
     last = {Path(component.checkpoints).parts[-2:]: component.state for component in trainings}
     return {place for place, state in last.items() if state not in ("done", "cached")}
 
