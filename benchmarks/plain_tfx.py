@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import keras
 import tensorflow as tf
 from tfx.components.evaluator.component import Evaluator
 from tfx.components.example_gen.import_example_gen.component import ImportExampleGen
@@ -50,8 +49,7 @@ def run_fn(fn_args: Any) -> None:
     records = tf.data.TFRecordDataset(files, compression_type="GZIP").shuffle(10_000).repeat()
     dataset = records.batch(job.training.batch_size).map(parse).prefetch(tf.data.AUTOTUNE)
     model = networks.build(job, devices.choose("auto").precision)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(networks.optimizer(job), loss, metrics=["accuracy"])
+    model.compile(model.optimizer, model.loss, metrics=["accuracy"])
     model.fit(dataset, steps_per_epoch=100, epochs=steps // 100, verbose=2)
     scratch = Path(fn_args.model_run_dir)
     scratch.mkdir(parents=True, exist_ok=True)

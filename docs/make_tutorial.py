@@ -30,9 +30,11 @@ from matplotlib.patches import Rectangle
 
 from pipeline.data.fetch import fetch
 from pipeline.experiments import load
+from pipeline.experiments.built_in import cifar10_tutorial
+from pipeline.experiments.network import Network
 from trainer import devices, loop, networks
 from trainer.examples import Split
-from trainer.settings import Network, TrainingJob
+from trainer.settings import TrainingJob
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "tutorial.md"
@@ -335,7 +337,8 @@ def gradient_by_layer(digits: Digits, change: Callable[[keras.Model], keras.Mode
       change: what is done to the network first.
     """
     job = dataclasses.replace(
-        job_of("mnist"), network=Network(name="cifar10_tutorial", input_scale=1 / 255, dropout=0.0)
+        job_of("mnist"),
+        network=Network(cifar10_tutorial.build, {"input_scale": 1 / 255, "dropout": 0.0}).source,
     )
     network = change(networks.build(job, "float32"))
     with tf.GradientTape() as tape:
@@ -351,11 +354,10 @@ def short_training(digits: Digits, change: Callable[[keras.Model], keras.Model])
     keras.utils.set_random_seed(SEED)
     job = job_of("mnist")
     network = change(networks.build(job, "float32"))
-    network.compile(networks.optimizer(job), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     seen = SHORT_STEPS * job.training.batch_size
     images, labels = pixels_of(digits.train.images[:seen]), digits.train.labels[:seen]
     network.fit(images, labels, batch_size=job.training.batch_size, shuffle=False, verbose=0)
-    return loop.accuracy_and_loss(loop.predictor(network)(digits.test.images), digits.test.labels)[0]
+    return loop.accuracy_and_loss(loop.predictor(network, job.shape)(digits.test.images), digits.test.labels)[0]
 
 
 def sigmoid_numbers(digits: Digits) -> tuple[Numbers, list[float], list[float]]:
@@ -433,7 +435,7 @@ def map_numbers(network: keras.Model, digits: Digits) -> Numbers:
 
 def dropout_numbers() -> Numbers:
     """Returns what dropout makes of a thousand times 384 ones."""
-    rate = job_of("cifar10").network.dropout
+    rate = job_of("cifar10").network.parameters["dropout"]
     dropped = keras.layers.Dropout(rate, seed=SEED)(np.ones((1000, 384), np.float32), training=True).numpy()
     return {
         "dropout.kept": percent(float(np.mean(dropped > 0))),
@@ -474,7 +476,9 @@ def kernel_numbers(network: keras.Model) -> Numbers:
 
 def training_numbers(result: loop.TrainingResult, digits: Digits) -> Numbers:
     """Returns the training's first and last line, and the accuracy and loss on the test images."""
-    accuracy, loss = loop.accuracy_and_loss(loop.predictor(result.model)(digits.test.images), digits.test.labels)
+    accuracy, loss = loop.accuracy_and_loss(
+        loop.predictor(result.model, job_of("mnist").shape)(digits.test.images), digits.test.labels
+    )
     first = result.history[0]
     return {
         "training.steps": f"{result.history[-1]['step']:,}",

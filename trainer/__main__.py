@@ -7,19 +7,26 @@ It reports its progress on standard output, and ends with 0, or with another cod
 """
 
 import dataclasses
+import functools
 import json
 import sys
+import tempfile
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 from conveyor.errors import ConveyorError
 from conveyor.settings import from_json
+from serving import servability
+from serving.servability import NotServable
 from trainer import devices, export, loop, networks, processes
 from trainer.examples import read_split, read_splits
-from trainer.settings import TrainingSpec, TrainingSummary
+from trainer.settings import TrainingJob, TrainingSpec, TrainingSummary
+
+PROVEN = 16  # images whose answers are compared before a long training
 
 
 def main(spec: TrainingSpec) -> None:
@@ -30,34 +37,51 @@ def main(spec: TrainingSpec) -> None:
     chosen = devices.choose(job.training.precision)
     tqdm.write(f"Training on {chosen.description}.")
     eval_folder = examples / "Split-eval"
+    train = read_splits([Path(folder) / "Split-train" for folder in spec.train], job.shape)
     result = loop.train(
         job,
         chosen,
-        read_splits([Path(folder) / "Split-train" for folder in spec.train], job.shape),
+        train,
         read_split(eval_folder, job.shape) if eval_folder.exists() else None,
         Path(spec.checkpoints),
         run / "tensorboard",
         initial=export.read_weights(Path(spec.initial)) if spec.initial else None,
+        prove=functools.partial(_prove, job, train.images[:PROVEN], run),
     )
     network = export.save(result.model, job, Path(spec.model), run)
     test = read_split(examples / "Split-test", job.shape)
-    predict = loop.predictor(network)
+    predict = loop.predictor(network, job.shape)
     scores = predict(test.images)
     accuracy, _ = loop.accuracy_and_loss(scores, test.labels)
     tqdm.write(f"test accuracy {accuracy:.4f}")
     np.save(run / "test_scores.npy", scores, allow_pickle=False)
-    np.save(run / "kernels.npy", networks.first_kernels(network), allow_pickle=False)
+    if (kernels := networks.first_kernels(network)) is not None:
+        np.save(run / "kernels.npy", kernels, allow_pickle=False)
     (run / "history.json").write_text(json.dumps(result.history))
     summary = TrainingSummary(
         device=chosen.description,
         precision=chosen.precision,
         resumed_from=result.resumed_from,
         seconds=result.seconds,
-        steps=job.training.steps,
+        steps=result.steps,
         test_accuracy=accuracy,
         held_out=_held_out(predict, spec.spans, job.shape),
     )
     (run / "summary.json").write_text(json.dumps(dataclasses.asdict(summary), indent=1))
+
+
+def _prove(job: TrainingJob, images: np.ndarray, scratch: Path, model: keras.Model) -> None:
+    """Exports a network, loads it as the server would, and compares their answers.
+
+    Raises:
+      NotServable: it cannot be served; a training would be in vain.
+    """
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        try:
+            network = export.save(model, job, Path(folder, "model"), Path(folder))
+            servability.check(Path(folder, "model"), images, loop.predictor(network, job.shape)(images))
+        except Exception as error:  # whatever the code of a network makes of an export
+            raise NotServable(f"The network cannot be served, and is not trained: {error}") from error
 
 
 def _held_out(predict: loop.Predict, spans: dict[str, str], shape: tuple[int, int, int]) -> dict[str, dict[str, float]]:

@@ -127,6 +127,6 @@ class _Servable(tf.Module):
 
     def _reply(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns probabilities [N, classes], the classes' names [N, classes] and the likeliest label [N]."""
-        scores = tf.nn.softmax(self._logits(pixels))
+        scores = tf.nn.softmax(tf.cast(self._logits(pixels), tf.float32))
         names = tf.repeat(self._classes[tf.newaxis], tf.shape(scores)[0], axis=0)
         return {"scores": scores, "classes": names, "label": tf.argmax(scores, axis=1)}

@@ -41,12 +41,14 @@ class TrainingResult:
 
     Attributes:
       model: the network, with its final weights.
+      steps: how many steps were taken in all; a callback may have ended the training early.
       resumed_from: the step that a checkpoint allowed to continue from; 0 where there was none.
       seconds: how long this process trained.
       history: what was printed: one dict a line, with `step`, `accuracy`, `loss` and, at times, `eval_accuracy`.
     """
 
     model: keras.Model
+    steps: int
     resumed_from: int
     seconds: float
     history: list[dict[str, float]]
@@ -55,10 +57,10 @@ class TrainingResult:
 class Checkpoints:
     """A training's state on disk, in TensorFlow's format with its `checkpoint` state file."""
 
-    def __init__(self, folder: Path, model: keras.Model, optimizer: keras.Optimizer, keep: int) -> None:
+    def __init__(self, folder: Path, model: keras.Model, keep: int) -> None:
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._history = tf.Variable("[]", trainable=False)
-        variables = [variable.value for variable in [*model.variables, *optimizer.variables]]
+        variables = [variable.value for variable in [*model.variables, *model.optimizer.variables]]
         state = tf.train.Checkpoint(step=self._step, history=self._history, variables=variables)
         self._manager = tf.train.CheckpointManager(state, str(folder), max_to_keep=keep)
         self._state = state
@@ -91,11 +93,13 @@ def train(
     logs: Path,
     say: Callable[[str], Any] = tqdm.write,
     initial: Sequence[np.ndarray] | None = None,
+    prove: Callable[[keras.Model], Any] | None = None,
 ) -> TrainingResult:
     """Trains a network, or continues where a checkpoint says that an earlier process stopped.
 
     Every `log_every` steps, from step 0 on, and after the last step, it prints the accuracy and loss on the batch that
-    comes next, without dropout, as the tutorial does. It writes a checkpoint every `checkpoint_every` steps.
+    comes next, without dropout, as the tutorial does. It writes a checkpoint every `checkpoint_every` steps. To the
+    network's callbacks, `eval_every` steps are an epoch; they begin anew where a training is continued.
 
     Args:
       job: the network and how it is trained.
@@ -105,14 +109,16 @@ def train(
       checkpoints: folder of this training's checkpoints, and of no other's.
       logs: folder for TensorBoard.
       say: prints a line.
-      initial: weights to start from, in the order of the network's variables; None for the job's initialisers.
+      initial: weights to start from, in the order of the network's variables; None for the network's initialisers.
+      prove: called with the network after the first step of all; it raises where a longer training is no use.
 
     Raises:
+      NetworkError: the network cannot be built.
       TrainingDiverged: the loss became infinite or not a number.
       TrainingStopped: SIGTERM came.
     """
     training = job.training
-    model, optimizer, saver = _prepare(job, devices, checkpoints)
+    model, saver = _prepare(job, devices, checkpoints)
     if initial is not None:
         export.set_weights(model, initial)
     first_step, history = saver.restore()
@@ -121,8 +127,9 @@ def train(
     order = shuffled_order(len(train_split), training.batch_size, training.steps + 1, training.seed)
     shares = batches(train_split, order, first_step, devices.strategy.num_replicas_in_sync)
     iterator = iter(devices.strategy.distribute_datasets_from_function(lambda _: shares))
-    run_steps = _compiled_steps(job, devices, model, optimizer)
+    run_steps = _compiled_steps(job, devices, model)
     measure = _Measure(job, model, train_split, eval_split, order)
+    callbacks = _Callbacks(job, model)
     stopped = threading.Event()
     started = time.perf_counter()
     with (
@@ -130,50 +137,103 @@ def train(
         tf.summary.create_file_writer(str(logs)).as_default(),
         processes.on_stop(stopped.set),
     ):
-        step = first_step
-        while True:
+        step, ends = first_step, first_step == training.steps or _ended_early(history)
+        if not ends:
+            callbacks.begin(first_step)
+        while not ends:
             if step > first_step or not history:  # else the restored step was measured and saved before
-                if _is_due(step, training.log_every, training):
+                ends = step == training.steps or callbacks.ask_for_the_end
+                if ends:
+                    model.optimizer.finalize_variable_values(model.trainable_variables)  # averages, if it keeps them
+                if ends or any(step % every == 0 for every in (training.log_every, training.eval_every)):
                     history.append(measure(step))
                     say(_line(history[-1]))
-                if _is_due(step, training.checkpoint_every, training) or stopped.is_set():
+                    ends = callbacks.measured(history[-1]) or ends
+                if ends:
+                    callbacks.end(history[-1])
+                if ends or step % training.checkpoint_every == 0 or stopped.is_set():
                     saver.save(step, history)
-            if step == training.steps:
-                return TrainingResult(model, first_step, time.perf_counter() - started, history)
+            if ends:
+                break
             if stopped.is_set():
                 raise TrainingStopped(f"Stopped at step {step}, with a checkpoint. Run again to continue from there.")
-            count = _steps_to_next_event(step, training)
+            count = 1 if step == 0 and prove else _steps_to_next_event(step, training)
             loss = float(run_steps(iterator, tf.constant(count)))
             step += count
             bar.update(count)
             if not math.isfinite(loss):
-                raise TrainingDiverged(_diverged(job, loss, step))
-
-
-def _is_due(step: int, every: int, training: Training) -> bool:
-    return step % every == 0 or step == training.steps
+                raise TrainingDiverged(_diverged(loss, step))
+            if step == 1 and prove:
+                prove(model)
+            callbacks.trained(step, loss)
+    return TrainingResult(model, step, first_step, time.perf_counter() - started, history)
 
 
 def _steps_to_next_event(step: int, training: Training) -> int:
     """Returns how many steps to take in one call: up to the next line, the next checkpoint or the end."""
-    events = (training.log_every, training.checkpoint_every)
+    events = (training.log_every, training.eval_every, training.checkpoint_every)
     return min(STEPS_PER_EXECUTION, training.steps - step, *(every - step % every for every in events))
+
+
+def _ended_early(history: list[dict[str, float]]) -> bool:
+    return bool(history) and "ended" in history[-1]
+
+
+class _Callbacks:
+    """A network's callbacks, which hear of a training as they would of `model.fit`.
+
+    To them, a batch is what one call of the compiled loop takes, and an epoch lies between two measurements on `eval`.
+    """
+
+    def __init__(self, job: TrainingJob, model: keras.Model) -> None:
+        self._every = job.training.eval_every
+        self._model = model
+        model.stop_training = False
+        self._list = keras.callbacks.CallbackList(networks.callbacks(job.network), model=model)
+
+    @property
+    def ask_for_the_end(self) -> bool:
+        """Whether a callback has stopped the training."""
+        return self._model.stop_training
+
+    def begin(self, step: int) -> None:
+        """Tells of the beginning, or that a training is continued from a step."""
+        self._list.on_train_begin()
+        self._list.on_epoch_begin(step // self._every)
+
+    def trained(self, step: int, loss: float) -> None:
+        """Tells of steps that were taken."""
+        self._list.on_train_batch_end(step - 1, {"loss": loss})
+
+    def measured(self, entry: dict[str, float]) -> bool:
+        """Tells of a measurement, where it ends an epoch; returns whether the training shall end."""
+        step = int(entry["step"])
+        if step and step % self._every == 0:
+            logs = {name.replace("eval_", "val_"): value for name, value in entry.items() if name != "step"}
+            self._list.on_epoch_end(step // self._every - 1, logs)
+            if not self._model.stop_training:
+                self._list.on_epoch_begin(step // self._every)
+        return self._model.stop_training
+
+    def end(self, entry: dict[str, float]) -> None:
+        """Tells of the end, and writes into the last measurement that there is nothing to continue."""
+        self._list.on_train_end()
+        entry["ended"] = 1
 
 
 def restore(job: TrainingJob, checkpoints: Path) -> tuple[keras.Model, int]:
     """Returns the network of a training's newest checkpoint, in float32, and its step: 0 where there is none."""
     devices = Devices(tf.distribute.get_strategy(), "float32", False, "CPU, float32")
-    model, _, saver = _prepare(job, devices, checkpoints)
+    model, saver = _prepare(job, devices, checkpoints)
     step, _ = saver.restore()
     return model, step
 
 
-def _prepare(job: TrainingJob, devices: Devices, checkpoints: Path) -> tuple[keras.Model, keras.Optimizer, Checkpoints]:
+def _prepare(job: TrainingJob, devices: Devices, checkpoints: Path) -> tuple[keras.Model, Checkpoints]:
     with devices.strategy.scope():
         model = networks.build(job, devices.precision)
-        optimizer = networks.optimizer(job)
-        optimizer.build(model.trainable_variables)
-        return model, optimizer, Checkpoints(checkpoints, model, optimizer, job.training.keep_checkpoints)
+        model.optimizer.build(model.trainable_variables)
+        return model, Checkpoints(checkpoints, model, job.training.keep_checkpoints)
 
 
 def _bar(first_step: int, steps: int) -> Any:
@@ -197,7 +257,7 @@ class _Measure:
         self, job: TrainingJob, model: keras.Model, train_split: Split, eval_split: Split | None, order: np.ndarray
     ) -> None:
         self._training = job.training
-        self._predict = predictor(model)
+        self._predict = predictor(model, job.shape)
         self._train = train_split
         self._eval = eval_split
         self._order = order
@@ -219,11 +279,11 @@ class _Measure:
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
-def predictor(model: keras.Model) -> Predict:
+def predictor(model: keras.Model, shape: tuple[int, int, int]) -> Predict:
     """Returns a function from images, uint8 [N, height, width, channels], to probabilities, float32 [N, classes]."""
     forward = tf.function(
-        lambda pixels: tf.nn.softmax(model(tf.cast(pixels, tf.float32), training=False)),
-        input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8)],
+        lambda pixels: tf.nn.softmax(tf.cast(model(tf.cast(pixels, tf.float32), training=False), tf.float32)),
+        input_signature=[tf.TensorSpec([None, *shape], tf.uint8)],
     )
 
     def predict(images: np.ndarray) -> np.ndarray:
@@ -240,24 +300,25 @@ def accuracy_and_loss(scores: np.ndarray, labels: np.ndarray) -> tuple[float, fl
     return accuracy, float(-np.mean(np.log(np.maximum(likelihoods, np.finfo(np.float32).tiny))))
 
 
-def _compiled_steps(
-    job: TrainingJob, devices: Devices, model: keras.Model, optimizer: keras.Optimizer
-) -> Callable[..., Any]:
+def _compiled_steps(job: TrainingJob, devices: Devices, model: keras.Model) -> Callable[..., Any]:
     """Returns a function of an iterator and a count that takes so many steps and returns the last one's loss."""
     variables = model.trainable_variables
+    by_number = networks.takes_class_numbers(model)
 
     @tf.function(jit_compile=devices.xla)
     def gradients(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
-            logits = model(tf.cast(images, tf.float32), training=True)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            pixels = tf.cast(images, tf.float32)
+            logits = tf.cast(model(pixels, training=True), tf.float32)
+            targets = labels if by_number else tf.one_hot(labels, len(job.classes))
             # The mean over the whole batch: a replica has only its share, and the optimiser adds up their gradients.
-            loss = tf.reduce_sum(losses) / job.training.batch_size
+            share = tf.cast(tf.shape(images)[0], tf.float32) / job.training.batch_size
+            loss = model.compute_loss(pixels, targets, logits) * share
         return loss, tape.gradient(loss, variables)
 
     def replica_step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         loss, slopes = gradients(images, labels)
-        optimizer.apply(slopes, variables)
+        model.optimizer.apply(slopes, variables)
         return loss
 
     @tf.function
@@ -278,9 +339,8 @@ def _line(entry: dict[str, float]) -> str:
     return line
 
 
-def _diverged(job: TrainingJob, loss: float, step: int) -> str:
+def _diverged(loss: float, step: int) -> str:
     return (
-        f"Training diverged: the loss was {loss} by step {step}. Lower training.learning_rate "
-        f"(it is {job.training.learning_rate}), or try training.precision=float32. "
-        "The checkpoints before it are kept."
+        f"Training diverged: the loss was {loss} by step {step}. Lower the learning rate, or try "
+        "training.precision=float32. The checkpoints before it are kept."
     )

@@ -1,57 +1,64 @@
 """What a training is: the network, and how its weights are found."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from conveyor.settings import PartialShare, settings
+from conveyor.settings import settings
 
 Resize = Literal["squash", "crop", "pad"]
 Background = Literal["white", "black"]
+FACTS = ("steps", "batch_size")  # of the training, for a network that has parameters of these names
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA: the networks whose pictures can be decoded from files
 
 
 @settings("network")
-class Network:
-    """A convolutional network, by its name in `trainer.networks`.
+class NetworkSource:
+    """The code that builds a network, and what it is given.
 
     Attributes:
-      name: `mnist_tutorial` or `cifar10_tutorial`.
-      input_scale: factor for a raw pixel, 0 to 255, before the first layer: 1/255 gives [0, 1].
-      initial_stddev: standard deviation of the truncated normal distribution that the weights are drawn from.
-      initial_bias: initial value of every bias.
-      dropout: share of the last hidden layer's units dropped in training; 0 for none.
+      folder: where the code is.
+      module: the module with the functions, such as `flowers` or `networks.resnet`.
+      build: name of the function that returns the network; see `trainer.networks.build`.
+      callbacks: name of the function that returns the callbacks of a training; empty for none.
+      parameters: what `build` is given by name, besides what the trainer knows.
+      digest: SHA-256 of all code and files that count for the network.
     """
 
-    name: Literal["mnist_tutorial", "cifar10_tutorial"]
-    input_scale: Annotated[float, Field(gt=0)]
-    initial_stddev: Annotated[float, Field(gt=0)] = 0.05
-    initial_bias: float = 0.1
-    dropout: PartialShare = 0.0
+    folder: str
+    module: str
+    build: str
+    callbacks: str
+    parameters: dict[str, Any]
+    digest: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", {name: as_tuple(value) for name, value in self.parameters.items()})
+
+
+def as_tuple(value: Any) -> Any:
+    """Returns a list, with the lists in it, as a tuple; JSON knows lists alone. Anything else stays what it is."""
+    return tuple(map(as_tuple, value)) if isinstance(value, list | tuple) else value
 
 
 @settings("training")
 class Training:
-    """How a network is trained.
+    """How long a network is trained, on how much at a time; its optimizer and loss are its own.
 
     Attributes:
-      optimizer: `adam` or `rmsprop`.
-      learning_rate: the optimizer's step size.
       batch_size: examples in a step, over all devices.
       steps: optimizer steps in all.
       warm_steps: steps of a training that starts from the weights of the stable version; 0 to train from scratch.
       log_every: steps between two printed lines.
       checkpoint_every: steps between two checkpoints.
       eval_every: steps between two measurements on the `eval` split, where there is one.
-      seed: seed of the initial weights, of the order of the examples and of dropout.
+      seed: seed of the initial weights, of the order of the examples, and of what is random in layers.
       precision: `auto` (bfloat16 where the processor or GPU computes in it, else float32), `float32` or
         `mixed_bfloat16`. Variables are float32 in each, and so is the exported model.
       keep_checkpoints: how many checkpoints are kept.
     """
 
-    optimizer: Literal["adam", "rmsprop"]
-    learning_rate: Annotated[float, Field(gt=0)]
     batch_size: Annotated[int, Field(ge=1)]
     steps: Annotated[int, Field(ge=1)]
     warm_steps: Annotated[int, Field(ge=0)] = 0
@@ -86,13 +93,13 @@ class TrainingJob:
     Attributes:
       pictures: the images.
       classes: class names, in the order of their labels.
-      network: the network.
-      training: how it is trained.
+      network: the code of the network.
+      training: how long it is trained.
     """
 
     pictures: Pictures
     classes: tuple[str, ...]
-    network: Network
+    network: NetworkSource
     training: Training
 
     @property

@@ -1,6 +1,8 @@
 """Runs the trainer in a process of its own, and completes its SavedModel with warm-up requests."""
 
+import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +40,9 @@ def run_fn(fn_args: Any) -> None:
     base, *spans = config["parts"]
     examples = folders[base["component"]]
     job = from_json(TrainingJob, json.dumps(config["job"]))
+    code = run / "network"  # a part of the run's record
+    shutil.copytree(job.network.folder, code, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    job = dataclasses.replace(job, network=dataclasses.replace(job.network, folder=str(code)))
     spec = TrainingSpec(
         job=job,
         examples=str(examples),

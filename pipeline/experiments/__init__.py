@@ -1,18 +1,17 @@
 """What is run: the settings of an experiment, the experiments that come with Conveyor, and the way to a user's own."""
 
 import importlib
-import os
 import runpy
-import sys
 import traceback
 from pathlib import Path
 
+from conveyor import modules
 from conveyor.errors import ConfigError
 from pipeline.experiments.config import Experiment
 
 BUILT_IN = {
-    "mnist": "pipeline.experiments.mnist_tutorial",
-    "cifar10": "pipeline.experiments.cifar10_tutorial",
+    "mnist": "pipeline.experiments.built_in.mnist_tutorial",
+    "cifar10": "pipeline.experiments.built_in.cifar10_tutorial",
 }
 
 
@@ -33,21 +32,15 @@ def load(name: str) -> Experiment:
     if not Path(name).is_file():
         raise ConfigError(f"There is no file {name}.")
     folder = str(Path(name).resolve().parent)
-    known = set(sys.modules)
-    sys.path.append(folder)  # for its siblings; after all else, so that they hide nothing
     try:
-        experiment = runpy.run_path(name).get("EXPERIMENT")
+        with modules.importable(Path(folder)):
+            experiment = runpy.run_path(name).get("EXPERIMENT")
     except ConfigError as error:
         raise ConfigError(f"{name}{_line(error, name)}: {error}") from error
     except (Exception, SystemExit) as error:  # it is the user's code: where it failed, and how, is what they need
         raise ConfigError(
             f"{name}{_line(error, name)}: {type(error).__name__}: {error}{_elsewhere(error, name, folder)}"
         ) from error
-    finally:
-        sys.path.remove(folder)
-        for module in set(sys.modules) - known:  # another experiment's sibling may have the same name
-            if str(getattr(sys.modules[module], "__file__", None) or "").startswith(f"{folder}{os.sep}"):
-                del sys.modules[module]
     if not isinstance(experiment, Experiment):
         raise ConfigError(f"{name} must set EXPERIMENT to a conveyor.Experiment.")
     return experiment

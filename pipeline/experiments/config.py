@@ -14,7 +14,8 @@ from pydantic import Field
 from components.image_example_gen.dataset import Dataset, HashedSplits, NamedSplits, Spans
 from conveyor.errors import ConfigError
 from conveyor.settings import Name, Share, settings, to_json
-from trainer.settings import CHANNELS, Network, Training, TrainingJob
+from pipeline.experiments.network import Network
+from trainer.settings import CHANNELS, Training, TrainingJob
 
 __all__ = [
     "Dataset",
@@ -114,7 +115,7 @@ class Experiment:
       name: name of the experiment, in reports and folders.
       dataset: the images, and how their files are read.
       network: the network.
-      training: how it is trained.
+      training: how long it is trained.
       gate: what a model must reach.
       serving: how the model is served.
       spans: what is done with images that were added later.
@@ -143,7 +144,7 @@ class Experiment:
 
     def training_job(self) -> TrainingJob:
         """Returns what the trainer must know."""
-        return TrainingJob(self.dataset.pictures, self.dataset.classes, self.network, self.training)
+        return TrainingJob(self.dataset.pictures, self.dataset.classes, self.network.source, self.training)
 
     def digest(self) -> str:
         """Returns the SHA-256 of the experiment's JSON, as 64 hexadecimal digits."""

@@ -11,6 +11,8 @@ import tqdm
 from components.image_example_gen import spans
 from components.image_example_gen.dataset import Dataset, HashedSplits, NamedSplits
 from conveyor.errors import ConfigError, storage_errors
+from conveyor.settings import settings
+from pipeline.experiments.built_in import small_resnet
 from pipeline.experiments.config import Experiment, Gate, Network, Serving, Training
 
 SIDE = 32  # pixels: what two cores train in minutes
@@ -22,12 +24,35 @@ GREY = ("1", "L", "LA", "I", "I;16", "I;16B")  # as Pillow calls pictures withou
 SPLITS = {"train": ("train", "training"), "test": ("test", "testing"), "eval": ("val", "valid", "validation", "eval")}
 
 
-def experiment_of(folder: Path) -> Experiment:
+@settings("definition")
+class FolderExperiment:
+    """What a folder of pictures decides of its experiment.
+
+    Attributes:
+      dataset: the pictures.
+      training: how long the network is trained.
+      gate: what a model must reach.
+    """
+
+    dataset: Dataset
+    training: Training
+    gate: Gate
+
+    @property
+    def experiment(self) -> Experiment:
+        """The whole experiment, which has the name of its data set, and the network of `built_in.small_resnet`."""
+        name = self.dataset.name
+        return Experiment(
+            name, self.dataset, Network(small_resnet.build), self.training, self.gate, Serving(model_name=name)
+        )
+
+
+def experiment_of(folder: Path) -> FolderExperiment:
     """Returns the experiment of the pictures in `<class>/`, or in `train/<class>/` and `test/<class>/`.
 
     Headers of pictures are read, and none is decoded. Images are 32 x 32 pixels, unless all pictures have one size of
-    at most 64 x 64; they have one channel where no picture has colours. The network is the tutorial's for CIFAR-10. It
-    is trained for 20 epochs, and must be as good as an answer that is always the most frequent class.
+    at most 64 x 64; they have one channel where no picture has colours. The network is trained for 20 epochs, and must
+    be as good as an answer that is always the most frequent class.
 
     Args:
       folder: the pictures. The experiment is named after it.
@@ -51,8 +76,7 @@ def experiment_of(folder: Path) -> Experiment:
             f"and test/CLASS/*.jpg; of classes, found {found}. Other files, such as IDX pairs, need an experiment file."
         )
     count = sum(map(len, by_class.values()))
-    return Experiment(
-        name=name,
+    return FolderExperiment(
         dataset=Dataset(
             name=name,
             format="folders",
@@ -61,10 +85,8 @@ def experiment_of(folder: Path) -> Experiment:
             splits=_splits(named, count, min(map(len, by_class.values()))),
             resize="pad",
         ),
-        network=Network(name="cifar10_tutorial", input_scale=1 / 255, dropout=0.2),
         training=_training(count if named else round(0.75 * count)),
         gate=Gate(min_accuracy=round(max(map(len, by_class.values())) / count, 3)),
-        serving=Serving(model_name=name),
     )
 
 
@@ -130,4 +152,4 @@ def _training(count: int) -> Training:
     batch = max(1, min(BATCH, count // 4))
     least, most = STEPS
     steps = min(most, max(least, EPOCHS * count // batch))
-    return Training(optimizer="adam", learning_rate=5e-4, batch_size=batch, steps=steps)
+    return Training(batch_size=batch, steps=steps)

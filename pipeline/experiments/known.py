@@ -15,6 +15,7 @@ from conveyor.files import replace_file
 from conveyor.settings import from_json, settings, to_json
 from pipeline.experiments import BUILT_IN, from_folder, load
 from pipeline.experiments.config import Experiment
+from pipeline.experiments.network import Network
 from pipeline.experiments.overrides import field_of, override
 
 LOCK_SECONDS = 10
@@ -33,7 +34,7 @@ class Record:
     """
 
     source: str = ""
-    definition: Experiment | None = None
+    definition: from_folder.FolderExperiment | None = None
     settings: dict[str, str] = Field(default_factory=dict)
     data: str = ""
 
@@ -105,11 +106,24 @@ class ChosenExperiment:
 def _settings(owner: Any, prefix: str, set_by: dict[str, list[str]]) -> Iterator[Setting]:
     for field in dataclasses.fields(owner):
         name, value = f"{prefix}{field.name}", getattr(owner, field.name)
+        if isinstance(value, Network):
+            yield from _parameters(value, f"{name}.", set_by)
+            continue
         if dataclasses.is_dataclass(value):
             yield from _settings(value, f"{name}.", set_by)
             continue
-        by = (origin for origin, fields in set_by.items() if any(f"{name}.".startswith(f"{f}.") for f in fields))
-        yield Setting(name, value, next(by, "default" if value == field.default else "experiment"))
+        yield _setting(name, value, field.default, set_by)
+
+
+def _parameters(network: Network, prefix: str, set_by: dict[str, list[str]]) -> Iterator[Setting]:
+    """Yields the parameters of a network's function."""
+    for name, value in network.parameters.items():
+        yield _setting(f"{prefix}{name}", value, network.default(name), set_by)
+
+
+def _setting(name: str, value: Any, default: Any, set_by: dict[str, list[str]]) -> Setting:
+    by = (origin for origin, fields in set_by.items() if any(f"{name}.".startswith(f"{f}.") for f in fields))
+    return Setting(name, value, next(by, "default" if value == default else "experiment"))
 
 
 class KnownExperiments:
@@ -171,7 +185,8 @@ class KnownExperiments:
         Raises:
           ConfigError: the folder is not one, its name is another experiment's, or a setting is wrong.
         """
-        defined = from_folder.experiment_of(folder)
+        definition = from_folder.experiment_of(folder)
+        defined = definition.experiment
         place = str(folder.resolve())
         if defined.name in BUILT_IN:
             raise ConfigError(
@@ -185,7 +200,7 @@ class KnownExperiments:
                 f"({record.source or record.data}). Rename the folder; or, if it takes the place of that "
                 f"one, conveyor set {defined.name} --data {folder}."
             )
-        chosen = ChosenExperiment(defined, dataclasses.replace(record, definition=defined, data=place), assignments)
+        chosen = ChosenExperiment(defined, dataclasses.replace(record, definition=definition, data=place), assignments)
         _ = chosen.experiment
         return chosen
 
@@ -278,7 +293,7 @@ class KnownExperiments:
             return ChosenExperiment(defined, record)
         record = self.record(name)
         if record.definition is not None:
-            return ChosenExperiment(record.definition, record)
+            return ChosenExperiment(record.definition.experiment, record)
         if record.source:
             return ChosenExperiment(self._of_file(name, record.source), record)
         raise ConfigError(self._unknown(name))

@@ -10,6 +10,7 @@ import pydantic
 from conveyor.errors import ConfigError
 from conveyor.settings import expectation
 from pipeline.experiments.config import Experiment
+from pipeline.experiments.network import Network
 
 
 def override(experiment: Experiment, assignments: tuple[str, ...], option: str = "--set ") -> Experiment:
@@ -36,7 +37,10 @@ def override(experiment: Experiment, assignments: tuple[str, ...], option: str =
         try:
             _collect(experiment, changes, field_of(assignment).split("."), text)
         except ConfigError as error:
-            raise ConfigError(f"{option}{path}={text}: {error}") from None
+            leaf = path.rpartition(".")[2]
+            moved = "There are:" in str(error) and _has(experiment.network, leaf)
+            hint = f" Did you mean network.{leaf}?" if moved else ""
+            raise ConfigError(f"{option}{path}={text}: {error}{hint}") from None
     try:
         return _replaced(experiment, changes)  # once for all: a value may only be right together with another
     except ConfigError as error:
@@ -51,12 +55,19 @@ def field_of(assignment: str) -> str:
 def _collect(owner: Any, changes: dict[str, Any], path: list[str], text: str) -> None:
     """Adds an assignment's value to a tree of changes, whose leaves are values."""
     name, *rest = path
+    if isinstance(owner, Network):
+        if rest or name not in owner.parameters:
+            raise ConfigError(owner.unknown(".".join(path)))
+        changes.setdefault("parameters", {})[name] = owner.checked(name, _value(text))
+        return
     names = [field.name for field in dataclasses.fields(owner)]
     if name not in names:
-        inner = [f"{field}.{name}" for field in names if hasattr(getattr(owner, field), name)]
+        inner = [f"{field}.{name}" for field in names if _has(getattr(owner, field), name)]
         close = inner or difflib.get_close_matches(name, names, n=1)
         hint = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(names)}."
         raise ConfigError(f"{owner.SETTINGS_NAME} has no field {name!r}. {hint}")
+    if not rest and isinstance(getattr(owner, name), Network):
+        raise ConfigError(f"name one of the fields of {name}: {', '.join(getattr(owner, name).parameters)}.")
     if not rest:
         changes[name] = _parsed(owner, name, text)
         return
@@ -71,8 +82,22 @@ def _collect(owner: Any, changes: dict[str, Any], path: list[str], text: str) ->
         changes[name] = _replaced(current, inner)
 
 
+def _has(owner: Any, name: str) -> bool:
+    return name in owner.parameters if isinstance(owner, Network) else hasattr(owner, name)
+
+
+def _value(text: str) -> Any:
+    """Returns a value from JSON, or a bare word as it is."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
 def _replaced(owner: Any, changes: dict[str, Any]) -> Any:
-    """Returns a settings object with a tree of changes made."""
+    """Returns a settings object, or a mapping, with a tree of changes made."""
+    if isinstance(owner, dict):
+        return owner | changes
     values = {
         name: _replaced(getattr(owner, name), change) if isinstance(change, dict) else change
         for name, change in changes.items()

@@ -160,7 +160,8 @@ def _pictures(
     training = metadata_store.folder(run.output("Trainer", "model_run"))
     if training:
         drawn["curves"] = plots.training_curves(json.loads((training / "history.json").read_text()))
-        drawn["kernels"] = plots.kernels(np.load(training / "kernels.npy", allow_pickle=False))
+        if (training / "kernels.npy").exists():  # of a network with a convolution
+            drawn["kernels"] = plots.kernels(np.load(training / "kernels.npy", allow_pickle=False))
     if answers:
         drawn["confusion"] = plots.confusion_matrix(answers.test.labels, answers.predictions, classes)
         drawn["calibration"] = plots.reliability(answers.metrics.calibration)

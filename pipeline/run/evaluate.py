@@ -56,7 +56,7 @@ def evaluate(experiment: Experiment, home: Home, folder: Path, version: int | No
                 f"There is no checkpoint of {experiment.name} with these settings, data and code in {home.root}."
             )
         network, step = loop.restore(plan.job, plan.checkpoints)
-        scores = loop.predictor(network)(images)
+        scores = loop.predictor(network, plan.job.shape)(images)
         what = f"checkpoint at step {step}"
     else:
         model = home.models.model(experiment.serving.model_name)

@@ -32,7 +32,7 @@ class RunPlan:
       compared: spans that the baseline was trained on and this run is not, for the comparison with what has arrived.
       missing: names of parts that the baseline was trained on, and that are not there any more as they were.
       baseline: the stable version; None where there is none.
-      job: what is trained, and how.
+      job: what is trained, and how; its code is a copy beside the checkpoints, which `stage_network` makes.
       warm_start: whether the training starts from the baseline's weights.
       checkpoints: folder of this training's checkpoints, named after all that determines its result.
       provenance: what the model will come from.
@@ -62,6 +62,10 @@ class RunPlan:
             return sources[:1], sources[1:]
         trained_on = tuple(source for source in sources if known.was_trained_on(source))
         return trained_on, tuple(source for source in sources if known.has_arrived_since(source))
+
+    def stage_network(self) -> None:
+        """Copies the network's code, so that the run goes on with what it began with; see `Network.copy_to`."""
+        self.experiment.network.copy_to(Path(self.job.network.folder))
 
 
 def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
@@ -95,6 +99,8 @@ def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
     )
     initial = provenance.baseline if warm_start else ""
     compared = _compared(experiment, folder, inputs, baseline)
+    checkpoints = home.checkpoints / experiment.name / _training_key(experiment, job, provenance, initial)
+    code = dataclasses.replace(job.network, folder=str(checkpoints / "network"))
     there = {source.part.name for source in (*inputs, *compared) if baseline and baseline.was_trained_on(source)}
     now = datetime.datetime.now(datetime.timezone.utc)
     return RunPlan(
@@ -105,9 +111,9 @@ def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
         compared=compared,
         missing=tuple(name for name in (baseline.parts if baseline else ()) if name not in there),
         baseline=baseline,
-        job=job,
+        job=dataclasses.replace(job, network=code),
         warm_start=warm_start,
-        checkpoints=home.checkpoints / experiment.name / _training_key(experiment, job, provenance, initial),
+        checkpoints=checkpoints,
         provenance=provenance,
     )
 
@@ -146,6 +152,7 @@ def _training_key(experiment: Experiment, job: TrainingJob, provenance: Provenan
       initial: digest of the model whose weights the training starts from; empty for none.
     """
     code = code_digest("trainer.__main__", "components.image_example_gen.executor")
+    job = dataclasses.replace(job, network=dataclasses.replace(job.network, folder=""))  # wherever it stands
     settings = [to_json(job), to_json(experiment.dataset), to_json(experiment.spans)]
     whole = "\n".join([*settings, provenance.data_digest, initial, code])
     return hashlib.sha256(whole.encode()).hexdigest()[:16]

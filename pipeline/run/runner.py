@@ -68,6 +68,7 @@ def run(
       DataError: a span is damaged.
       FetchError: the data could not be had.
       HomeBusy: another run is in progress.
+      NetworkError: the network cannot be built.
       MetadataUnavailable: the metadata are damaged, or another process holds them.
       RunDrifted: new images differ too much.
       RunFailed: a component failed.
@@ -111,8 +112,11 @@ def _carry_out(plan: RunPlan, console: Console, log: Path) -> Outcome:
     from pipeline.report.page import Failure
     from pipeline.run.graph import create_pipeline
     from pipeline.run.launch import ComponentFailed, PipelineRunner, Stopped
+    from trainer import networks
 
     tf.config.set_visible_devices([], "GPU")  # only the trainer's process may take one
+    plan.stage_network()
+    networks.build(plan.job, "float32")  # what is wrong with it is told of before any work is done
     store = metadata_store.connect(plan.home)
     for name in metadata_store.close_abandoned(store):
         console.note(f"An earlier run was stopped in {name}; this one continues from there.")

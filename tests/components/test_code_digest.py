@@ -29,7 +29,6 @@ def tree(tmp_path, monkeypatch):
 
 def _forget():
     digests.imported_files.cache_clear()
-    digests._imports_of.cache_clear()
 
 
 def names(root, module):

@@ -22,9 +22,8 @@ EXPERIMENT = dataclasses.replace(
     MNIST,
     name="digits",
     dataset=dataclasses.replace(MNIST.dataset, name="digits", splits=SPLITS),
-    training=dataclasses.replace(
-        MNIST.training, learning_rate=1e-3, steps=30, log_every=10, checkpoint_every=10, eval_every=20
-    ),
+    network=dataclasses.replace(MNIST.network, parameters={"learning_rate": 1e-3}),
+    training=dataclasses.replace(MNIST.training, steps=30, log_every=10, checkpoint_every=10, eval_every=20),
     gate=Gate(min_accuracy=0.6, tolerance=0.05),
     serving=Serving(model_name="digits", check_examples=100),
 )

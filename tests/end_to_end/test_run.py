@@ -190,7 +190,7 @@ def test_corrupt_file_and_missing_class_stop_before_training(conveyor, own_data)
 
 def test_loss_that_is_no_number_fails_the_run_and_the_old_version_stays(conveyor):
     assert conveyor.run()[0] == 0
-    code, out = conveyor.run("network.input_scale=3e38", "training.precision=float32")
+    code, out = conveyor.run("network.learning_rate=3e38", "training.precision=float32")
     assert code == 1
     assert "Trainer failed: Training diverged: the loss was nan" in out
     assert conveyor.versions() == ["1"]

@@ -29,7 +29,7 @@ def model(tmp_path_factory, images):
     folder = tmp_path_factory.mktemp("servable")
     network = export.save(networks.build(job, "float32"), job, folder / "model", folder)
     warmup.write(folder / "model", images, (1, 32))
-    return folder / "model", loop.predictor(network)(images)
+    return folder / "model", loop.predictor(network, job.shape)(images)
 
 
 def test_every_signature_answers_as_the_trainer_does(model, images):

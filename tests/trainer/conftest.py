@@ -8,6 +8,10 @@ from tests.digits import read_idx
 from trainer.examples import Split
 
 
+def with_parameters(network, **parameters):
+    return dataclasses.replace(network, parameters=network.parameters | parameters)
+
+
 @pytest.fixture(scope="session")
 def mnist_job():
     return load("mnist").training_job()

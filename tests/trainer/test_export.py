@@ -17,7 +17,7 @@ def exported(tmp_path_factory, mnist_job, digits):
     folder = tmp_path_factory.mktemp("export")
     trained = networks.build(mnist_job, "mixed_bfloat16")
     network = export.save(trained, mnist_job, folder / "model", folder)
-    expected = loop.predictor(network)(digits.images[:20])
+    expected = loop.predictor(network, mnist_job.shape)(digits.images[:20])
     return folder / "model", expected
 
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from components.image_example_gen.readers import open_readers
 from conveyor.settings import to_json
+from tests.trainer.conftest import with_parameters
 from trainer import loop
 from trainer.devices import Devices
 from trainer.loop import TrainingDiverged, accuracy_and_loss, train
@@ -30,7 +31,7 @@ def test_prints_what_the_tutorial_prints(short_job, digits, tmp_path):
     lines = []
     trained = run(short_job, digits, tmp_path, lines.append)
     assert [line.split(",")[0] for line in lines] == ["step 0", "step 4", "step 8", "step 12"]
-    assert all("training accuracy 0." in line and "loss" in line for line in lines)
+    assert all("training accuracy" in line and "loss" in line for line in lines)
     assert ["held-out" in line for line in lines] == [True, False, True, True]
     assert [entry["step"] for entry in trained.history] == [0, 4, 8, 12]
     assert list((tmp_path / "logs").glob("events*"))
@@ -38,8 +39,9 @@ def test_prints_what_the_tutorial_prints(short_job, digits, tmp_path):
 
 @pytest.mark.slow
 def test_learns(mnist_job, digits, tmp_path):
-    training = dataclasses.replace(mnist_job.training, steps=60, learning_rate=1e-3)
-    trained = run(dataclasses.replace(mnist_job, training=training), digits, tmp_path)
+    training = dataclasses.replace(mnist_job.training, steps=60)
+    network = with_parameters(mnist_job.network, learning_rate=1e-3)
+    trained = run(dataclasses.replace(mnist_job, training=training, network=network), digits, tmp_path)
     assert trained.history[0]["eval_accuracy"] < 0.3
     assert trained.history[-1]["eval_accuracy"] > 0.85
 
@@ -82,7 +84,8 @@ def test_stopped_and_continued_is_as_if_never_stopped(request, name, cifar10, ci
 def test_lines_and_checkpoints_have_their_own_steps(short_job, digits, tmp_path):
     training = dataclasses.replace(short_job.training, steps=10, log_every=3, checkpoint_every=4, keep_checkpoints=9)
     result = run(dataclasses.replace(short_job, training=training), digits, tmp_path)
-    assert [entry["step"] for entry in result.history] == [0, 3, 6, 9, 10]
+    assert [entry["step"] for entry in result.history] == [0, 3, 6, 8, 9, 10]
+    assert ["eval_accuracy" in entry for entry in result.history] == [True, False, False, True, False, True]
     steps = {int(path.stem.removeprefix("ckpt-")) for path in (tmp_path / "checkpoints").glob("ckpt-*.index")}
     assert steps == {0, 4, 8, 10}
 
@@ -117,9 +120,9 @@ def test_finished_training_is_restored_and_not_continued(short_job, digits, tmp_
 
 
 def test_loss_that_is_no_number_stops_training_and_keeps_the_checkpoints(short_job, digits, tmp_path):
-    network = dataclasses.replace(short_job.network, input_scale=3e38)  # the first product overflows
+    network = with_parameters(short_job.network, learning_rate=3e38)
     job = dataclasses.replace(short_job, network=network)
-    with pytest.raises(TrainingDiverged, match=r"the loss was nan by step 4\. Lower training.learning_rate"):
+    with pytest.raises(TrainingDiverged, match=r"the loss was nan by step 4\. Lower the learning rate"):
         run(job, digits, tmp_path)
     assert (tmp_path / "checkpoints" / "ckpt-0.index").exists()
     assert not (tmp_path / "checkpoints" / "ckpt-4.index").exists()
@@ -155,7 +158,8 @@ def test_two_devices_train_as_one(short_job, digits, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     weights = np.load(tmp_path / "two.npz")
     for a, name in zip(alone.model.get_weights(), weights.files, strict=True):
-        np.testing.assert_allclose(a, weights[name], atol=2e-4)
+        np.testing.assert_allclose(a, weights[name], atol=1.2e-3)  # twelve steps of Adam, where a gradient is all noise
+        assert np.abs(a - weights[name]).mean() < 5e-5
 
 
 def test_accuracy_and_loss_are_accuracy_and_cross_entropy():

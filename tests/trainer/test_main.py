@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from components.image_example_gen.executor import serialize
 from conveyor.settings import to_json
+from tests.trainer.conftest import with_parameters
 from trainer.settings import TrainingSpec
 
 ROOT = Path(__file__).parents[2]
@@ -31,9 +32,9 @@ def spec(short_job, digits, tmp_path):
             for record in serialize(digits.images[part], digits.labels[part]):
                 writer.write(record)
 
-    def write(steps=12, input_scale=1 / 255, initial=None):
+    def write(steps=12, learning_rate=1e-4, initial=None):
         training = dataclasses.replace(short_job.training, steps=steps)
-        network = dataclasses.replace(short_job.network, input_scale=input_scale)
+        network = with_parameters(short_job.network, learning_rate=learning_rate)
         job = dataclasses.replace(short_job, training=training, network=network)
         folders = {name: str(tmp_path / name) for name in ("examples", "checkpoints", "model", "run")}
         written = TrainingSpec(job=job, train=(folders["examples"],), spans={}, initial=initial, **folders)
@@ -108,7 +109,7 @@ def test_stopped_by_a_signal_it_writes_a_checkpoint(spec, tmp_path):
 
 
 def test_diverged_training_is_one_sentence_and_exit_code_1(spec):
-    code, _, err = wait(start(spec(input_scale=3e38)))
+    code, _, err = wait(start(spec(learning_rate=3e38)))
     assert code == 1
     assert err.strip().splitlines()[-1].startswith("Training diverged: the loss was")
     assert "Traceback" not in err

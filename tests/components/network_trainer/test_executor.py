@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -63,7 +65,10 @@ def test_the_trainer_is_told_which_parts_to_train_on(arguments, trainer, tmp_pat
     trainer("")
     run_fn(arguments)
     spec = from_json(TrainingSpec, (tmp_path / "run" / SPEC).read_bytes())
-    assert spec.job == load("mnist").training_job()
+    job = load("mnist").training_job()
+    code = tmp_path / "run" / "network"
+    assert spec.job == dataclasses.replace(job, network=dataclasses.replace(job.network, folder=str(code)))
+    assert (code / "mnist_tutorial.py").read_text() == Path(job.network.folder, "mnist_tutorial.py").read_text()
     assert spec.examples == str(tmp_path / "ImageExampleGen" / "examples" / "7")
     spans = [str(tmp_path / f"ImageExampleGen-span-{number}" / "examples" / "7") for number in (1, 2)]
     assert list(spec.train) == spans

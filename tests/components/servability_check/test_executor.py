@@ -25,7 +25,7 @@ def exported(tmp_path_factory):
             writer.write(record)
     (folder / "run").mkdir()
     network = export.save(networks.build(job, "float32"), job, folder / "model", folder / "run")
-    np.save(folder / "run" / "test_scores.npy", loop.predictor(network)(images), allow_pickle=False)
+    np.save(folder / "run" / "test_scores.npy", loop.predictor(network, job.shape)(images), allow_pickle=False)
     paths = {name: str(folder / name) for name in ("examples", "checkpoints", "model", "run")}
     spec = TrainingSpec(job=job, train=(), spans={}, initial=None, **paths)
     (folder / "run" / SPEC).write_text(to_json(spec))

@@ -14,7 +14,7 @@ def test_classes_are_the_folders_with_pictures(tmp_path):
     (folder / "notes.txt").touch()
     (folder / "rose" / "Thumbs.db").touch()
     draw_classes(folder / "span-1", {"tulip": 2})
-    experiment = experiment_of(folder)
+    experiment = experiment_of(folder).experiment
     assert experiment.name == experiment.serving.model_name == experiment.dataset.name == "my-flowers"
     assert experiment.dataset.classes == ("daisy", "rose", "Ärger")
     assert experiment.dataset.splits == HashedSplits(eval_share=0.25, test_share=0.25)
@@ -67,7 +67,7 @@ def test_splits_that_the_folder_has_are_taken(tmp_path, folders, splits):
     ("folder", "name"), [("flowers.py", "flowers-py"), ("_my flöwers_", "my-flowers"), ("a" * 120, "a" * 100)]
 )
 def test_a_name_is_one_that_an_experiment_can_have(tmp_path, folder, name):
-    assert experiment_of(draw_classes(tmp_path / folder, {"a": 2, "b": 2})).name == name
+    assert experiment_of(draw_classes(tmp_path / folder, {"a": 2, "b": 2})).experiment.name == name
 
 
 def test_every_picture_is_looked_at(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 
 from conveyor.errors import ConfigError, StorageError
 from pipeline.experiments import load
+from pipeline.experiments.from_folder import experiment_of
 from pipeline.experiments.known import KnownExperiments, Record, Setting
 from tests.pictures import draw_classes
 
@@ -235,7 +236,5 @@ def test_a_name_that_is_anothers_is_refused(known, own, tmp_path):
 def test_a_record_holds_a_whole_definition(known, tmp_path):
     folder = draw_classes(tmp_path / "flowers", {"daisy": 4, "rose": 4})
     known.remember(known.of_folder(folder), folder)
-    assert known.record("flowers") == Record(
-        definition=known.of_folder(folder).defined, data=str(folder), settings={}, source=""
-    )
+    assert known.record("flowers") == Record(definition=experiment_of(folder), data=str(folder), settings={}, source="")
     assert dataclasses.is_dataclass(known.record("flowers").definition)

@@ -50,7 +50,8 @@ def test_a_damaged_export_is_its_files(exported, damage, name):
 @pytest.mark.slow
 def test_weights_computation_and_classes_make_another_model(exported):
     job = load("mnist").training_job()
-    scaled = dataclasses.replace(job, network=dataclasses.replace(job.network, input_scale=1.0))
+    brighter = job.network.parameters | {"input_scale": 1.0}
+    scaled = dataclasses.replace(job, network=dataclasses.replace(job.network, parameters=brighter))
     named = dataclasses.replace(job, classes=tuple("abcdefghij"))
     folders = [exported("one", job), exported("two", job, 1e-6), exported("three", scaled), exported("four", named)]
     assert len({model_identity(folder) for folder in folders}) == 4

@@ -1,0 +1,122 @@
+"""Python modules of one folder: which of them a module imports, and how they are imported from there."""
+
+import ast
+import contextlib
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+
+def imported_files(folder: Path, module: str, skip: Callable[[str], bool] = lambda _: False) -> frozenset[Path]:
+    """Returns the files of a module and of all modules of the same folder that it imports, directly or not.
+
+    Args:
+      folder: where the modules are, packages included.
+      module: such as `flowers` or `networks.resnet`.
+      skip: whether a module, by its name, is left out, with all that it alone imports.
+
+    Raises:
+      ModuleNotFoundError: there is no such module in the folder.
+      SyntaxError: a file is no Python.
+    """
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = None if name in found or skip(name) else _file_of(folder, name)
+        if path is None:
+            continue
+        found[name] = path
+        waiting += _imports_of(path, name)
+        waiting += [name.rpartition(".")[0]] if "." in name else []  # a package's own `__init__` is run too
+    if module not in found:
+        raise ModuleNotFoundError(module)
+    return frozenset(found.values())
+
+
+def _file_of(folder: Path, name: str) -> Path | None:
+    base = folder.joinpath(*name.split("."))
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+def _imports_of(path: Path, module: str) -> list[str]:
+    """Returns the names that a file imports, also in its functions; some are names in a module, and no modules."""
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    names: list[str] = []
+    waiting: list[ast.AST] = [ast.parse(path.read_bytes(), filename=str(path))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue  # never run
+        waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            parent = ".".join([*above, *([node.module] if node.module else [])])
+            names += [name for name in (parent, *(f"{parent}.{alias.name}" for alias in node.names)) if name]
+    return names
+
+
+@contextlib.contextmanager
+def importable(folder: Path) -> Iterator[None]:
+    """Makes the modules of a folder importable as long as the block lasts; after all else, so that they hide nothing.
+
+    What was imported from there is forgotten at the end: another folder's module may have the same name.
+    """
+    place = str(folder)
+    known = set(sys.modules)
+    sys.path.append(place)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(place)
+        for name in set(sys.modules) - known:
+            if str(getattr(sys.modules[name], "__file__", None) or "").startswith(f"{place}{os.sep}"):
+                del sys.modules[name]
+
+
+def import_file(folder: Path, module: str) -> ModuleType:
+    """Runs a module of a folder and returns it; see `importable`.
+
+    Args:
+      folder: where the module is.
+      module: such as `flowers` or `networks.resnet`.
+
+    Raises:
+      ModuleNotFoundError: there is no such module in the folder.
+      Exception: whatever the module raises.
+    """
+    path = _file_of(folder, module)
+    if path is None:
+        raise ModuleNotFoundError(module)
+    if "." in module:  # by its name: its relative imports need the packages above it
+        return importlib.import_module(module)
+    specification = importlib.util.spec_from_file_location(module, path)
+    assert specification is not None  # it is a Python file
+    assert specification.loader is not None
+    made = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(made)
+    return made
+
+
+def explained(error: BaseException, folder: Path) -> str:
+    """Returns an error of a user's code in words: its type, its text, and the last line of the folder it went through.
+
+    Args:
+      error: what was raised.
+      folder: where the user's code is.
+    """
+    what = f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError):
+        return what  # its text says where
+    inside = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(folder)
+    ]
+    return f"{what} ({Path(inside[-1].filename).relative_to(folder)}, line {inside[-1].lineno})" if inside else what

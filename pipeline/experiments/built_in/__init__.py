@@ -1,0 +1,1 @@
+"""The experiments that come with Conveyor, a file each: data set, network, training, gate."""
