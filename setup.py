@@ -95,6 +95,7 @@ setup(
     packages=find_packages(include=["conveyor*", "pipeline*", "components*", "trainer*", "serving*"]),
     package_data={
         **{name: ["py.typed"] for name in ("conveyor", "pipeline", "components", "trainer", "serving")},
+        "pipeline.experiments": ["*.j2"],
         "pipeline.report": ["*.j2"],
         "pipeline.schedule": ["*.j2"],
         "serving.server.page": ["static/*"],

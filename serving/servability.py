@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from conveyor.errors import ConveyorError
 from serving import warmup
@@ -21,6 +22,7 @@ from serving.signatures import DECODE, OUTPUTS, SIGNATURES, encoded
 
 TOLERANCE = 1e-4  # of a probability: float32 arithmetic in another order, nothing more
 BATCH = 64
+PYTHON_OPERATIONS = {"EagerPyFunc", "PyFunc", "PyFuncStateless"}
 
 
 class NotServable(ConveyorError):
@@ -39,18 +41,34 @@ def check(model: Path, images: np.ndarray, scores: np.ndarray) -> dict[str, floa
       The largest absolute difference of a probability, by signature.
 
     Raises:
-      NotServable: the model cannot be loaded, lacks a signature or an output, or answers otherwise than the trainer.
+      NotServable: the model needs Python, cannot be loaded, lacks a signature or an output, or answers otherwise than
+        the trainer.
     """
     try:
         bundle = Bundle(model)
     except StatusError as error:
         raise NotServable(f"the server's loader refuses it: {error}") from error
     try:
+        if python := _python_operations(model):
+            raise NotServable(f"its graph calls Python ({', '.join(sorted(python))}), which the server has not")
         return _differences(bundle, images, scores)
     except StatusError as error:
         raise NotServable(str(error)) from error
     finally:
         bundle.close()
+
+
+def _python_operations(model: Path) -> set[str]:
+    """Returns the kinds of operations in a SavedModel that call back into the Python that made it.
+
+    The process that made a model has them at hand, so that loading it there shows nothing.
+    """
+    saved = saved_model_pb2.SavedModel()
+    saved.ParseFromString((model / tf.saved_model.SAVED_MODEL_FILENAME_PB).read_bytes())
+    graphs = [meta_graph.graph_def for meta_graph in saved.meta_graphs]
+    nodes = [node for graph in graphs for node in graph.node]
+    nodes += [node for graph in graphs for function in graph.library.function for node in function.node_def]
+    return {node.op for node in nodes} & PYTHON_OPERATIONS
 
 
 def _differences(bundle: Bundle, images: np.ndarray, scores: np.ndarray) -> dict[str, float]:

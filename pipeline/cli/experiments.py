@@ -1,7 +1,8 @@
-"""The verbs that look at an experiment's settings, and change those that stand: settings, set."""
+"""The verbs that write an experiment's file, look at its settings, and change those that stand: new, settings, set."""
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,36 @@ from conveyor.errors import ConfigError
 from pipeline.cli.options import DATA, HOME, JSON, SET, Chosen, choose, experiment
 from pipeline.cli.output import Verb, reply, table
 from pipeline.data.fetch import CANONICAL
+from pipeline.experiments import new_file
 from pipeline.experiments.overrides import field_of
 from pipeline.home.folders import Home
+
+
+@click.command(cls=Verb)
+@click.argument("name")
+@click.option("--data", type=click.Path(path_type=Path), help="The folder of pictures. [default: ./NAME]")
+@click.option("--file", type=click.Path(path_type=Path), help="The file to write. [default: ./NAME.py]")
+@JSON
+def new(name: str, data: Path | None, file: Path | None) -> None:
+    """Write the Python file of a new experiment, for a folder of pictures.
+
+    \b
+    conveyor new flowers --data ./pictures
+    conveyor run flowers.py --data ./pictures
+
+    The folder holds CLASS/*.jpg, or train/CLASS/*.jpg and test/CLASS/*.jpg. The file has its classes, a small residual
+    network in plain Keras, how it is trained and what it must reach. It runs as it stands, and is yours to change.
+
+    \b
+    Exit codes  0  written
+                1  the file cannot be written
+                2  there are no pictures of two classes, or the file is there
+    """
+    folder, target = data or Path(name), file or Path(f"{name}.py")
+    made = new_file.write(name, folder, target)
+    click.echo(f"{target}: {len(made.dataset.classes)} classes, {made.training.steps:,} steps.")
+    click.echo(f"Run it with: conveyor run {target} --data {shlex.quote(str(folder))}")
+    reply({"experiment": name, "file": str(target.resolve()), "data": str(folder.resolve()), **made.to_dict()})
 
 
 @click.command(cls=Verb)
@@ -95,4 +124,4 @@ def set_(experiment: str, assignments: tuple[str, ...], unset: tuple[str, ...], 
     reply({"experiment": choice.name, "settings": standing, "data": str(chosen.data) if chosen.data else None})
 
 
-VERBS = (settings, set_)
+VERBS = (new, settings, set_)

@@ -46,6 +46,7 @@ class Network:
     files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        _home_of(self.build, "network.build")  # before anything is asked of it
         known = self._parameters
         for name, value in self.parameters.items():
             if name not in known:

@@ -1,0 +1,64 @@
+"""Writes the file of a new experiment: that of a folder of pictures, with its network, to go on from."""
+
+import dataclasses
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from conveyor.errors import ConfigError, storage_errors
+from pipeline.experiments import BUILT_IN
+from pipeline.experiments.built_in import small_resnet
+from pipeline.experiments.config import Experiment
+from pipeline.experiments.from_folder import experiment_of
+
+TEMPLATE = Path(__file__).with_name("experiment.py.j2")
+
+
+def write(name: str, folder: Path, file: Path) -> Experiment:
+    """Writes the Python file of an experiment, which is what the folder alone would be run as, and returns that.
+
+    Args:
+      name: of the experiment.
+      folder: the pictures; see `from_folder.experiment_of`.
+      file: where to write it; it must not be there yet.
+
+    Raises:
+      ConfigError: the file is there, the folder has not two classes of pictures, or the name is none.
+      StorageError: the file cannot be written.
+    """
+    if name in BUILT_IN:
+        raise ConfigError(f"{name} is an experiment of Conveyor's own: choose another name.")
+    definition = experiment_of(folder)
+    named = dataclasses.replace(definition, dataset=dataclasses.replace(definition.dataset, name=name))
+    text = _render(named.experiment, file)
+    if file.exists():
+        raise ConfigError(f"{file} is there already: choose another name, or --file.")
+    with storage_errors(f"{file} cannot be written"), file.open("x", encoding="utf-8") as opened:
+        opened.write(text)
+    return named.experiment
+
+
+def _render(experiment: Experiment, file: Path) -> str:
+    environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.filters |= {"repr": _literal, "splits": _arguments}
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        experiment=experiment,
+        file=file,
+        splits_kind=type(experiment.dataset.splits).__name__,
+        build=inspect.getsource(small_resnet.build),
+    )
+
+
+def _literal(value: Any) -> str:
+    """Returns a value as Python writes it, with texts in double quotes."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def _arguments(splits: Any) -> str:
+    """Returns the call that makes settings, with what is not their default."""
+    fields = dataclasses.fields(splits)
+    given = [f"{f.name}={_literal(getattr(splits, f.name))}" for f in fields if getattr(splits, f.name) != f.default]
+    return f"{type(splits).__name__}({', '.join(given)})"
