@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from ml_metadata.metadata_store import MetadataStore
-from ml_metadata.proto.metadata_store_pb2 import Artifact, Event
+from ml_metadata.proto.metadata_store_pb2 import Artifact, Event, Execution
 
 from conveyor.errors import ConfigError
 from pipeline.home import metadata_store
@@ -83,7 +83,7 @@ def _origin(
     (execution,) = store.get_executions_by_id([made.execution_id])
     contexts = {context.type: context.name for context in store.get_contexts_by_execution(execution.id)}
     finished = datetime.datetime.fromtimestamp(execution.last_update_time_since_epoch / 1000, datetime.timezone.utc)
-    repeated, facts = execution.id in seen, _facts(artifact)
+    repeated, facts = execution.id in seen, _facts(artifact) | _network(_output_name(made), execution)
     inputs = []
     if not repeated:
         seen.add(execution.id)
@@ -124,6 +124,16 @@ def _version_started_from(
 
 def _output_name(event: Event) -> str:
     return event.path.steps[0].key if event.path.steps else ""
+
+
+def _network(output: str, execution: Execution) -> dict[str, Any]:
+    """Returns what a model's network was built of: its function with its parameters, and the digest of its code."""
+    network = metadata_store.trained_network(execution) if output == "model" else {}
+    if not network:
+        return {}
+    parameters = ", ".join(f"{name}={value!r}" for name, value in network["parameters"].items())
+    built = f"{network['module']}.{network['build']}({parameters})"
+    return {"network": built, "network_digest": network["digest"]}
 
 
 def _facts(artifact: Artifact) -> dict[str, Any]:

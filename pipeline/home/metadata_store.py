@@ -309,16 +309,23 @@ def _component_run(store: metadata_store.MetadataStore, execution: Execution) ->
             outputs[event.path.steps[0].key] = store.get_artifacts_by_id([event.artifact_id])[0]
     seconds = (execution.last_update_time_since_epoch - execution.create_time_since_epoch) / 1000
     state = STATES.get(execution.last_known_state, "unknown")
-    return ComponentRun(_component_name(store, execution), state, seconds, outputs, _checkpoints(execution))
+    return ComponentRun(
+        _component_name(store, execution), state, seconds, outputs, _custom_config(execution).get("checkpoints", "")
+    )
 
 
-def _checkpoints(execution: Execution) -> str:
-    if "custom_config" not in execution.custom_properties:
-        return ""
+def trained_network(execution: Execution) -> dict[str, Any]:
+    """Returns the network that an execution of the trainer built, as its job says; nothing of another execution."""
+    return _custom_config(execution).get("job", {}).get("network", {})
+
+
+def _custom_config(execution: Execution) -> dict[str, Any]:
+    """Returns what the trainer was told beside TFX's own parameters; nothing of another component."""
     try:
-        return json.loads(execution.custom_properties["custom_config"].string_value)["checkpoints"]
-    except (ValueError, KeyError, TypeError):  # another component's configuration
-        return ""
+        config = json.loads(execution.custom_properties["custom_config"].string_value)
+    except ValueError:
+        return {}
+    return config if isinstance(config, dict) and "checkpoints" in config else {}
 
 
 def _component_name(store: metadata_store.MetadataStore, execution: Execution) -> str:
