@@ -13,6 +13,7 @@ from conveyor import modules
 from conveyor.errors import ConfigError
 from trainer.settings import FACTS, NetworkSource, TrainingJob
 
+ONEDNN_BLOCK = 16  # channels that it computes at once, at most
 TRIED = 2  # images of the first call, which shows a network's outputs
 
 
@@ -108,8 +109,17 @@ def _check(model: Any, job: TrainingJob) -> None:
             "compute_loss() may be its own."
         )
     images = np.random.default_rng(0).integers(0, 256, (TRIED, *job.shape)).astype(np.float32)
-    outputs = model(images, training=False)
-    wanted = (TRIED, len(job.classes))
+    _check_outputs(model(images, training=False), (TRIED, len(job.classes)), name)
+    if wrong := [layer.name for layer in model._flatten_layers() if _has_wrong_gradient(layer)]:
+        raise NetworkError(
+            f"The model of {name} has 1 x 1 convolutions with strides and fewer than {ONEDNN_BLOCK} channels "
+            f"({', '.join(wrong)}). On a CPU their gradients are wrong, and may crash: pool first, and convolve without "
+            "strides."
+        )
+
+
+def _check_outputs(outputs: Any, wanted: tuple[int, int], name: str) -> None:
+    """Refuses outputs that are no logits."""
     if not hasattr(outputs, "shape") or tuple(outputs.shape) != wanted:
         found = tuple(outputs.shape) if hasattr(outputs, "shape") else type(outputs).__name__
         raise NetworkError(
@@ -121,6 +131,16 @@ def _check(model: Any, job: TrainingJob) -> None:
             f"The model of {name} returns probabilities, and must return logits: leave the softmax at its end out, and "
             "give a loss from_logits=True."
         )
+
+
+def _has_wrong_gradient(layer: keras.layers.Layer) -> bool:
+    """Whether oneDNN computes a layer's gradient wrongly, and writes where it must not while it does.
+
+    Source: https://github.com/uxlfoundation/oneDNN/issues/6035.
+    """
+    if not isinstance(layer, keras.layers.Conv2D) or not layer.trainable:
+        return False
+    return tuple(layer.kernel_size) == (1, 1) and max(layer.strides) > 1 and layer.kernel.shape[2] < ONEDNN_BLOCK
 
 
 def _has_own(model: keras.Model, method: str) -> bool:

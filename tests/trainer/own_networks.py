@@ -111,7 +111,7 @@ def pretrained(shape, classes, *, weights="weights.weights.h5"):
     """A network of keras.applications with weights from a file beside this one."""
     from pathlib import Path
 
-    body = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, include_top=False, weights=None, pooling="avg")
+    body = keras.applications.MobileNet((32, 32, 3), alpha=0.25, include_top=False, weights=None, pooling="avg")
     body.load_weights(Path(__file__).parent / weights)
     body.trainable = False
     inputs = keras.Input(shape)
@@ -168,6 +168,13 @@ def no_model(shape, classes):
 
 def raising(shape, classes):
     return keras.Sequential([keras.Input(shape), layers.Conv2D(4, 3, padding="some")])
+
+
+def with_a_strided_pointwise_convolution(shape, classes):
+    """oneDNN computes its gradient wrongly."""
+    return keras.Sequential(
+        [keras.Input(shape), layers.Conv2D(8, 1, strides=2), layers.Flatten(), layers.Dense(classes)]
+    )
 
 
 class OwnTrainStep(keras.Sequential):

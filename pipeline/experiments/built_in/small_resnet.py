@@ -18,7 +18,8 @@ def build(
 ) -> "keras.Model":
     """Returns a network of seven convolutions with batch normalisation, three of its blocks residual.
 
-    Source: He et al., Deep Residual Learning for Image Recognition, https://arxiv.org/abs/1512.03385.
+    Sources: He et al., Deep Residual Learning for Image Recognition, https://arxiv.org/abs/1512.03385; the pooling in
+    the shortcuts: He et al., Bag of Tricks for Image Classification, https://arxiv.org/abs/1812.01187.
 
     Args:
       shape: height, width and channels of an image, whose pixels are 0 to 255.
@@ -39,8 +40,10 @@ def build(
     def residual_block(inputs: Any, filters: int, strides: int) -> Any:
         outputs = layers.ReLU()(convolution(inputs, filters, strides=strides))
         outputs = convolution(outputs, filters)
+        if strides > 1:
+            inputs = layers.AveragePooling2D(strides, padding="same")(inputs)
         if inputs.shape != outputs.shape:
-            inputs = convolution(inputs, filters, size=1, strides=strides)
+            inputs = convolution(inputs, filters, size=1)
         return layers.ReLU()(layers.Add()([inputs, outputs]))
 
     inputs = keras.Input(shape)
