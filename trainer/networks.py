@@ -113,8 +113,8 @@ def _check(model: Any, job: TrainingJob) -> None:
     if wrong := [layer.name for layer in model._flatten_layers() if _has_wrong_gradient(layer)]:
         raise NetworkError(
             f"The model of {name} has 1 x 1 convolutions with strides and fewer than {ONEDNN_BLOCK} channels "
-            f"({', '.join(wrong)}). On a CPU their gradients are wrong, and may crash: pool first, and convolve without "
-            "strides."
+            f"({', '.join(wrong)}). On a CPU their gradients are wrong, and may crash: pool first, and convolve "
+            "without strides."
         )
 
 

@@ -31,7 +31,7 @@ class Random(__import__("keras").layers.Layer):
     def call(self, inputs):
         import keras
 
-        return inputs + keras.random.normal(keras.ops.shape(inputs), seed=self.seeds)
+        return inputs + keras.random.normal(keras.ops.shape(inputs), dtype=inputs.dtype, seed=self.seeds)
 """
 
 
@@ -71,7 +71,7 @@ def test_a_network_of_ones_own_from_new_to_an_answer(conveyor, tmp_path):
     assert copied.read_text() == BLOCKS
 
     done = conveyor("lineage", "flowers")
-    assert "network flowers.build(width=4, dropout=0.2" in done.stdout
+    assert "network flowers.build(dropout=0.2, learning_rate=0.002, shift=0.1, width=4), network_digest" in done.stdout
     assert network["digest"] in done.stdout
     assert "up to date" in conveyor(*run).stdout
     (tmp_path / "blocks.py").write_text(BLOCKS.replace("relu", "silu"))

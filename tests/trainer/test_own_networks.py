@@ -173,7 +173,7 @@ def test_weights_that_a_callback_restores_at_the_end_are_exported_and_kept(job, 
         ("with_train_step", "has a train_step of its own, which is not called"),
         (
             "with_a_strided_pointwise_convolution",
-            r"1 x 1 convolutions with strides and fewer than 16 channels \(conv2d",
+            r"1 x 1 convolutions with strides and fewer than 16 channels \(conv",
         ),
         ("nowhere", "cannot be built: AttributeError: .*nowhere"),
     ],
