@@ -113,7 +113,7 @@ def explained(error: BaseException, folder: Path) -> str:
       error: what was raised.
       folder: where the user's code is.
     """
-    what = f"{type(error).__name__}: {error}"
+    what = f"{type(error).__name__}: {' '.join(str(error).split())}"
     if isinstance(error, SyntaxError):
         return what  # its text says where
     inside = [

@@ -81,7 +81,8 @@ def _prove(job: TrainingJob, images: np.ndarray, scratch: Path, model: keras.Mod
             network = export.save(model, job, Path(folder, "model"), Path(folder))
             servability.check(Path(folder, "model"), images, loop.predictor(network, job.shape)(images))
         except Exception as error:  # whatever the code of a network makes of an export
-            raise NotServable(f"The network cannot be served, and is not trained: {error}") from error
+            reason = str(error).splitlines()[0]
+            raise NotServable(f"The network cannot be served, and is not trained: {reason}") from error
 
 
 def _held_out(predict: loop.Predict, spans: dict[str, str], shape: tuple[int, int, int]) -> dict[str, dict[str, float]]:

@@ -13,20 +13,9 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 SIGNATURE = "predict_pixels"
-_AFTER = (
-    "BiasAdd",
-    "Mul",
-    "AddV2",
-    "Add",
-    "Relu",
-    "Relu6",
-    "Elu",
-    "Selu",
-    "LeakyRelu",
-    "Tanh",
-    "Sigmoid",
-    "FusedBatchNormV3",
-)
+_AFTER = {"BiasAdd", "Mul", "AddV2", "Add", "FusedBatchNormV3"} | {
+    "Relu", "Relu6", "Elu", "Selu", "LeakyRelu", "Tanh", "Sigmoid"
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
