@@ -92,6 +92,10 @@ def _settings(prefix: str, kind: Any) -> str:
 
 def _type(hint: Any) -> str:
     """Returns a type and its bounds in words."""
+    if get_origin(hint) is Callable:
+        return "function"
+    if get_origin(hint) is dict:
+        return "values by name"
     if get_origin(hint) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(hint))
     if hasattr(hint, "__metadata__"):
@@ -107,13 +111,20 @@ def _type(hint: Any) -> str:
 
 
 def _default(field: dataclasses.Field) -> str:
-    if field.default_factory is not dataclasses.MISSING:
-        return f"`{type(field.default_factory()).__name__}()`"
-    default = getattr(field.default, "default", field.default)
-    if default is dataclasses.MISSING:
-        return "required"
+    default = _value_of_default(field)
+    return "required" if default is dataclasses.MISSING else f"`{default}`"
+
+
+def _value_of_default(field: dataclasses.Field) -> Any:
+    """Returns a default as it is written; an object by its class."""
     factory = getattr(field.default, "default_factory", None)
-    return f"`{type(factory()).__name__}()`" if factory else f"`{json.dumps(default)}`"
+    if field.default_factory is not dataclasses.MISSING:
+        factory = field.default_factory
+    if factory:
+        made = factory()
+        return "{}" if made == {} else f"{type(made).__name__}()"
+    default = getattr(field.default, "default", field.default)
+    return default if default is dataclasses.MISSING else json.dumps(default)
 
 
 def python() -> str:

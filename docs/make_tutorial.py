@@ -237,7 +237,7 @@ def job_of(name: str) -> TrainingJob:
     return TrainingJob(
         pictures=experiment.dataset.pictures,
         classes=experiment.dataset.classes,
-        network=experiment.network,
+        network=experiment.network.source,
         training=dataclasses.replace(experiment.training, precision="float32"),
     )
 

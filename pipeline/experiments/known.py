@@ -15,7 +15,7 @@ from conveyor.files import replace_file
 from conveyor.settings import from_json, settings, to_json
 from pipeline.experiments import BUILT_IN, from_folder, load
 from pipeline.experiments.config import Experiment
-from pipeline.experiments.network import Network
+from pipeline.experiments.network import Network, parameter_default
 from pipeline.experiments.overrides import field_of, override
 
 LOCK_SECONDS = 10
@@ -118,7 +118,7 @@ def _settings(owner: Any, prefix: str, set_by: dict[str, list[str]]) -> Iterator
 def _parameters(network: Network, prefix: str, set_by: dict[str, list[str]]) -> Iterator[Setting]:
     """Yields the parameters of a network's function."""
     for name, value in network.parameters.items():
-        yield _setting(f"{prefix}{name}", value, network.default(name), set_by)
+        yield _setting(f"{prefix}{name}", value, parameter_default(network.build, name), set_by)
 
 
 def _setting(name: str, value: Any, default: Any, set_by: dict[str, list[str]]) -> Setting:

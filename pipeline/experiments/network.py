@@ -47,58 +47,14 @@ class Network:
 
     def __post_init__(self) -> None:
         _home_of(self.build, "network.build")  # before anything is asked of it
-        known = self._parameters
-        for name, value in self.parameters.items():
-            if name not in known:
-                raise ConfigError(self.unknown(name))
-            object.__setattr__(self, "parameters", {**self.parameters, name: self.checked(name, value)})
-        defaults = {name: p.default for name, p in known.items() if p.default is not p.empty}
-        for name in known:
-            if name not in self.parameters and name not in defaults:
+        known, given = _parameters(self.build), dict(self.parameters)
+        for name, parameter in known.items():
+            if name not in given and parameter.default is parameter.empty:
                 raise ConfigError(f"network.parameters has no {name!r}, and {self.build.__name__} needs it.")
-            if name not in self.parameters:
-                self.checked(name, defaults[name])
-        object.__setattr__(self, "parameters", {name: {**defaults, **self.parameters}[name] for name in known})
+            given.setdefault(name, parameter.default)
+        values = {name: checked_parameter(self.build, name, value) for name, value in given.items()}
+        object.__setattr__(self, "parameters", {name: values[name] for name in known})
         _ = self.source  # what is wrong with the code is told of here
-
-    @property
-    def _parameters(self) -> dict[str, inspect.Parameter]:
-        """The function's own parameters, by name."""
-        named = list(_signature(self.build).parameters.values())
-        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        if len(named) < len(GIVEN) or any(p.kind is inspect.Parameter.KEYWORD_ONLY for p in named[: len(GIVEN)]):
-            raise ConfigError(f"network.build: {self.build.__name__} must take {' and '.join(GIVEN)} first.")
-        return {p.name: p for p in named[len(GIVEN) :] if p.kind in kinds and p.name not in FACTS}
-
-    def default(self, name: str) -> Any:
-        """Returns the default of a parameter; `inspect.Parameter.empty` where it has none."""
-        return self._parameters[name].default
-
-    def unknown(self, name: str) -> str:
-        """Returns what is to be said of a parameter that the function does not have."""
-        there = ", ".join(self._parameters) or "none"
-        return f"network has no parameter {name!r}: {self.build.__name__} has {there}."
-
-    def checked(self, name: str, value: Any) -> Any:
-        """Returns a parameter's value, if it is of the kind that the function's annotation or default is of.
-
-        Raises:
-          ConfigError: it is not.
-        """
-        parameter = self._parameters[name]
-        kind = parameter.annotation
-        if kind is parameter.empty or isinstance(kind, str):
-            kind = Any if parameter.default in (None, parameter.empty) else type(parameter.default)
-        try:
-            is_list = isinstance(value, list | tuple)  # one stands for the other in JSON
-            value = as_tuple(pydantic.TypeAdapter(kind).validate_python(value, strict=not is_list))
-            _VALUE.validate_python(json.loads(json.dumps(value, allow_nan=False)))
-        except pydantic.ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            raise ConfigError(f"network.{name} is {value!r}; it {expectation(problem)}.") from None
-        except (TypeError, ValueError):
-            raise ConfigError(f"network.{name} is {value!r}; it should be a finite number, a text or a list.") from None
-        return value
 
     @functools.cached_property
     def source(self) -> NetworkSource:
@@ -115,26 +71,8 @@ class Network:
             digest=_digest(_contents(folder, module, self.files)),
         )
 
-    def copy_to(self, target: Path) -> NetworkSource:
-        """Copies the code and the files, so that a run goes on with what it began with; returns the copy's source.
-
-        Raises:
-          ConfigError: they are not what they were when the experiment was loaded.
-          StorageError: they cannot be written.
-        """
-        folder = Path(self.source.folder)
-        with storage_errors(f"The network's code cannot be copied to {target}"):
-            shutil.rmtree(target, ignore_errors=True)
-            for name in _contents(folder, self.source.module, self.files):
-                (target / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(folder / name, target / name)
-        copied = dict(vars(self.source)) | {"folder": str(target)}
-        if _digest(_contents(target, self.source.module, self.files)) != self.source.digest:
-            raise ConfigError(f"The network's code in {folder} was changed while the run began: run again.")
-        return NetworkSource(**copied)
-
     @pydantic.model_serializer
-    def to_dict(self) -> dict[str, Any]:
+    def _record(self) -> dict[str, Any]:
         """Returns what a record says of the network: not where its code was, but what it is."""
         return {
             "build": f"{self.source.module}.{self.source.build}",
@@ -143,6 +81,62 @@ class Network:
             "files": list(self.files),
             "digest": self.source.digest,
         }
+
+
+def copy_code(network: Network, target: Path) -> None:
+    """Copies a network's code and files, so that a run goes on with what it began with.
+
+    Raises:
+      ConfigError: they are not what they were when the experiment was loaded.
+      StorageError: they cannot be written.
+    """
+    folder, module = Path(network.source.folder), network.source.module
+    with storage_errors(f"The network's code cannot be copied to {target}"):
+        shutil.rmtree(target, ignore_errors=True)
+        for name in _contents(folder, module, network.files):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, target / name)
+    if _digest(_contents(target, module, network.files)) != network.source.digest:
+        raise ConfigError(f"The network's code in {folder} was changed while the run began: run again.")
+
+
+def checked_parameter(build: Callable[..., Any], name: str, value: Any) -> Any:
+    """Returns a parameter's value, if it is of the kind that the function's annotation, or its default, is of.
+
+    Raises:
+      ConfigError: it is not, or there is no such parameter.
+    """
+    known = _parameters(build)
+    if name not in known:
+        there = ", ".join(known) or "none"
+        raise ConfigError(f"network has no parameter {name!r}: {build.__name__} has {there}.")
+    kind, default = known[name].annotation, known[name].default
+    if kind is inspect.Parameter.empty or isinstance(kind, str):
+        kind = Any if default in (None, inspect.Parameter.empty) else type(default)
+    try:
+        is_list = isinstance(value, list | tuple)  # one stands for the other in JSON
+        value = as_tuple(pydantic.TypeAdapter(kind).validate_python(value, strict=not is_list))
+        _VALUE.validate_python(json.loads(json.dumps(value, allow_nan=False)))
+    except pydantic.ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise ConfigError(f"network.{name} is {value!r}; it {expectation(problem)}.") from None
+    except (TypeError, ValueError):
+        raise ConfigError(f"network.{name} is {value!r}; it should be a finite number, a text or a list.") from None
+    return value
+
+
+def parameter_default(build: Callable[..., Any], name: str) -> Any:
+    """Returns the default of a parameter; `inspect.Parameter.empty` where it has none."""
+    return _parameters(build)[name].default
+
+
+def _parameters(build: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Returns a function's own parameters, by name: those that neither the images nor the training decide."""
+    named = list(_signature(build).parameters.values())
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    if len(named) < len(GIVEN) or any(p.kind is inspect.Parameter.KEYWORD_ONLY for p in named[: len(GIVEN)]):
+        raise ConfigError(f"network.build: {build.__name__} must take {' and '.join(GIVEN)} first.")
+    return {p.name: p for p in named[len(GIVEN) :] if p.kind in kinds and p.name not in FACTS}
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:

@@ -10,7 +10,7 @@ import pydantic
 from conveyor.errors import ConfigError
 from conveyor.settings import expectation
 from pipeline.experiments.config import Experiment
-from pipeline.experiments.network import Network
+from pipeline.experiments.network import Network, checked_parameter
 
 
 def override(experiment: Experiment, assignments: tuple[str, ...], option: str = "--set ") -> Experiment:
@@ -56,9 +56,8 @@ def _collect(owner: Any, changes: dict[str, Any], path: list[str], text: str) ->
     """Adds an assignment's value to a tree of changes, whose leaves are values."""
     name, *rest = path
     if isinstance(owner, Network):
-        if rest or name not in owner.parameters:
-            raise ConfigError(owner.unknown(".".join(path)))
-        changes.setdefault("parameters", {})[name] = owner.checked(name, _value(text))
+        parameter = ".".join(path)
+        changes.setdefault("parameters", {})[parameter] = checked_parameter(owner.build, parameter, _value(text))
         return
     names = [field.name for field in dataclasses.fields(owner)]
     if name not in names:

@@ -14,6 +14,7 @@ from conveyor.settings import to_json
 from conveyor.words import counted
 from pipeline.data.inputs import Input, read_files, read_inputs
 from pipeline.experiments.config import Experiment
+from pipeline.experiments.network import copy_code
 from pipeline.home.folders import Home
 from pipeline.home.provenance import PartDigest, Provenance, pipeline_digest, trainer_digest
 from pipeline.run.baseline import Baseline, find_baseline
@@ -64,8 +65,8 @@ class RunPlan:
         return trained_on, tuple(source for source in sources if known.has_arrived_since(source))
 
     def stage_network(self) -> None:
-        """Copies the network's code, so that the run goes on with what it began with; see `Network.copy_to`."""
-        self.experiment.network.copy_to(Path(self.job.network.folder))
+        """Copies the network's code, so that the run goes on with what it began with; see `copy_code`."""
+        copy_code(self.experiment.network, Path(self.job.network.folder))
 
 
 def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
