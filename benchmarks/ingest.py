@@ -11,7 +11,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,14 @@ from tfx.utils import proto_utils
 from benchmarks.measure import show, spread, store
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.executor import Executor, serialize
-from components.image_example_gen.readers import open_readers
+from components.image_example_gen.readers import Reader, open_readers
 from components.image_example_gen.shards import plan
 from components.image_example_gen.spans import BASE, Part
 from pipeline.data.fetch import fetch
 from pipeline.experiments import load
 from pipeline.home.folders import Home
 from pipeline.run.graph import BEAM_ARGS
+from trainer import records
 
 DATASET = load("mnist").dataset
 
@@ -46,7 +47,20 @@ class PlainExecutor(BaseExampleGenExecutor):
 @beam.ptransform_fn
 def _read_records(pipeline: beam.Pipeline, exec_properties: dict[str, Any], pattern: str) -> beam.PCollection:
     paths = list(Path(exec_properties["input_base"]).glob(pattern))
-    return pipeline | beam.Create(open_readers(paths, DATASET)) | beam.FlatMap(lambda r: serialize(*r.read(0, len(r))))
+    return pipeline | beam.Create(open_readers(paths, DATASET)) | beam.FlatMap(_plain_examples)
+
+
+def _plain_examples(reader: Reader) -> Iterator[bytes]:
+    """Yields the same examples as Conveyor's, made one by one."""
+    for image, label in zip(*reader.read(0, len(reader)), strict=True):
+        example = tf.train.Example()
+        feature = example.features.feature
+        feature["image"].bytes_list.value.append(image.tobytes())
+        feature["label"].int64_list.value.append(label)
+        feature["image_mean"].float_list.value.append(image.mean())
+        feature["image_stddev"].float_list.value.append(image.std())
+        feature["image_size"].int64_list.value.append(image.size)
+        yield example.SerializeToString()
 
 
 def run_executor(executor: type, data: Path, folder: Path) -> None:
@@ -61,17 +75,16 @@ def run_executor(executor: type, data: Path, folder: Path) -> None:
     executor(context).Do({}, {"examples": [examples]}, properties)
 
 
-def all_records(data: Path) -> list[bytes]:
+def all_records(data: Path) -> list[records.Record]:
     shards = plan(Part(BASE, data, DATASET))
     return [
         record for shard in shards for piece in shard.read(DATASET) for record in serialize(piece.images, piece.labels)
     ]
 
 
-def write_records(records: list[bytes], folder: Path) -> None:
-    with tf.io.TFRecordWriter(str(folder / "records")) as writer:
-        for record in records:
-            writer.write(record)
+def write_records(made: list[records.Record], folder: Path) -> None:
+    (folder / "Split-all").mkdir()
+    records.write(folder / "Split-all" / "records", made)
 
 
 def timed(work: Callable[[Path], Any]) -> float:
@@ -90,12 +103,12 @@ def main() -> None:
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     data = fetch("mnist", Home.at(options.home).data)
-    records = all_records(data)
+    made = all_records(data)
     works: dict[str, Callable[[Path], Any]] = {
         "conveyor": lambda folder: run_executor(Executor, data, folder),
         "plain TFX": lambda folder: run_executor(PlainExecutor, data, folder),
         "part: make the records": lambda _: all_records(data),
-        "part: write the records": lambda folder: write_records(records, folder),
+        "part: write the records": lambda folder: write_records(made, folder),
     }
     times: dict[str, list[float]] = {name: [] for name in works}
     for number in range(options.runs + 1):
@@ -103,13 +116,13 @@ def main() -> None:
             seconds = timed(work)
             if number:  # the first round warms up
                 times[name].append(seconds)
-    print(f"MNIST, {len(records):,} images, n = {options.runs}, median and range")
+    print(f"MNIST, {len(made):,} images, n = {options.runs}, median and range")
     for name, values in times.items():
         show(name, values)
     ratios = [plain / ours for plain, ours in zip(times["plain TFX"], times["conveyor"], strict=True)]
     show("plain TFX / conveyor", ratios, "x")
     figures = {name: spread(values) for name, values in times.items()}
-    store("ingest", __file__, {"images": len(records), "n": options.runs, "seconds": figures, "ratio": spread(ratios)})
+    store("ingest", __file__, {"images": len(made), "n": options.runs, "seconds": figures, "ratio": spread(ratios)})
 
 
 if __name__ == "__main__":

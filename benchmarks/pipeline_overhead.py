@@ -57,7 +57,7 @@ def write_plain_examples(data: Path, folder: Path) -> None:
             (folder / split).mkdir(parents=True, exist_ok=True)
             with tf.io.TFRecordWriter(str(folder / split / f"{shard.name}.gz"), "GZIP") as writer:
                 for record in serialize(images, labels):
-                    writer.write(record)
+                    writer.write(record.content)
 
 
 def main() -> None:

@@ -1,27 +1,64 @@
-"""Reads tf.Examples into memory and draws batches from them."""
+"""Reads tf.Examples where they lie, and draws batches from them."""
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 
-READ_BATCH = 1024
+from trainer.records import Records
+
+READERS = len(os.sched_getaffinity(0))  # threads that make batches
 PREFETCHED = 8  # batches made ahead of the step that takes them
+
+
+class Images(Protocol):
+    """Images that are had by their numbers; an array, uint8 [N, height, width, channels], is such."""
+
+    def __len__(self) -> int:
+        """Returns how many there are."""
+
+    def __getitem__(self, numbers: int | slice | np.ndarray) -> np.ndarray:
+        """Returns one, uint8 [height, width, channels], or some, uint8 [n, height, width, channels]."""
+
+
+class RecordImages:
+    """Images in TFRecord files, of raw pixels; each is read when it is asked for."""
+
+    def __init__(self, records: Records, shape: tuple[int, int, int]) -> None:
+        """Makes images of records.
+
+        Raises:
+          ValueError: an image has another size than its shape says.
+        """
+        wrong = np.flatnonzero(records.sizes != math.prod(shape))
+        if wrong.size:
+            raise ValueError(f"Image {wrong[0]} has {records.sizes[wrong[0]]} bytes, and not {math.prod(shape)}.")
+        self._records, self._shape = records, shape
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, numbers: int | slice | np.ndarray) -> np.ndarray:
+        chosen = np.arange(len(self))[numbers]
+        pixels = self._records.pixels(np.atleast_1d(chosen), math.prod(self._shape))
+        return pixels.reshape(*chosen.shape, *self._shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Labelled images in memory: a byte a pixel, so MNIST's 55,000 take 43 MB and CIFAR-10's 50,000 take 154 MB.
+    """Labelled images.
 
     Attributes:
-      images: uint8 [N, height, width, channels].
+      images: N images, uint8 [height, width, channels] each.
       labels: int64 [N].
     """
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
 
     def __len__(self) -> int:
@@ -29,36 +66,31 @@ class Split:
 
 
 def read_splits(folders: Sequence[Path], shape: tuple[int, int, int]) -> Split:
-    """Reads a split of several parts of the data, one after the other; see `read_split`."""
-    splits = [read_split(folder, shape) for folder in folders]
-    return Split(np.concatenate([s.images for s in splits]), np.concatenate([s.labels for s in splits]))
+    """Returns a split of several parts of the data, one after the other; see `read_split`."""
+    records = Records([file for folder in folders for file in _files_of(folder)])
+    if not len(records):
+        raise ValueError(f"The files of {', '.join(map(str, folders))} hold no example.")
+    return Split(RecordImages(records, shape), records.labels)
 
 
 def read_split(folder: Path, shape: tuple[int, int, int]) -> Split:
-    """Reads all of a split's TFRecords, in the order of their names.
+    """Returns all of a split's TFRecords, in the order of their names.
 
     Args:
       folder: holds TFRecord files of tf.Examples with `image` (raw bytes) and `label`.
       shape: height, width and channels of an image.
 
     Raises:
-      ValueError: the folder holds no file, or no example.
+      ValueError: the folder holds no file, or no example, or images of another shape.
     """
-    files = sorted(str(path) for path in folder.glob("*"))
+    return read_splits([folder], shape)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*"))
     if not files:
         raise ValueError(f"{folder} holds no TFRecord file to read examples from.")
-    features = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
-
-    def parse(records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        parsed = tf.io.parse_example(records, features)
-        return tf.io.decode_raw(parsed["image"], tf.uint8, fixed_length=math.prod(shape)), parsed["label"]
-
-    with tf.device("CPU:0"):
-        batches = list(tf.data.TFRecordDataset(files).batch(READ_BATCH).map(parse).as_numpy_iterator())
-    if not batches:
-        raise ValueError(f"The files of {folder} hold no example.")
-    images = np.concatenate([images for images, _ in batches])
-    return Split(images.reshape(-1, *shape), np.concatenate([labels for _, labels in batches]))
+    return files
 
 
 def batches(split: Split, order: np.ndarray, first_step: int = 0, replicas: int = 1) -> tf.data.Dataset:
@@ -74,23 +106,24 @@ def batches(split: Split, order: np.ndarray, first_step: int = 0, replicas: int 
       Elements of images, uint8 [n, height, width, channels], and labels, int64 [n]; the `replicas` elements of a step
       make up its batch.
     """
-    batch_size = order.shape[1]
-    with tf.device("CPU:0"):
-        images, labels, rows = tf.constant(split.images), tf.constant(split.labels), tf.constant(order)
+    batch_size, shape = order.shape[1], split.images[:1].shape[1:]
+
+    def read(element: np.int64) -> tuple[np.ndarray, np.ndarray]:
+        step, replica = divmod(int(element), replicas)
+        chosen = order[step, replica * batch_size // replicas : (replica + 1) * batch_size // replicas]
+        return split.images[chosen], split.labels[chosen]
 
     def share(element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        step, replica = element // replicas, element % replicas
-        chosen = rows[step, replica * batch_size // replicas : (replica + 1) * batch_size // replicas]
-        if batch_size % replicas == 0:
-            chosen = tf.ensure_shape(chosen, [batch_size // replicas])
-        return tf.gather(images, chosen), tf.gather(labels, chosen)
+        images, labels = tf.numpy_function(read, [element], (tf.uint8, tf.int64))
+        size = batch_size // replicas if batch_size % replicas == 0 else None
+        return tf.ensure_shape(images, [size, *shape]), tf.ensure_shape(labels, [size])
 
-    # A gather takes microseconds, so there is nothing to tune; and tf.data's tuner can sleep for many seconds before it
-    # notices that its iterator is gone.
+    # There is nothing to tune; and tf.data's tuner can sleep for many seconds before it notices that its iterator is
+    # gone.
     options = tf.data.Options()
     options.autotune.enabled = False
     elements = tf.data.Dataset.range(first_step * replicas, len(order) * replicas)
-    return elements.map(share).prefetch(PREFETCHED).with_options(options)
+    return elements.map(share, READERS).prefetch(PREFETCHED).with_options(options)
 
 
 def shuffled_order(examples: int, batch_size: int, steps: int, seed: int) -> np.ndarray:

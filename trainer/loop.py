@@ -18,7 +18,7 @@ from tqdm import tqdm
 from conveyor.errors import ConveyorError, ExitCode
 from trainer import export, networks, processes
 from trainer.devices import Devices
-from trainer.examples import Split, batches, shuffled_order
+from trainer.examples import Images, Split, batches, shuffled_order
 from trainer.settings import Training, TrainingJob
 
 STEPS_PER_EXECUTION = 10  # in one call of the compiled loop: few calls into Python, and a bar that still moves
@@ -276,7 +276,7 @@ class _Measure:
         return entry
 
 
-Predict = Callable[[np.ndarray], np.ndarray]
+Predict = Callable[[Images], np.ndarray]
 
 
 def predictor(model: keras.Model, shape: tuple[int, int, int]) -> Predict:
@@ -286,7 +286,7 @@ def predictor(model: keras.Model, shape: tuple[int, int, int]) -> Predict:
         input_signature=[tf.TensorSpec([None, *shape], tf.uint8)],
     )
 
-    def predict(images: np.ndarray) -> np.ndarray:
+    def predict(images: Images) -> np.ndarray:
         starts = range(0, len(images), PREDICT_BATCH)
         return np.concatenate([forward(images[start : start + PREDICT_BATCH]).numpy() for start in starts])
 

@@ -1,5 +1,6 @@
 """Writes labelled images as tf.Examples, with Beam."""
 
+import functools
 import json
 import shutil
 from collections.abc import Iterator
@@ -20,9 +21,11 @@ from components.image_example_gen.readers import DataError
 from components.image_example_gen.shards import Piece, Shard, plan, reserved_digests, split_names
 from components.image_example_gen.spans import BASE, Part
 from conveyor.settings import from_json, settings, to_json
+from trainer import records
 
 # Folders beside the splits: of what is wrong with files, and of where each image of the split test comes from.
 PROBLEMS, SOURCES = "problems", "test_sources"
+BLOCK = 1024  # images that are made into examples at once
 
 
 @settings("base files")
@@ -136,13 +139,20 @@ def _settle(part: Part, folders: dict[str, Path]) -> None:
     """
     empty = {split for split, folder in folders.items() if not any(file.stat().st_size for file in folder.iterdir())}
     if part.name != BASE and "train" in empty and "eval" in folders.keys() - empty:
-        shutil.rmtree(folders["train"])
+        _remove(folders["train"])
+        records.index_folder(folders["eval"]).rename(records.index_folder(folders["train"]))
         folders["eval"].rename(folders["train"])
         return
     if "eval" in empty:
-        shutil.rmtree(folders["eval"])
+        _remove(folders["eval"])
     for split in sorted(empty - {"eval"}):
         raise DataError.at(part.folder, None, f"at least one image for the split {split}", "none")
+
+
+def _remove(split: Path) -> None:
+    """Removes an empty split, and the index of its files."""
+    shutil.rmtree(split)
+    shutil.rmtree(records.index_folder(split), ignore_errors=True)
 
 
 class _WriteShard(beam.DoFn):
@@ -163,9 +173,7 @@ class _WriteShard(beam.DoFn):
             (problems / f"{shard.split}-{shard.name}.json").write_text(json.dumps(error.sentences))
             return
         for piece in pieces:
-            with tf.io.TFRecordWriter(str(self._folders[piece.split] / shard.name)) as writer:
-                for record in serialize(piece.images, piece.labels):
-                    writer.write(record)
+            records.write(self._folders[piece.split] / shard.name, serialize(piece.images, piece.labels))
             if piece.split == "test":
                 self._write_sources(shard, piece)
         yield from ()
@@ -177,31 +185,64 @@ class _WriteShard(beam.DoFn):
         (folder / f"{shard.name}.json").write_text(json.dumps(sources, ensure_ascii=False), encoding="utf-8")
 
 
-def serialize(images: np.ndarray, labels: np.ndarray) -> Iterator[bytes]:
-    """Yields one serialized tf.Example an image.
+def serialize(images: np.ndarray, labels: np.ndarray) -> Iterator[records.Record]:
+    """Yields one serialized tf.Example an image, and where the image is in it.
 
     `image` holds the raw pixels, row by row, channels last; `label` the class; and, for statistics that never look at
     pixels, `image_mean` and `image_stddev` (0 to 255) and `image_size` (bytes) are scalars derived from it.
+
+    Two examples of one label differ in fixed places only. Each block of a label is therefore one example, repeated,
+    with those places filled in; numpy does that without Python's lock, so that several shards are made at once.
 
     Args:
       images: uint8 [N, height, width, channels].
       labels: int64 [N].
     """
-    if not len(images):
-        return
-    flat = images.reshape(len(images), -1)
-    means = flat.mean(axis=1)
-    stddevs = flat.std(axis=1)
-    for pixels, label, mean, stddev in zip(flat, labels, means, stddevs, strict=True):
-        example = tf.train.Example()
-        feature = example.features.feature
-        feature["image"].bytes_list.value.append(pixels.tobytes())
-        feature["label"].int64_list.value.append(label)
-        feature["image_mean"].float_list.value.append(mean)
-        feature["image_stddev"].float_list.value.append(stddev)
-        feature["image_size"].int64_list.value.append(pixels.size)
-        # A map's order is otherwise chosen anew in each process, and two runs would differ.
-        yield example.SerializeToString(deterministic=True)
+    for start in range(0, len(images), BLOCK):
+        block = slice(start, start + BLOCK)
+        yield from _serialized(images[block].reshape(len(images[block]), -1), labels[block])
+
+
+def _serialized(pixels: np.ndarray, labels: np.ndarray) -> Iterator[records.Record]:
+    """Yields the examples of some images, uint8 [N, bytes of an image]."""
+    means = pixels.mean(axis=1, dtype=np.float64)
+    centred = pixels - means[:, np.newaxis].astype(np.float32)
+    stddevs = np.sqrt(np.einsum("ij,ij->i", centred, centred) / pixels.shape[1])
+    made = [b""] * len(pixels)
+    begin = 0  # of the image, which no label moves: it comes first
+    for label in np.unique(labels):
+        numbers = np.flatnonzero(labels == label)
+        template, places = _template(pixels.shape[1], int(label))
+        rows = np.tile(template, (len(numbers), 1))
+        rows[:, places["image"]] = pixels[numbers]
+        rows[:, places["image_mean"]] = means[numbers].astype("<f4")[:, np.newaxis].view(np.uint8)
+        rows[:, places["image_stddev"]] = stddevs[numbers].astype("<f4")[:, np.newaxis].view(np.uint8)
+        for number, row in zip(numbers, rows, strict=True):
+            made[number] = row.tobytes()
+        begin = places["image"].start
+    for record, label in zip(made, labels, strict=True):
+        yield records.Record(record, begin, pixels.shape[1], int(label))
+
+
+@functools.lru_cache(maxsize=1024)
+def _template(size: int, label: int) -> tuple[np.ndarray, dict[str, slice]]:
+    """Returns an example of a label, uint8 [bytes], and where the values are that differ from image to image."""
+    marks = {"image_mean": 1.2345678e30, "image_stddev": 7.6543210e-30}  # numbers that nothing else in it looks like
+    example = tf.train.Example()
+    feature = example.features.feature
+    feature["image"].bytes_list.value.append(bytes(size))
+    feature["label"].int64_list.value.append(label)
+    for name, mark in marks.items():
+        feature[name].float_list.value.append(mark)
+    feature["image_size"].int64_list.value.append(size)
+    # A map's order is otherwise chosen anew in each process, and two runs would differ.
+    record = example.SerializeToString(deterministic=True)
+    begin, length, _ = records.parse(record)[1:]
+    places = {"image": slice(begin, begin + length)}
+    for name, mark in marks.items():
+        at = record.index(np.float32(mark).tobytes(), begin + length)
+        places[name] = slice(at, at + 4)
+    return np.frombuffer(record, np.uint8), places
 
 
 def read_test_sources(examples: Path) -> list[str]:

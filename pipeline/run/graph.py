@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,9 @@ BEAM_ARGS = [
     "--direct_num_workers=1",
 ]
 
+# Most of the ingestion's work is done without Python's lock: each core takes a shard.
+INGESTION_ARGS = ["--direct_running_mode=multi_threading", f"--direct_num_workers={len(os.sched_getaffinity(0))}"]
+
 
 def create_pipeline(plan: RunPlan) -> Pipeline:
     """Returns the TFX pipeline of a planned run; each part of the data is ingested, and cached, by itself."""
@@ -81,7 +85,7 @@ def create_pipeline(plan: RunPlan) -> Pipeline:
 def _example_gen(plan: RunPlan, source: Input) -> ImageExampleGen:
     base = plan.inputs[0]
     of_span = BaseFiles(str(base.part.folder), base.part.dataset, base.digest) if source is not base else None
-    return ImageExampleGen(source.part, source.files, source.digest, of_span)
+    return ImageExampleGen(source.part, source.files, source.digest, of_span).with_beam_pipeline_args(INGESTION_ARGS)
 
 
 def _anomaly_gate(examples: BaseChannel, schema: BaseChannel) -> list[Any]:

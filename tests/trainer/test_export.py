@@ -33,7 +33,7 @@ def test_every_signature_gives_the_same_answer(exported, digits):
     images, labels = digits.images[:20], digits.labels[:20]
     files = [png(PIL.Image.fromarray(image.squeeze(-1))) for image in images]
     requests = {
-        "serving_default": {"examples": tf.constant(list(serialize(images, labels)))},
+        "serving_default": {"examples": tf.constant([record.content for record in serialize(images, labels)])},
         "predict_images": {"images": tf.constant(images.reshape(20, 784) / np.float32(255))},
         "predict_pixels": {"images": tf.constant(images)},
         "predict_encoded": {"image_bytes": tf.constant(files)},

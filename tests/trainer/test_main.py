@@ -30,7 +30,7 @@ def spec(short_job, digits, tmp_path):
         folder.mkdir(parents=True)
         with tf.io.TFRecordWriter(str(folder / "data")) as writer:
             for record in serialize(digits.images[part], digits.labels[part]):
-                writer.write(record)
+                writer.write(record.content)
 
     def write(steps=12, learning_rate=1e-4, initial=None):
         training = dataclasses.replace(short_job.training, steps=steps)

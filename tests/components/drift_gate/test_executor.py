@@ -20,7 +20,7 @@ def distances(digits, mnist_dataset, tmp_path):
         (tmp_path / name).mkdir()
         with tf.io.TFRecordWriter(str(tmp_path / name / "data")) as writer:
             for record in serialize(images, labels):
-                writer.write(record)
+                writer.write(record.content)
         return tmp_path / name
 
     known = [write("a", digits[0][:2500], digits[1][:2500]), write("b", digits[0][2500:5000], digits[1][2500:5000])]

@@ -128,7 +128,8 @@ def test_two_runs_write_the_same_bytes(small_mnist, mnist_dataset, tmp_path, mon
     monkeypatch.setattr("components.image_example_gen.shards.MAX_SHARD_BYTES", 784 * 256)
     dataset = held_out(mnist_dataset, 300)
     first = ingest(small_mnist, dataset, tmp_path / "a")
-    assert len(first) == 2 + 7 + 2 + 2  # of eval, train and test, and where those of test come from
+    files = 2 + 7 + 2  # of eval, train and test
+    assert len(first) == 2 * files + 2  # with their indexes; and where those of test come from
     assert first == ingest(small_mnist, dataset, tmp_path / "b", workers=2)
 
 

@@ -31,7 +31,7 @@ def arguments(tmp_path):
     test.mkdir()
     with tf.io.TFRecordWriter(str(test / "data")) as writer:
         for record in serialize(np.zeros((40, 28, 28, 1), np.uint8), np.zeros(40, np.int64)):
-            writer.write(record)
+            writer.write(record.content)
     parts = [
         {"name": "base", "component": "ImageExampleGen", "trained_on": False},
         {"name": "span-1", "component": "ImageExampleGen-span-1", "trained_on": True},

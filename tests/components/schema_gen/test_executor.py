@@ -13,7 +13,7 @@ from tests.digits import read_idx
 def statistics(images, labels, dataset):
     """Returns statistics of the examples that ingestion makes of some images, as StatisticsGen is set up to compute."""
     rows = []
-    for record in serialize(images[..., np.newaxis], labels.astype(np.int64)):
+    for record in (made.content for made in serialize(images[..., np.newaxis], labels.astype(np.int64))):
         features = tf.train.Example.FromString(record).features.feature
         rows.append({name: getattr(f, f.WhichOneof("kind")).value[0] for name, f in features.items()})
     options = tfdv.StatsOptions(schema=schema_of(dataset), feature_allowlist=SCALARS)

@@ -22,7 +22,7 @@ def exported(tmp_path_factory):
     (folder / "examples" / "Split-test").mkdir(parents=True)
     with tf.io.TFRecordWriter(str(folder / "examples" / "Split-test" / "data")) as writer:
         for record in serialize(images, np.zeros(10, np.int64)):
-            writer.write(record)
+            writer.write(record.content)
     (folder / "run").mkdir()
     network = export.save(networks.build(job, "float32"), job, folder / "model", folder / "run")
     np.save(folder / "run" / "test_scores.npy", loop.predictor(network, job.shape)(images), allow_pickle=False)

@@ -1,0 +1,214 @@
+"""TFRecord files of tf.Examples that are read where they lie: any image, at any time, without the others.
+
+An index says where each image's bytes begin in its file, how many they are, and what its label is. The ingestion writes
+it beside the splits; for files without one it is made here. The files are mapped into memory, and what has been read is
+given back to the operating system every now and then, so that a process stays small however large its data are.
+"""
+
+import mmap
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+INDEX = "index"  # folder beside the splits: <split>/<file>.npz
+ENTRY = np.dtype([("offset", "<u8"), ("size", "<u4"), ("label", "<i4")])
+IMAGE, LABEL = b"image", b"label"
+RESIDENT_BYTES = 2**28  # of files, that are kept in this process's memory; the operating system may keep more
+_FRAME_BEFORE, _FRAME_AFTER = 12, 4  # length and its checksum; the content's checksum
+_BYTES_LIST, _INT64_LIST = 1, 3  # of tf.train.Feature
+_LENGTH_DELIMITED, _VARINT = 2, 0
+
+
+class Record(NamedTuple):
+    """A serialized tf.Example.
+
+    Attributes:
+      content: its bytes.
+      offset: where the image's bytes begin in it.
+      size: how many they are.
+      label: the image's class.
+    """
+
+    content: bytes
+    offset: int
+    size: int
+    label: int
+
+
+def parse(record: bytes) -> Record:
+    """Returns a serialized tf.Example, and where its image is in it.
+
+    Raises:
+      ValueError: the record is no tf.Example with one `image` and one `label`.
+    """
+    image: tuple[int, int] | None = None
+    label: int | None = None
+    try:
+        ((_, features),) = _fields(record, 0, len(record))
+        for _, place in _fields(record, *features):
+            (_, key), (_, feature) = _fields(record, *place)
+            if record[slice(*key)] not in (IMAGE, LABEL):
+                continue
+            ((kind, values),) = _fields(record, *feature)
+            if kind == _BYTES_LIST:
+                ((_, image),) = _fields(record, *values)
+            elif kind == _INT64_LIST:
+                ((_, packed),) = _fields(record, *values)
+                label, _ = _varint(record, packed[0])
+    except (IndexError, ValueError) as error:
+        raise ValueError("a record is no tf.Example with one image and one label") from error
+    if image is None or label is None:
+        raise ValueError("a record is no tf.Example with one image and one label")
+    return Record(record, image[0], image[1] - image[0], label)
+
+
+def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Yields the number of each field of a message, and where its content is."""
+    while start < end:
+        tag, start = _varint(data, start)
+        if tag & 7 == _VARINT:  # a number that is not packed
+            yield tag >> 3, (start, start + 1)
+            _, start = _varint(data, start)
+        elif tag & 7 == _LENGTH_DELIMITED:
+            length, start = _varint(data, start)
+            yield tag >> 3, (start, start + length)
+            start += length
+        else:
+            raise ValueError(tag)
+
+
+def _varint(data: bytes, start: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[start]
+        start += 1
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return value, start
+
+
+def index_folder(split: Path) -> Path:
+    """Returns where the indexes of a split's files are: the split is `<examples>/Split-<name>`."""
+    return split.parent / INDEX / split.name
+
+
+def write(file: Path, examples: Iterable[Record]) -> None:
+    """Writes a TFRecord file and its index.
+
+    Args:
+      file: `<examples>/Split-<name>/<file>`.
+      examples: what it is to hold.
+    """
+    entries, at = [], 0
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        for example in examples:
+            entries.append((at + _FRAME_BEFORE + example.offset, example.size, example.label))
+            writer.write(example.content)
+            at += _FRAME_BEFORE + len(example.content) + _FRAME_AFTER
+    folder = index_folder(file.parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(_index_file(file), entries=np.array(entries, ENTRY), file_size=at)
+
+
+def make_index(file: Path) -> np.ndarray:
+    """Returns the index of a TFRecord file, which is read once from beginning to end: `ENTRY` [N].
+
+    Raises:
+      ValueError: the file is truncated, or a record is no tf.Example with one image and one label.
+    """
+    entries, at, data = [], 0, file.read_bytes()
+    while at < len(data):
+        if at + _FRAME_BEFORE > len(data):
+            raise ValueError(f"{file} at byte {at}: the file ends within a record.")
+        (length,) = struct.unpack_from("<Q", data, at)
+        begin = at + _FRAME_BEFORE
+        at = begin + length + _FRAME_AFTER
+        if at > len(data):
+            raise ValueError(f"{file} at byte {begin}: the file ends within a record.")
+        record = parse(data[begin : begin + length])
+        entries.append((begin + record.offset, record.size, record.label))
+    return np.array(entries, ENTRY)
+
+
+class Records:
+    """The images of some TFRecord files, one file after the other.
+
+    Attributes:
+      labels: int64 [N].
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        """Maps the files, and reads their indexes.
+
+        Raises:
+          ValueError: a file is not what was written, or has no index and none can be made.
+        """
+        indexes = [_index_of(file) for file in files]
+        self._maps = [_mapped(file) for file in files]
+        counts = [len(index) for index in indexes]
+        entries = np.concatenate(indexes) if indexes else np.empty(0, ENTRY)
+        self._offsets, self._sizes = entries["offset"], entries["size"]
+        self._files = np.repeat(np.arange(len(files), dtype=np.int32), counts)
+        self.labels = entries["label"].astype(np.int64)
+        self._read = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """The number of each image's bytes: uint32 [N]."""
+        return self._sizes
+
+    def image(self, number: int) -> bytes:
+        """Returns the bytes of an image."""
+        self._account(int(self._sizes[number]))
+        offset = int(self._offsets[number])
+        return self._maps[self._files[number]][offset : offset + int(self._sizes[number])]
+
+    def pixels(self, numbers: np.ndarray, size: int) -> np.ndarray:
+        """Returns the bytes of images that are all of one size: uint8 [len(numbers), size]."""
+        pixels = np.empty((len(numbers), size), np.uint8)
+        self._account(pixels.size)
+        places = zip(pixels, self._files[numbers].tolist(), self._offsets[numbers].tolist(), strict=True)
+        for row, file, offset in places:
+            row[:] = np.frombuffer(self._maps[file], np.uint8, size, offset)
+        return pixels
+
+    def _account(self, size: int) -> None:
+        """Gives what has been read back to the operating system, which keeps as much of it as it likes."""
+        self._read += size
+        if self._read > RESIDENT_BYTES:
+            self._read = 0
+            for each in self._maps:
+                if isinstance(each, mmap.mmap):
+                    each.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapped(file: Path) -> mmap.mmap | bytes:
+    with file.open("rb") as opened:
+        if not file.stat().st_size:  # which cannot be mapped
+            return b""
+        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    mapped.madvise(mmap.MADV_RANDOM)
+    return mapped
+
+
+def _index_of(file: Path) -> np.ndarray:
+    path = _index_file(file)
+    if not path.exists():
+        return make_index(file)
+    with np.load(path, allow_pickle=False) as index:
+        entries, file_size = index["entries"], int(index["file_size"])
+    if file_size != file.stat().st_size:
+        raise ValueError(f"{file} has {file.stat().st_size} bytes, and had {file_size} when it was written.")
+    return entries
+
+
+def _index_file(file: Path) -> Path:
+    return index_folder(file.parent) / f"{file.name}.npz"
