@@ -23,6 +23,7 @@ from trainer.settings import Training, TrainingJob
 
 STEPS_PER_EXECUTION = 10  # in one call of the compiled loop: few calls into Python, and a bar that still moves
 PREDICT_BATCH = 500
+COMPILED_FROM = 500  # steps of a training whose optimizer is compiled by XLA
 
 
 class TrainingDiverged(ConveyorError):
@@ -303,6 +304,13 @@ def accuracy_and_loss(scores: np.ndarray, labels: np.ndarray) -> tuple[float, fl
 def _compiled_steps(job: TrainingJob, devices: Devices, model: keras.Model) -> Callable[..., Any]:
     """Returns a function of an iterator and a count that takes so many steps and returns the last one's loss."""
     variables = model.trainable_variables
+    # One pass over a weight and its averages, in place of an optimizer's many. It takes a second to compile.
+    compiles = devices.is_one_cpu and job.training.steps >= COMPILED_FROM
+
+    def update(slopes: list[tf.Tensor]) -> None:
+        model.optimizer.apply(slopes, variables)
+
+    update = tf.function(update, jit_compile=True) if compiles else update
     by_number = networks.takes_class_numbers(model)
 
     @tf.function(jit_compile=devices.xla)
@@ -318,7 +326,7 @@ def _compiled_steps(job: TrainingJob, devices: Devices, model: keras.Model) -> C
 
     def replica_step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         loss, slopes = gradients(images, labels)
-        model.optimizer.apply(slopes, variables)
+        update(slopes)
         return loss
 
     @tf.function

@@ -54,7 +54,7 @@ class Training:
       checkpoint_every: steps between two checkpoints.
       eval_every: steps between two measurements on the `eval` split, where there is one.
       seed: seed of the initial weights, of the order of the examples, and of what is random in layers.
-      precision: `auto` (bfloat16 where the processor or GPU computes in it, else float32), `float32` or
+      precision: `auto` (bfloat16 where the processor or GPU is faster in it, else float32), `float32` or
         `mixed_bfloat16`. Variables are float32 in each, and so is the exported model.
       keep_checkpoints: how many checkpoints are kept.
     """

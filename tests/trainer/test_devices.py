@@ -5,12 +5,18 @@ from trainer import devices
 
 
 @pytest.mark.parametrize(
-    ("flags", "expected"),
-    [("fpu avx2 amx_bf16 amx_tile", True), ("fpu avx512f avx512_bf16", True), ("fpu avx2 avx512f avx512_vnni", False)],
+    ("vendor", "flags", "expected"),
+    [
+        ("GenuineIntel", "fpu avx2 avx512_bf16 amx_bf16 amx_tile", True),
+        ("GenuineIntel", "fpu avx512f avx512_bf16", False),
+        ("AuthenticAMD", "fpu avx512f avx512_bf16", True),
+        ("AuthenticAMD", "fpu avx2 avx512f avx512_vnni", False),
+    ],
 )
-def test_bfloat16_where_the_processor_has_it(tmp_path, flags, expected):
+def test_bfloat16_where_the_processor_gains_by_it(tmp_path, vendor, flags, expected):
     cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(f"processor : 0\nflags\t\t: {flags}\nprocessor : 1\nflags\t\t: {flags}\n")
+    one = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\n"
+    cpuinfo.write_text(one + one)
     assert devices._cpu_has_bfloat16(cpuinfo) == expected
 
 

@@ -1,9 +1,11 @@
 import dataclasses
+import functools
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -167,3 +169,43 @@ def test_accuracy_and_loss_are_accuracy_and_cross_entropy():
     accuracy, loss = accuracy_and_loss(scores, np.array([0, 1, 1]))
     assert accuracy == pytest.approx(2 / 3)
     assert loss == pytest.approx(-np.mean(np.log([0.9, 0.6, 0.2])))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        keras.optimizers.Adam(1e-3),
+        keras.optimizers.AdamW(1e-3, weight_decay=0.1, global_clipnorm=1.0),
+        keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True, use_ema=True, ema_overwrite_frequency=2),
+        keras.optimizers.RMSprop(1e-3, centered=True, clipvalue=0.1),
+        keras.optimizers.Adagrad(1e-3),
+        keras.optimizers.Adadelta(1e-3),
+        keras.optimizers.Adamax(1e-3),
+        keras.optimizers.Nadam(1e-3),
+        keras.optimizers.Ftrl(1e-3),
+        keras.optimizers.Lion(1e-3),
+        keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(1e-3, 10), gradient_accumulation_steps=2),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_a_compiled_optimizer_does_what_it_does_uncompiled(optimizer):
+    """Of all that Keras has, and what they do besides; long trainings use it."""
+
+    def update(optimizer, variables, slopes):
+        optimizer.apply(slopes, variables)
+
+    rng = np.random.default_rng(1)
+    gradients = [[tf.constant(rng.normal(size=size).astype(np.float32)) for size in (3, 5)] for _ in range(4)]
+    ended = []
+    for compiles in (False, True):
+        made = type(optimizer).from_config(optimizer.get_config())
+        variables = [keras.Variable(np.full(size, 0.5, np.float32)) for size in (3, 5)]
+        made.build(variables)
+        step = tf.function(functools.partial(update, made, variables), jit_compile=compiles)
+        for slopes in gradients:
+            step(slopes)
+        made.finalize_variable_values(variables)
+        ended.append([variable.numpy() for variable in variables])
+    for a, b in zip(*ended, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
