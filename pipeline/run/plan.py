@@ -152,7 +152,7 @@ def _training_key(experiment: Experiment, job: TrainingJob, provenance: Provenan
       provenance: the data.
       initial: digest of the model whose weights the training starts from; empty for none.
     """
-    code = code_digest("trainer.__main__", "components.image_example_gen.executor")
+    code = code_digest("trainer.__main__", "trainer.layers", "components.image_example_gen.executor")
     job = dataclasses.replace(job, network=dataclasses.replace(job.network, folder=""))  # wherever it stands
     settings = [to_json(job), to_json(experiment.dataset), to_json(experiment.spans)]
     whole = "\n".join([*settings, provenance.data_digest, initial, code])
