@@ -1,21 +1,61 @@
-"""What there is to say of a picture file that cannot be used."""
+"""Picture files before they are decoded: other kinds become PNG, and what cannot be used is explained."""
 
 import io
 import re
 
 import PIL.Image
+import PIL.ImageOps
 
-SUPPORTED = ("PNG", "JPEG")
+MAX_PIXELS = 50_000_000  # of one picture: what a telephone makes; decoding it takes some hundreds of MB
+MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")  # how PNG and JPEG files begin, which networks decode themselves
+CONVERTED = ("GIF", "BMP", "WEBP")
+KINDS = "PNG, JPEG, GIF, BMP or WebP"
 
 
-def other_kind(content: bytes) -> str | None:
-    """Returns the kind of a picture that is neither PNG nor JPEG, such as `GIF`; None for one of them, or for none."""
+class PictureError(ValueError):
+    """A file that is no picture, or one that cannot be used; its text says why."""
+
+
+def as_png_or_jpeg(content: bytes) -> bytes:
+    """Returns a picture file as networks decode it: PNG and JPEG as they are, of others a PNG of the same pixels.
+
+    Of a GIF, and of a WebP with several pictures, it is the first. One that its file says is turned is turned upright.
+
+    Raises:
+      PictureError: it is no picture, of a kind that is not supported, damaged, or larger than `MAX_PIXELS`.
+
+    Example:
+      >>> file = io.BytesIO()
+      >>> PIL.Image.new("RGB", (4, 4), "red").save(file, "BMP")
+      >>> as_png_or_jpeg(file.getvalue())[1:4]
+      b'PNG'
+    """
+    if content.startswith(MAGIC):
+        return content
+    if not content:
+        raise PictureError("an empty file")
     try:
         with PIL.Image.open(io.BytesIO(content)) as picture:
-            kind = "JPEG" if picture.format == "MPO" else picture.format  # a JPEG with others behind it, of a telephone
-    except Exception:  # whatever a damaged file makes of a decoder, its kind is not known
-        return None
-    return None if kind in SUPPORTED else kind
+            if picture.format not in CONVERTED:
+                raise PictureError(f"{picture.format}, which is not supported: convert it")
+            if picture.width * picture.height > MAX_PIXELS:
+                raise PictureError(f"a picture of more than {MAX_PIXELS:,} pixels")
+            file = io.BytesIO()
+            _in_colours(PIL.ImageOps.exif_transpose(picture)).save(file, "PNG", compress_level=1)
+            return file.getvalue()
+    except PictureError:
+        raise
+    except PIL.UnidentifiedImageError:
+        raise PictureError("something else") from None
+    except Exception as error:  # whatever a damaged file makes of a decoder
+        raise PictureError(f"a file with this: {error}") from error
+
+
+def _in_colours(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """Returns a picture without a palette, which PNG could hold, but not with everything that GIF says of it."""
+    if picture.mode in ("1", "L", "LA", "RGB", "RGBA"):
+        return picture
+    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
 
 
 def reason(message: str) -> str:

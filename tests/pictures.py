@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 
 ORIENTATION = 0x0112
 
@@ -67,6 +68,27 @@ def of_all_kinds(height: int = 24, width: int = 30) -> dict[str, bytes]:
         "cmyk.jpg": encode(rgb.convert("CMYK"), "JPEG"),
         **{f"orientation {o}.jpg": turned(rgb, o) for o in range(1, 9)},
     }
+
+
+def of_converted_kinds(height: int = 24, width: int = 30) -> dict[str, tuple[bytes, PIL.Image.Image]]:
+    """Returns files of kinds that become PNG first, and what Pillow sees in them, by a name that says what they are."""
+    rgb, alpha = noise(height, width, 3, seed=2), noise(height, width, 4, seed=3)
+    palette = rgb.convert("P", palette=PIL.Image.Palette.ADAPTIVE, colors=16)
+    exif = PIL.Image.Exif()
+    exif[ORIENTATION] = 6
+    files = {
+        "rgb.bmp": encode(rgb, "BMP"),
+        "grey.bmp": encode(rgb.convert("L"), "BMP"),
+        "palette.gif": encode(palette, "GIF"),
+        "transparent.gif": encode(palette, "GIF", transparency=2),
+        "two pictures.gif": encode(palette, "GIF", save_all=True, append_images=[palette.rotate(180)]),
+        "lossy.webp": encode(rgb, "WEBP", quality=80),
+        "alpha.webp": encode(alpha, "WEBP", lossless=True),
+        "two pictures.webp": encode(rgb, "WEBP", save_all=True, append_images=[rgb.rotate(180)], lossless=True),
+        "turned.webp": encode(rgb, "WEBP", exif=exif, lossless=True),
+    }
+    opened = {name: PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(file))) for name, file in files.items()}
+    return {name: (file, opened[name].convert("RGBA")) for name, file in files.items()}
 
 
 def draw_classes(folder: Path, counts: dict[str, int], size: tuple[int, int] = (32, 32), mode: str = "RGB") -> Path:

@@ -1,5 +1,7 @@
 """What is done to a picture file before a network sees it: one function, for ingestion and for the exported model.
 
+A GIF, BMP or WebP has become a PNG before, on whatever way it comes: see `conveyor.pictures`.
+
 A file goes through these steps, in TensorFlow's own operations, so that every way to the network gives the same pixels:
 
 1. PNG or JPEG is decoded to 8 bits a channel: of 16 bits the upper 8, of CMYK what it is in RGB.
@@ -17,11 +19,11 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from conveyor.pictures import MAGIC, MAX_PIXELS
 from trainer.settings import Pictures
 
-MAX_PIXELS = 50_000_000  # of one picture: what a telephone makes; decoding it takes some hundreds of MB
 _AT_ONCE = 2  # pictures that are decoded side by side
-_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_PNG, _JPEG = MAGIC
 _GREY = (0.299, 0.587, 0.114)
 _ORIENTATION, _TIFF_LONG = 0x0112, 4
 _HEAD_BYTES, _MAX_SEGMENTS = 2**18, 64  # of a JPEG, in which its orientation is looked for

@@ -24,7 +24,7 @@ import numpy as np
 from components.image_example_gen.dataset import Dataset
 from conveyor.errors import ConveyorError
 from conveyor.files import CHUNK
-from conveyor.pictures import other_kind, reason
+from conveyor.pictures import KINDS, PictureError, as_png_or_jpeg, reason
 from conveyor.words import counted
 from trainer.settings import CHANNELS
 
@@ -152,7 +152,7 @@ class CifarReader:
 
 @dataclasses.dataclass(frozen=True)
 class FolderReader:
-    """PNG and JPEG files in folders named after their classes; see `trainer.pictures` for what is done to each."""
+    """Picture files in folders named after their classes; see `trainer.pictures` for what is done to each."""
 
     paths: tuple[Path, ...]
     dataset: Dataset
@@ -194,23 +194,18 @@ class FolderReader:
             tf.config.set_visible_devices([], "GPU")
         decode = pictures.decoder(self.dataset.pictures)
         try:
-            return decode(tf.constant([path.read_bytes() for path in paths])).numpy(), []
-        except (OSError, tf.errors.InvalidArgumentError) as error:
+            return decode(tf.constant([as_png_or_jpeg(path.read_bytes()) for path in paths])).numpy(), []
+        except (OSError, PictureError, tf.errors.InvalidArgumentError) as error:
             if len(paths) > 1:
                 return np.empty(0), [problem for path in paths for problem in self._decode([path])[1]]
-            (path,) = paths
-            found = _why(path, reason(str(error.strerror if isinstance(error, OSError) else error.message)))
-            return np.empty(0), [DataError.at(path, None, "a whole PNG or JPEG picture", found)]
+            return np.empty(0), [DataError.at(paths[0], None, f"a whole picture: {KINDS}", _why(error))]
 
 
-def _why(path: Path, problem: str) -> str:
-    with contextlib.suppress(OSError):
-        content = path.read_bytes()
-        if not content:
-            return "an empty file"
-        if kind := other_kind(content):
-            return f"{kind}, which is not supported: convert it"
-    return "something else" if problem.startswith("it is neither") else f"a file with this: {problem}"
+def _why(error: Exception) -> str:
+    if isinstance(error, PictureError):
+        return str(error)
+    message = error.strerror if isinstance(error, OSError) else getattr(error, "message", "")
+    return f"a file with this: {reason(str(message))}"
 
 
 def _all(problems: Iterable[DataError]) -> DataError:

@@ -167,9 +167,9 @@ def predict(model: str, images: tuple[str, ...], connection: Connection, top: in
     conveyor predict cifar10 'pictures/**/*.jpg' --json
     cat seven.png | conveyor predict mnist - --target http://localhost:8501
 
-    An IMAGE is a PNG or JPEG file, a pattern, or - for standard input. MODEL may also be an experiment that the home
-    folder knows, or its file. Without --version and --label the stable version is asked, and not a canary; where the
-    server has no labels, the highest.
+    An IMAGE is a picture file (PNG, JPEG, GIF, BMP, WebP), a pattern, or - for standard input. MODEL may also be an
+    experiment that the home folder knows, or its file. Without --version and --label the stable version is asked, and
+    not a canary; where the server has no labels, the highest.
 
     \b
     Exit codes  0  every file has its answer

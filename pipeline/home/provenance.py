@@ -8,7 +8,8 @@ from components.code_digest import code_digest, stack_versions
 from pipeline.experiments.config import Experiment
 from serving.model_store import VersionRecord
 
-# Where the code begins. TFX is given the trainer's function by its name, and two processes are started by theirs; networks may use our layers.
+# Where the code begins. TFX is given the trainer's function by its name, and two processes are started by theirs;
+# networks may use our layers.
 TRAINER_MODULES = ("components.network_trainer.executor", "trainer.__main__", "trainer.layers")
 PIPELINE_MODULES = ("pipeline.run.runner", *TRAINER_MODULES, "serving.servability")
 

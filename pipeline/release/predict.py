@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from conveyor.errors import ConfigError
-from conveyor.pictures import other_kind, reason
+from conveyor.pictures import KINDS, PictureError, as_png_or_jpeg, reason
 from serving.client import Client, ServingError
 
 BATCH = 32
 STDIN = "-"
-_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +111,7 @@ def _read(name: str) -> bytes | str:
         content = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
-    if content.startswith(_MAGIC):
-        return content
-    kind = other_kind(content)
-    return f"it is {kind}, which is not supported: convert it" if kind else "it is neither PNG nor JPEG"
+    try:
+        return as_png_or_jpeg(content)
+    except PictureError as error:
+        return f"expected {KINDS}, found {error}"

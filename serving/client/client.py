@@ -95,8 +95,8 @@ class Client:
         """Returns the classes of images.
 
         Args:
-          images: uint8 [N, height, width, channels]; floats in [0, 1] of any shape that reshapes to it; or N PNG or
-            JPEG files as bytes.
+          images: uint8 [N, height, width, channels]; floats in [0, 1] of any shape that reshapes to it; or N PNG,
+            JPEG, GIF, BMP or WebP files as bytes.
           version: the version to ask for, instead of the client's own.
           label: or the label.
           timeout: seconds, instead of the client's own.
@@ -202,8 +202,18 @@ def _signature_of(images: np.ndarray | Sequence[bytes]) -> tuple[str, dict[str, 
         return "predict_images", {"images": images.astype(np.float32)}
     files = list(images)
     if not all(isinstance(item, bytes) for item in files):
-        raise TypeError("images are uint8, floats in [0, 1], or the bytes of PNG or JPEG files")
-    return "predict_encoded", {"image_bytes": np.array([*files, None], dtype=object)[:-1]}
+        raise TypeError("images are uint8, floats in [0, 1], or the bytes of picture files")
+    return "predict_encoded", {"image_bytes": np.array([*map(_sendable, files), None], dtype=object)[:-1]}
+
+
+def _sendable(file: bytes) -> bytes:
+    """Returns a picture file as networks decode it, where that can be; else as it is, for the server to refuse."""
+    from conveyor.pictures import PictureError, as_png_or_jpeg  # Pillow, which arrays do not need
+
+    try:
+        return as_png_or_jpeg(file)
+    except PictureError:
+        return file
 
 
 def _text(value: Any) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SMALLEST = {
+    "data_size": ["--gigabytes", "0.01", "--steps", "20", "--runs", "1"],
     "ingest": ["--runs", "1"],
     "pipeline_overhead": ["--runs", "1", "--steps", "100"],
     "retraining": ["--runs", "1", "--steps", "20", "--warm-steps", "10"],

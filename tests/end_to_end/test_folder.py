@@ -53,7 +53,7 @@ def test_a_folder_of_pictures_becomes_a_served_model(conveyor, tmp_path):
     (folder / "rose" / "0000.png").write_text("no picture")
     done = conveyor("check", "flowers")
     assert done.returncode == 1
-    assert f"{folder / 'rose' / '0000.png'}: expected a whole PNG or JPEG picture" in done.stderr
+    assert f"{folder / 'rose' / '0000.png'}: expected a whole picture: PNG" in done.stderr
     with Serving(tmp_path / "home", "flowers", "--backend=embedded") as serving:
         done = conveyor("predict", "flowers", folder / "tulip" / "0001.png", "--target", serving.target, "--json")
         assert json.loads(done.stdout)["predictions"][0]["version"] == 2

@@ -10,16 +10,17 @@ import pytest
 
 from components.image_example_gen.dataset import Dataset, HashedSplits
 from components.image_example_gen.readers import open_readers
+from conveyor.pictures import as_png_or_jpeg
 from pipeline.experiments import load
 from serving.client import Client
-from tests.pictures import of_all_kinds
+from tests.pictures import of_all_kinds, of_converted_kinds
 from tests.serving.server_process import Server
 from trainer import export, networks
 from trainer.settings import Pictures
 
 pytestmark = pytest.mark.slow  # starts a server
 
-FILES = of_all_kinds()
+FILES = of_all_kinds() | {name: file for name, (file, _) in of_converted_kinds().items()}
 NETWORKS = {
     "squashed": Pictures((20, 20, 3), "squash"),
     "cropped": Pictures((20, 16, 3), "crop", "black"),
@@ -58,7 +59,7 @@ def test_every_way_to_the_network_gives_the_same_pixels(server, tmp_path, name):
     trained_on = ingested(tmp_path, NETWORKS[name])
     assert len(np.unique(trained_on.reshape(len(FILES), -1), axis=0)) > 15  # they are not all one
     files = [FILES[key] for key in sorted(FILES)]
-    inputs = {"image_bytes": np.array([*files, None], dtype=object)[:-1]}
+    inputs = {"image_bytes": np.array([*map(as_png_or_jpeg, files), None], dtype=object)[:-1]}
     for target in (server.target, server.rest):
         with Client(target, name) as client:
             for outputs in ((), ("images",)):

@@ -43,5 +43,5 @@ def test_a_frozen_layer_normalises_as_when_it_serves():
 
 @pytest.mark.parametrize(("shape", "options"), [((None, 4), {}), ((None, 4, 4, 2), {"scale": False})])
 def test_what_it_cannot_normalise_is_refused(shape, options):
-    with pytest.raises(ValueError, match="takes .N, height, width, channels."):
+    with pytest.raises(ValueError, match=r"takes \[N, height, width, channels\]"):
         FusedBatchNormalization(**options).build(shape)

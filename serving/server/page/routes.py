@@ -20,7 +20,7 @@ import numpy as np
 from aiohttp import web
 from tensorflow_serving.apis import predict_pb2
 
-from conveyor.pictures import reason
+from conveyor.pictures import KINDS, PictureError, as_png_or_jpeg, reason
 from serving.model_store import read_dataset
 from serving.model_store.labels import STABLE
 from serving.server.endpoints.calls import Calls
@@ -160,7 +160,10 @@ def add(app: web.Application, models: Models) -> None:
             text = f"Version {described['version']} of {described['name']} is older than the signature {DECODE}."
             raise StatusError("FAILED_PRECONDITION", f"{text} Draw instead, or train it again.")
         try:
-            image = await models.decode(described["name"], await request.read())
+            file = await asyncio.to_thread(as_png_or_jpeg, await request.read())
+            image = await models.decode(described["name"], file)
+        except PictureError as error:
+            raise invalid_argument(f"expected {KINDS}, found {error}") from error
         except StatusError as error:
             raise StatusError(error.code, reason(error.message)) from error
         return await answered(described, image)

@@ -202,18 +202,26 @@ def test_a_picture_that_is_none_is_told_of(folders, content, found):
     path = folder / "dog" / "a.png"
     path.write_bytes(content(path.read_bytes()))
     (reader,) = open_readers([path], dataset)
-    with pytest.raises(DataError, match=rf"dog/a\.png: expected a whole PNG or JPEG picture, found {found}\.$"):
-        reader.read(0, 1)
-
-
-def test_a_gif_is_no_picture_for_class_folders(folders):
-    folder, dataset = folders
-    PIL.Image.new("L", (6, 8)).save(folder / "dog" / "c.gif")
-    (reader,) = open_readers([folder / "dog" / "c.gif"], dataset)
     with pytest.raises(
-        DataError, match=r"expected a whole PNG or JPEG picture, found GIF, which is not supported: convert it\.$"
+        DataError, match=rf"dog/a\.png: expected a whole picture: PNG, JPEG, GIF, BMP or WebP, found {found}\.$"
     ):
         reader.read(0, 1)
+
+
+def test_a_picture_of_another_kind_is_told_of(folders):
+    folder, dataset = folders
+    PIL.Image.new("L", (6, 8)).save(folder / "dog" / "c.tiff")
+    (reader,) = open_readers([folder / "dog" / "c.tiff"], dataset)
+    with pytest.raises(DataError, match=r"found TIFF, which is not supported: convert it\.$"):
+        reader.read(0, 1)
+
+
+@pytest.mark.parametrize("kind", ["gif", "bmp", "webp"])
+def test_pictures_that_become_png_are_read(folders, kind):
+    folder, dataset = folders
+    PIL.Image.new("RGB", (6, 8), (255, 0, 0)).save(folder / "dog" / f"c.{kind}", lossless=True)
+    (reader,) = open_readers([folder / "dog" / f"c.{kind}"], dataset)
+    assert (reader.read(0, 1)[0] == (255, 0, 0)).all()
 
 
 def test_a_picture_is_made_smaller_by_averaging(folders):
@@ -249,7 +257,7 @@ def test_refuses_corrupt_image(folders):
     path = folder / "dog" / "a.png"
     path.write_bytes(path.read_bytes()[:60])
     (reader,) = open_readers(list(folder.glob("*/*")), dataset)
-    with pytest.raises(DataError, match=r"dog/a\.png: expected a whole PNG or JPEG picture"):
+    with pytest.raises(DataError, match=r"dog/a\.png: expected a whole picture: PNG"):
         reader.read(0, 4)
 
 

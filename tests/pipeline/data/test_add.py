@@ -174,7 +174,7 @@ def no_picture(folder, _):
             id="test image",
         ),
         pytest.param(unknown_class, "expected a folder named after a class.*found '11'", id="class"),
-        pytest.param(no_picture, "a.png: expected a whole PNG or JPEG picture", id="picture"),
+        pytest.param(no_picture, "a.png: expected a whole picture: PNG", id="picture"),
         pytest.param(
             lambda folder, _: write_idx(folder, "x", np.zeros((0, 28, 28)), np.zeros(0)),
             "batch: expected at least one image, found none",

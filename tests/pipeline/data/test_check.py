@@ -46,14 +46,14 @@ def test_what_can_be_used_is_counted(root, experiment):
 
 def test_every_file_that_cannot_be_used_is_listed_with_its_reason(root, experiment):
     (root / "cat" / "a.png").write_bytes(b"no picture")
-    (root / "cat" / "b.gif").write_bytes(encode(noise(3, 3, 1), "GIF"))
+    (root / "cat" / "b.tiff").write_bytes(encode(noise(3, 3, 1), "TIFF"))
     (root / "cat" / "Thumbs.db").touch()
     (root / "span-1" / "dog" / "cut.png").write_bytes(encode(noise(9, 9, 3), "PNG")[:60])
     found = problems(check(experiment, root))
     assert [sentence.partition(": expected")[0].removeprefix(f"{root}/") for sentence in found] == [
-        "cat/a.png", "cat/b.gif", "span-1/dog/cut.png"
+        "cat/a.png", "cat/b.tiff", "span-1/dog/cut.png"
     ]  # fmt: skip
-    assert "GIF, which is not supported: convert it" in found[1]
+    assert "TIFF, which is not supported: convert it" in found[1]
 
 
 def test_a_class_without_images_is_named(root, experiment):

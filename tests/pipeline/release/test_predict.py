@@ -55,11 +55,13 @@ def test_answers_keep_the_order_and_requests_their_size(files):
 def test_files_that_fail_are_told_one_by_one(files):
     (files / "00.png").write_bytes(PNG + b"bad")
     (files / "01.png").write_bytes(b"text")
-    (files / "02.png").write_bytes(encode(noise(2, 2, 1), "GIF"))
+    (files / "02.png").write_bytes(encode(noise(2, 2, 1), "TIFF"))
     names = [str(files / f"0{number}.png") for number in range(4)]
     answers = list(predicting.predict(FakeClient(), names, 1))
-    gif = "it is GIF, which is not supported: convert it"
-    assert [answer.error for answer in answers] == ["not a picture", "it is neither PNG nor JPEG", gif, None]
+    expected = "expected PNG, JPEG, GIF, BMP or WebP, found "
+    tiff = "TIFF, which is not supported: convert it"
+    errors = ["not a picture", f"{expected}something else", f"{expected}{tiff}", None]
+    assert [answer.error for answer in answers] == errors
     assert answers[0].to_dict()["classes"] == []
 
 

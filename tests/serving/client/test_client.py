@@ -103,7 +103,7 @@ def test_refusals_have_their_code(target, model, version, code):
 
 
 def test_what_is_no_image_is_told(target):
-    with Client(target, "mnist") as client, pytest.raises(TypeError, match="PNG or JPEG"):
+    with Client(target, "mnist") as client, pytest.raises(TypeError, match="the bytes of picture files"):
         client.predict(["a path"])
     with Client(target, "mnist") as client, pytest.raises(ServingError, match="INVALID_ARGUMENT"):
         client.predict([b"no picture"])

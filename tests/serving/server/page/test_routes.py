@@ -113,7 +113,7 @@ def test_a_version_that_cannot_decode_pictures_says_so(url, server):
     ("path", "body", "code", "message"),
     [
         ("mnist", b"123", 400, "3 bytes are not a picture of"),
-        ("mnist/picture", b"123", 400, "it is neither PNG nor JPEG"),
+        ("mnist/picture", b"123", 400, "expected PNG, JPEG, GIF, BMP or WebP, found something else"),
         ("mnist/picture", encode(noise(9, 9, 3), "PNG")[:100], 400, "Invalid PNG data"),
         ("mnist/picture", encode(noise(9, 9, 3), "JPEG")[:-90], 400, "Invalid JPEG data or crop window"),
         ("nope/picture", b"1", 404, "No model nope"),
