@@ -35,6 +35,7 @@ lock: setup  ## Resolves every stack anew
 
 bench: setup  ## Runs every benchmark, and stores the results
 	.venv/bin/python -m benchmarks.ingest
+	.venv/bin/python -m benchmarks.data_size
 	.venv/bin/python -m benchmarks.pipeline_overhead
 	.venv/bin/python -m benchmarks.retraining
 	.venv/bin/python -m benchmarks.serving

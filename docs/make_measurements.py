@@ -145,6 +145,41 @@ def ingestion() -> str:
 {machine(stored)}"""
 
 
+def data_size() -> str:
+    """Returns the section on data of several sizes."""
+    stored = result("data_size")
+    rows = []
+    for size in stored["sizes"]:
+        ingestion, (records, memory) = size["ingestion"], (size["trainer"][way] for way in ("records", "memory"))
+        rows.append(
+            [
+                f"{size['gigabytes']:g} GB",
+                f"{size['images']:,}",
+                f"{ingestion['seconds']:.1f} s ({size['images'] / ingestion['seconds']:,.0f} a second)",
+                f"{ingestion['peak_gigabytes']:.2f} GB",
+                f"{records['peak_gigabytes']['max']:.2f} GB",
+                f"{memory['peak_gigabytes']['max']:.2f} GB",
+                spread(size["ratio"], 3),
+            ]
+        )
+    head = (
+        "pixels",
+        "images",
+        "ingestion",
+        "its peak memory",
+        "trainer's peak memory",
+        "with arrays in memory",
+        "steps a second / with arrays",
+    )
+    return (
+        "## Data of several sizes\n\n`python -m benchmarks.data_size`: images of 32 x 32 x 3, ingested and trained on "
+        f"for {stored['steps']} steps of 50 by the tutorial's network for MNIST, n = {stored['n']}, in turn from where "
+        f"the examples lie and from arrays in memory.\n\n{table(head, rows)}\n"
+        "The trainer reads a batch when it is due, and gives what it has read back to the operating system; the page "
+        f"cache held the files.\n\n{machine(stored)}"
+    )
+
+
 def page() -> str:
     """Returns the whole page."""
     head = """<!-- Made by docs/make_measurements.py from benchmarks/results/. -->
@@ -156,7 +191,7 @@ the benchmark and of the code. The tables show medians and ranges, as "median (l
 do not compare; ratios within one run do.
 
 """
-    sections = (overhead(), retraining(), serving(), ingestion())
+    sections = (overhead(), retraining(), serving(), ingestion(), data_size())
     return head + "\n".join(sections)
 
 

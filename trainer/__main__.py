@@ -27,6 +27,7 @@ from trainer.examples import read_split, read_splits
 from trainer.settings import TrainingJob, TrainingSpec, TrainingSummary
 
 PROVEN = 16  # images whose answers are compared before a long training
+SAME = 0.1  # of a probability: bfloat16 has three digits
 
 
 def main(spec: TrainingSpec) -> None:
@@ -79,10 +80,22 @@ def _prove(job: TrainingJob, images: np.ndarray, scratch: Path, model: keras.Mod
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         try:
             network = export.save(model, job, Path(folder, "model"), Path(folder))
-            servability.check(Path(folder, "model"), images, loop.predictor(network, job.shape)(images))
+            scores = loop.predictor(network, job.shape)(images)
+            _check_same(loop.predictor(model, job.shape)(images), scores)
+            servability.check(Path(folder, "model"), images, scores)
         except Exception as error:  # whatever the code of a network makes of an export
             reason = str(error).splitlines()[0]
             raise NotServable(f"The network cannot be served, and is not trained: {reason}") from error
+
+
+def _check_same(trained: np.ndarray, exported: np.ndarray) -> None:
+    """Refuses a network that answers otherwise once it is built again: it is more than its weights."""
+    difference = float(np.abs(trained - exported).max())
+    if not difference <= SAME:
+        raise NotServable(
+            f"built again with the same weights, it answers otherwise: up to {difference:.3g} in a probability. What "
+            "its function draws or reads must be weights, or the same each time"
+        )
 
 
 def _held_out(predict: loop.Predict, spans: dict[str, str], shape: tuple[int, int, int]) -> dict[str, dict[str, float]]:

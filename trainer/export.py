@@ -33,7 +33,7 @@ def save(model: keras.Model, job: TrainingJob, folder: Path, scratch: Path) -> k
       The float32 network that was written.
     """
     network = networks.build(job, "float32")
-    network.set_weights(model.get_weights())
+    networks.set_weights(network, model.get_weights())
     asset = scratch / DATASET_ASSET
     asset.write_text(json.dumps({**dataclasses.asdict(job.pictures), "classes": job.classes}, indent=1))
     servable = _Servable(network, job, asset)
@@ -79,7 +79,7 @@ def set_weights(network: keras.Model, weights: Sequence[np.ndarray]) -> None:
             f"The stable version has weights of shapes {found}, and this network {wanted}: training cannot start "
             "from it. Set training.warm_steps=0 once."
         )
-    network.set_weights(list(weights))
+    networks.set_weights(network, weights)
 
 
 class _Servable(tf.Module):

@@ -23,6 +23,7 @@ from trainer.settings import Training, TrainingJob
 
 STEPS_PER_EXECUTION = 10  # in one call of the compiled loop: few calls into Python, and a bar that still moves
 PREDICT_BATCH = 500
+FITTED = 2000  # training images that layers may be fitted to
 COMPILED_FROM = 500  # steps of a training whose optimizer is compiled by XLA
 
 
@@ -64,7 +65,7 @@ class Checkpoints:
         variables = [variable.value for variable in [*model.variables, *model.optimizer.variables]]
         state = tf.train.Checkpoint(step=self._step, history=self._history, variables=variables)
         self._manager = tf.train.CheckpointManager(state, str(folder), max_to_keep=keep)
-        self._state = state
+        self._state, self._model = state, model
 
     def save(self, step: int, history: list[dict[str, float]]) -> None:
         """Writes a checkpoint of this step."""
@@ -82,6 +83,7 @@ class Checkpoints:
         if newest is None:
             return 0, []
         self._state.restore(newest).assert_consumed()
+        networks.derive(self._model)
         return int(self._step.numpy()), json.loads(self._history.numpy().decode())
 
 
@@ -119,7 +121,7 @@ def train(
       TrainingStopped: SIGTERM came.
     """
     training = job.training
-    model, saver = _prepare(job, devices, checkpoints)
+    model, saver = _prepare(job, devices, checkpoints, train_split.images[:FITTED])
     if initial is not None:
         export.set_weights(model, initial)
     first_step, history = saver.restore()
@@ -230,9 +232,11 @@ def restore(job: TrainingJob, checkpoints: Path) -> tuple[keras.Model, int]:
     return model, step
 
 
-def _prepare(job: TrainingJob, devices: Devices, checkpoints: Path) -> tuple[keras.Model, Checkpoints]:
+def _prepare(
+    job: TrainingJob, devices: Devices, checkpoints: Path, images: np.ndarray | None = None
+) -> tuple[keras.Model, Checkpoints]:
     with devices.strategy.scope():
-        model = networks.build(job, devices.precision)
+        model = networks.build(job, devices.precision, images)
         model.optimizer.build(model.trainable_variables)
         return model, Checkpoints(checkpoints, model, job.training.keep_checkpoints)
 

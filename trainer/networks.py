@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,19 @@ class NetworkError(ConfigError):
     """The code of a network is wrong: it raises, or what it returns cannot be trained or served."""
 
 
-def build(job: TrainingJob, precision: str) -> keras.Model:
+def build(job: TrainingJob, precision: str, images: np.ndarray | None = None) -> keras.Model:
     """Returns a new network with freshly drawn weights, compiled.
 
     The experiment's function is called with the images' shape, the number of classes, and its parameters by name; with
-    `steps` and `batch_size` of the training too, where it has parameters of these names. A model that is compiled
-    without an optimizer or a loss gets Keras's own Adam, and the cross-entropy of logits.
+    `steps` and `batch_size` of the training, and `images`, where it has parameters of these names. A model that is
+    compiled without an optimizer or a loss gets Keras's own Adam, and the cross-entropy of logits.
 
     Args:
       job: names the function and gives it its arguments; the same job gives the same weights.
       precision: `float32`, or `mixed_bfloat16` for bfloat16 arithmetic on float32 variables; it is Keras's policy while
         the function runs.
+      images: some training images, uint8 [N, height, width, channels], for layers that are fitted to them; None where
+        the weights come from elsewhere.
 
     Returns:
       A model from raw pixels, float32 [N, height, width, channels] in 0 to 255, to logits, [N, classes].
@@ -51,7 +53,7 @@ def build(job: TrainingJob, precision: str) -> keras.Model:
     try:
         with _code(source) as module:
             function = getattr(module, source.build)
-            model = function(job.shape, len(job.classes), **source.parameters, **_facts(function, job))
+            model = function(job.shape, len(job.classes), **source.parameters, **_facts(function, job, images))
             _check(model, job)
     finally:
         keras.config.set_dtype_policy(before)
@@ -92,10 +94,11 @@ def _code(source: NetworkSource) -> Iterator[Any]:
         raise NetworkError(f"The network cannot be built: {modules.explained(error, folder)}.{hint}") from error
 
 
-def _facts(function: Callable[..., Any], job: TrainingJob) -> dict[str, Any]:
+def _facts(function: Callable[..., Any], job: TrainingJob, images: np.ndarray | None) -> dict[str, Any]:
     """Returns what the trainer knows and the function has a parameter for."""
+    known = {"steps": job.training.steps, "batch_size": job.training.batch_size, "images": images}
     asked = inspect.signature(function).parameters
-    return {name: getattr(job.training, name) for name in FACTS if name in asked}
+    return {name: known[name] for name in FACTS if name in asked}
 
 
 def _check(model: Any, job: TrainingJob) -> None:
@@ -165,6 +168,19 @@ def _check_loss(model: keras.Model) -> None:
             f"The model is compiled with {model.loss if isinstance(model.loss, str) else type(loss).__name__}, which "
             "expects probabilities, and returns logits: give the loss from_logits=True."
         )
+
+
+def set_weights(model: keras.Model, weights: Sequence[np.ndarray]) -> None:
+    """Gives a model weights, in the order of `model.weights`, and brings up to date what its layers derive of them."""
+    model.set_weights(list(weights))
+    derive(model)
+
+
+def derive(model: keras.Model) -> None:
+    """Brings up to date what layers derive of weights that were set from outside, such as Normalization's scale."""
+    for layer in model._flatten_layers():
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
 
 
 def takes_class_numbers(model: keras.Model) -> bool:

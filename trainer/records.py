@@ -17,7 +17,7 @@ import tensorflow as tf
 INDEX = "index"  # folder beside the splits: <split>/<file>.npz
 ENTRY = np.dtype([("offset", "<u8"), ("size", "<u4"), ("label", "<i4")])
 IMAGE, LABEL = b"image", b"label"
-RESIDENT_BYTES = 2**28  # of files, that are kept in this process's memory; the operating system may keep more
+RESIDENT_BYTES = 2**27  # of files, that are kept in this process's memory; the operating system may keep more
 _FRAME_BEFORE, _FRAME_AFTER = 12, 4  # length and its checksum; the content's checksum
 _BYTES_LIST, _INT64_LIST = 1, 3  # of tf.train.Feature
 _LENGTH_DELIMITED, _VARINT = 2, 0

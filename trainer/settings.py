@@ -9,7 +9,8 @@ from conveyor.settings import settings
 
 Resize = Literal["squash", "crop", "pad"]
 Background = Literal["white", "black"]
-FACTS = ("steps", "batch_size")  # of the training, for a network that has parameters of these names
+# What the trainer knows, for a network that has parameters of these names: of the training, and images of it.
+FACTS = ("steps", "batch_size", "images")
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA: the networks whose pictures can be decoded from files
 
 

@@ -49,6 +49,15 @@ def augmented(shape, classes, *, steps, batch_size):
     return model
 
 
+def fitted(shape, classes, *, images=None):
+    """Normalises by what it has seen; rebuilt for weights that exist, it sees nothing."""
+    normalisation = layers.Normalization()
+    if images is None:
+        images = np.zeros((1, *shape))
+    normalisation.adapt(images)
+    return keras.Sequential([keras.Input(shape), normalisation, layers.Flatten(), layers.Dense(classes)])
+
+
 class Block(layers.Layer):
     """A layer that makes others when it is built, and has randomness of its own."""
 
@@ -184,6 +193,13 @@ class OwnTrainStep(keras.Sequential):
 
 def with_train_step(shape, classes):
     return OwnTrainStep([keras.Input(shape), layers.Flatten(), layers.Dense(classes)])
+
+
+def drawn_anew(shape, classes):
+    """Cannot be exported: each time it is built it is another."""
+    noise = np.random.default_rng().normal(size=(np.prod(shape), classes)).astype(np.float32)
+    inputs = keras.Input(shape)
+    return keras.Model(inputs, keras.ops.matmul(layers.Flatten()(inputs), noise))
 
 
 class AlwaysRandom(layers.Layer):
