@@ -87,7 +87,7 @@ def train(examples: Path, way: str, steps: int) -> dict[str, float]:
         training=dataclasses.replace(experiment.training, batch_size=50, steps=steps, log_every=steps),
     )
     started = time.perf_counter()
-    split = read_split(examples / "Split-train", job.shape)
+    split = read_split(examples / "Split-train", job.pictures)
     if way == "memory":
         split = Split(split.images[:], split.labels)
     seconds = time.perf_counter() - started

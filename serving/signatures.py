@@ -8,17 +8,21 @@ import PIL.Image
 import tensorflow as tf
 
 OUTPUTS = ("scores", "classes", "label")
+DRAWN = (1, 3, 4)  # channels that a PNG may have
 
 
 def examples(images: np.ndarray) -> np.ndarray:
-    """Returns serialized tf.Examples of raw pixels: bytes [N]."""
+    """Returns serialized tf.Examples of pixels, and of a PNG for models that want a file: bytes [N]."""
 
-    def serialize(image: np.ndarray) -> bytes:
+    def serialize(image: np.ndarray, file: bytes | None) -> bytes:
         example = tf.train.Example()
         example.features.feature["image"].bytes_list.value.append(image.tobytes())
+        if file is not None:
+            example.features.feature["image/encoded"].bytes_list.value.append(file)
         return example.SerializeToString()
 
-    return np.array([serialize(image) for image in images], dtype=object)
+    files = encoded(images) if images.shape[-1] in DRAWN else [None] * len(images)
+    return np.array([serialize(image, file) for image, file in zip(images, files, strict=True)], dtype=object)
 
 
 def encoded(images: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from serving import servability
 from serving.servability import NotServable
 from trainer import devices, export, loop, networks, processes
 from trainer.examples import read_split, read_splits
-from trainer.settings import TrainingJob, TrainingSpec, TrainingSummary
+from trainer.settings import Pictures, TrainingJob, TrainingSpec, TrainingSummary
 
 PROVEN = 16  # images whose answers are compared before a long training
 SAME = 0.1  # of a probability: bfloat16 has three digits
@@ -38,19 +38,19 @@ def main(spec: TrainingSpec) -> None:
     chosen = devices.choose(job.training.precision)
     tqdm.write(f"Training on {chosen.description}.")
     eval_folder = examples / "Split-eval"
-    train = read_splits([Path(folder) / "Split-train" for folder in spec.train], job.shape)
+    train = read_splits([Path(folder) / "Split-train" for folder in spec.train], job.pictures)
     result = loop.train(
         job,
         chosen,
         train,
-        read_split(eval_folder, job.shape) if eval_folder.exists() else None,
+        read_split(eval_folder, job.pictures) if eval_folder.exists() else None,
         Path(spec.checkpoints),
         run / "tensorboard",
         initial=export.read_weights(Path(spec.initial)) if spec.initial else None,
         prove=functools.partial(_prove, job, train.images[:PROVEN], run),
     )
     network = export.save(result.model, job, Path(spec.model), run)
-    test = read_split(examples / "Split-test", job.shape)
+    test = read_split(examples / "Split-test", job.pictures)
     predict = loop.predictor(network, job.shape)
     scores = predict(test.images)
     accuracy, _ = loop.accuracy_and_loss(scores, test.labels)
@@ -66,7 +66,7 @@ def main(spec: TrainingSpec) -> None:
         seconds=result.seconds,
         steps=result.steps,
         test_accuracy=accuracy,
-        held_out=_held_out(predict, spec.spans, job.shape),
+        held_out=_held_out(predict, spec.spans, job.pictures),
     )
     (run / "summary.json").write_text(json.dumps(dataclasses.asdict(summary), indent=1))
 
@@ -98,12 +98,12 @@ def _check_same(trained: np.ndarray, exported: np.ndarray) -> None:
         )
 
 
-def _held_out(predict: loop.Predict, spans: dict[str, str], shape: tuple[int, int, int]) -> dict[str, dict[str, float]]:
+def _held_out(predict: loop.Predict, spans: dict[str, str], rules: Pictures) -> dict[str, dict[str, float]]:
     """Returns the accuracy on what each span holds out, and on how many examples, by the span's name."""
     measured = {}
     for name, folder in spans.items():
         if Path(folder, "Split-eval").exists():
-            split = read_split(Path(folder, "Split-eval"), shape)
+            split = read_split(Path(folder, "Split-eval"), rules)
             accuracy, _ = loop.accuracy_and_loss(predict(split.images), split.labels)
             measured[name] = {"accuracy": accuracy, "examples": len(split)}
     return measured

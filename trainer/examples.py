@@ -10,7 +10,9 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
+from trainer import pictures
 from trainer.records import Records
+from trainer.settings import Pictures
 
 READERS = len(os.sched_getaffinity(0))  # threads that make batches
 PREFETCHED = 8  # batches made ahead of the step that takes them
@@ -49,6 +51,28 @@ class RecordImages:
         return pixels.reshape(*chosen.shape, *self._shape)
 
 
+class EncodedImages:
+    """Images in TFRecord files, of picture files; each is decoded when it is asked for."""
+
+    def __init__(self, records: Records, rules: Pictures) -> None:
+        self._records, self.rules = records, rules
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def files(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns some files as they are: bytes [n]."""
+        return np.array([*map(self._records.image, numbers), None], dtype=object)[:-1]
+
+    def __getitem__(self, numbers: int | slice | np.ndarray) -> np.ndarray:
+        chosen = np.arange(len(self))[numbers]
+        if not chosen.size:
+            return np.empty((0, *self.rules.shape), np.uint8)
+        with tf.device("CPU:0"):
+            pixels = pictures.decoder(self.rules)(tf.constant(self.files(np.atleast_1d(chosen)), tf.string))
+        return pixels.numpy().reshape(*chosen.shape, *self.rules.shape)
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
     """Labelled images.
@@ -65,25 +89,26 @@ class Split:
         return len(self.labels)
 
 
-def read_splits(folders: Sequence[Path], shape: tuple[int, int, int]) -> Split:
+def read_splits(folders: Sequence[Path], rules: Pictures) -> Split:
     """Returns a split of several parts of the data, one after the other; see `read_split`."""
     records = Records([file for folder in folders for file in _files_of(folder)])
     if not len(records):
         raise ValueError(f"The files of {', '.join(map(str, folders))} hold no example.")
-    return Split(RecordImages(records, shape), records.labels)
+    images = EncodedImages(records, rules) if rules.encoded else RecordImages(records, rules.shape)
+    return Split(images, records.labels)
 
 
-def read_split(folder: Path, shape: tuple[int, int, int]) -> Split:
+def read_split(folder: Path, rules: Pictures) -> Split:
     """Returns all of a split's TFRecords, in the order of their names.
 
     Args:
-      folder: holds TFRecord files of tf.Examples with `image` (raw bytes) and `label`.
-      shape: height, width and channels of an image.
+      folder: holds TFRecord files of tf.Examples with `image` (raw bytes) or `image/encoded` (a file), and `label`.
+      rules: what an image is.
 
     Raises:
       ValueError: the folder holds no file, or no example, or images of another shape.
     """
-    return read_splits([folder], shape)
+    return read_splits([folder], rules)
 
 
 def _files_of(folder: Path) -> list[Path]:
@@ -107,15 +132,18 @@ def batches(split: Split, order: np.ndarray, first_step: int = 0, replicas: int 
       make up its batch.
     """
     batch_size, shape = order.shape[1], split.images[:1].shape[1:]
+    encoded = split.images if isinstance(split.images, EncodedImages) else None
 
     def read(element: np.int64) -> tuple[np.ndarray, np.ndarray]:
         step, replica = divmod(int(element), replicas)
         chosen = order[step, replica * batch_size // replicas : (replica + 1) * batch_size // replicas]
-        return split.images[chosen], split.labels[chosen]
+        return encoded.files(chosen) if encoded else split.images[chosen], split.labels[chosen]
 
     def share(element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        images, labels = tf.numpy_function(read, [element], (tf.uint8, tf.int64))
+        images, labels = tf.numpy_function(read, [element], (tf.string if encoded else tf.uint8, tf.int64))
         size = batch_size // replicas if batch_size % replicas == 0 else None
+        if encoded:  # here, and not in `read`, which holds Python's lock and a thread that the decoding may need
+            images = pictures.decode(tf.ensure_shape(images, [size]), encoded.rules)
         return tf.ensure_shape(images, [size, *shape]), tf.ensure_shape(labels, [size])
 
     # There is nothing to tune; and tf.data's tuner can sleep for many seconds before it notices that its iterator is

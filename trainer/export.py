@@ -102,7 +102,10 @@ class _Servable(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
     def examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Takes serialized tf.Examples, whose `image` holds raw pixels: string [N]."""
+        """Takes serialized tf.Examples, as the ingestion writes them: string [N]."""
+        if self._pictures.encoded:
+            files = tf.io.parse_example(examples, {"image/encoded": tf.io.FixedLenFeature([], tf.string)})
+            return self._predict_pixels(pictures.decode(files["image/encoded"], self._pictures))
         features = tf.io.parse_example(examples, {"image": tf.io.FixedLenFeature([], tf.string)})
         pixels = tf.io.decode_raw(features["image"], tf.uint8, fixed_length=math.prod(self._shape))
         return self._reply(tf.cast(tf.reshape(pixels, [-1, *self._shape]), tf.float32))

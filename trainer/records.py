@@ -16,7 +16,7 @@ import tensorflow as tf
 
 INDEX = "index"  # folder beside the splits: <split>/<file>.npz
 ENTRY = np.dtype([("offset", "<u8"), ("size", "<u4"), ("label", "<i4")])
-IMAGE, LABEL = b"image", b"label"
+IMAGES, LABEL = (b"image", b"image/encoded"), b"label"  # pixels, or a picture file
 RESIDENT_BYTES = 2**27  # of files, that are kept in this process's memory; the operating system may keep more
 _FRAME_BEFORE, _FRAME_AFTER = 12, 4  # length and its checksum; the content's checksum
 _BYTES_LIST, _INT64_LIST = 1, 3  # of tf.train.Feature
@@ -51,7 +51,7 @@ def parse(record: bytes) -> Record:
         ((_, features),) = _fields(record, 0, len(record))
         for _, place in _fields(record, *features):
             (_, key), (_, feature) = _fields(record, *place)
-            if record[slice(*key)] not in (IMAGE, LABEL):
+            if record[slice(*key)] not in (*IMAGES, LABEL):
                 continue
             ((kind, values),) = _fields(record, *feature)
             if kind == _BYTES_LIST:

@@ -80,11 +80,13 @@ class Pictures:
       resize: how a picture of another size is brought to that: `squash`, whatever its aspect ratio is; `crop`, its
         middle; `pad`, the whole of it, with the background around it.
       background: the colour of what is transparent, and of what is padded: `white` or `black`.
+      encoded: whether tf.Examples hold picture files, as `image/encoded`; else pixels, as `image`.
     """
 
     shape: tuple[int, int, int]
     resize: Resize = "squash"
     background: Background = "white"
+    encoded: bool = False
 
 
 @settings("training job")

@@ -3,7 +3,7 @@
 import functools
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from components.image_example_gen.dataset import Dataset, HashedSplits
 from components.image_example_gen.readers import DataError
 from components.image_example_gen.shards import Piece, Shard, plan, reserved_digests, split_names
 from components.image_example_gen.spans import BASE, Part
+from conveyor.pictures import as_png_or_jpeg
 from conveyor.settings import from_json, settings, to_json
 from trainer import records
 
@@ -173,10 +174,16 @@ class _WriteShard(beam.DoFn):
             (problems / f"{shard.split}-{shard.name}.json").write_text(json.dumps(error.sentences))
             return
         for piece in pieces:
-            records.write(self._folders[piece.split] / shard.name, serialize(piece.images, piece.labels))
+            records.write(self._folders[piece.split] / shard.name, self._examples_of(shard, piece))
             if piece.split == "test":
                 self._write_sources(shard, piece)
         yield from ()
+
+    def _examples_of(self, shard: Shard, piece: Piece) -> Iterator[records.Record]:
+        if not self._part.dataset.keep_encoded:
+            return serialize(piece.images, piece.labels)
+        paths = [shard.reader.place(int(number))[0] for number in piece.numbers]
+        return serialize_files(piece.images, piece.labels, (as_png_or_jpeg(path.read_bytes()) for path in paths))
 
     def _write_sources(self, shard: Shard, piece: Piece) -> None:
         folder = self._examples / SOURCES
@@ -201,6 +208,25 @@ def serialize(images: np.ndarray, labels: np.ndarray) -> Iterator[records.Record
     for start in range(0, len(images), BLOCK):
         block = slice(start, start + BLOCK)
         yield from _serialized(images[block].reshape(len(images[block]), -1), labels[block])
+
+
+def serialize_files(images: np.ndarray, labels: np.ndarray, files: Iterable[bytes]) -> Iterator[records.Record]:
+    """Yields one serialized tf.Example a picture file, with the file as `image/encoded`; else as `serialize` does.
+
+    Args:
+      images: what the network sees of each: uint8 [N, height, width, channels].
+      labels: int64 [N].
+      files: N PNG or JPEG files.
+    """
+    for image, label, file in zip(images, labels, files, strict=True):
+        example = tf.train.Example()
+        feature = example.features.feature
+        feature["image/encoded"].bytes_list.value.append(file)
+        feature["label"].int64_list.value.append(label)
+        feature["image_mean"].float_list.value.append(image.mean())
+        feature["image_stddev"].float_list.value.append(image.std())
+        feature["image_size"].int64_list.value.append(image.size)
+        yield records.parse(example.SerializeToString(deterministic=True))
 
 
 def _serialized(pixels: np.ndarray, labels: np.ndarray) -> Iterator[records.Record]:

@@ -55,7 +55,7 @@ def run_fn(fn_args: Any) -> None:
     )
     (run / SPEC).write_text(to_json(spec))
     _run_trainer(run / SPEC)
-    images = read_split(examples / "Split-test", job.shape).images[: max(config["warmup_batches"], default=0)]
+    images = read_split(examples / "Split-test", job.pictures).images[: max(config["warmup_batches"], default=0)]
     warmup.write(Path(fn_args.serving_model_dir), images, config["warmup_batches"])
 
 

@@ -28,9 +28,9 @@ def check(model: Path, run: Path, examples: Path, count: int) -> dict[str, Any]:
       examples: folder of the splits.
       count: how many test images, the first, are compared.
     """
-    shape = from_json(TrainingSpec, (run / SPEC).read_bytes()).job.shape
+    pictures = from_json(TrainingSpec, (run / SPEC).read_bytes()).job.pictures
     scores = np.load(run / "test_scores.npy", allow_pickle=False)[:count]
-    images = read_split(examples / "Split-test", shape).images[:count]
+    images = read_split(examples / "Split-test", pictures).images[:count]
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, "images.npy"), Path(folder, "scores.npy")]
         for path, array in zip(paths, (images, scores), strict=True):

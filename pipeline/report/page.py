@@ -141,7 +141,7 @@ def _answers(run: metadata_store.Run, experiment: Experiment) -> _Answers | None
     examples = metadata_store.folder(run.output("ImageExampleGen", "examples"))
     if not training or not examples:
         return None
-    test = read_split(examples / "Split-test", experiment.dataset.shape)
+    test = read_split(examples / "Split-test", experiment.dataset.pictures)
     scores = np.load(training / "test_scores.npy", allow_pickle=False)
     measured = metrics.measure(test.labels, scores, experiment.dataset.classes)
     return _Answers(test, scores, read_test_sources(examples), measured)

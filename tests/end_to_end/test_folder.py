@@ -59,6 +59,19 @@ def test_a_folder_of_pictures_becomes_a_served_model(conveyor, tmp_path):
         assert json.loads(done.stdout)["predictions"][0]["version"] == 2
 
 
+def test_large_pictures_stay_encoded_and_train_the_same(conveyor, tmp_path):
+    folder = draw_classes(tmp_path / "flowers", COUNTS, (40, 30))
+    run = ("run", "--data", folder, "--set", "training.steps=20", "--set", "gate.min_accuracy=0")
+    done = conveyor(*run, "--set", "training.precision=float32")
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = conveyor(*run, "--set", "training.precision=float32", "--set", "dataset.keep_encoded=true")
+    assert done.returncode == 0, done.stdout + done.stderr
+    pixels, files = (json.loads(path.read_text()) for path in sorted((tmp_path / "home" / "reports").glob("*.json")))
+    assert files["metrics"] == pixels["metrics"]
+    assert files["outcome"]["version"] == 2
+    assert files["servability"]["ok"]
+
+
 def test_mistakes_name_their_file(conveyor, tmp_path):
     folder = tmp_path / "split"
     draw_classes(folder / "train", {"a": 40, "b": 40}, (8, 8))

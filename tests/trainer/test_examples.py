@@ -2,8 +2,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.image_example_gen.executor import serialize
+from components.image_example_gen.executor import serialize, serialize_files
+from tests.pictures import encode, noise
+from trainer import pictures, records
 from trainer.examples import Split, batches, read_split, shuffled_order
+from trainer.settings import Pictures
 
 
 def test_reads_what_ingestion_writes(digits, tmp_path):
@@ -12,17 +15,17 @@ def test_reads_what_ingestion_writes(digits, tmp_path):
             half = slice(500 * part, 500 * (part + 1))
             for record in serialize(digits.images[half], digits.labels[half]):
                 writer.write(record.content)
-    split = read_split(tmp_path, (28, 28, 1))
+    split = read_split(tmp_path, Pictures((28, 28, 1)))
     assert (split.images[:] == digits.images).all()
     assert (split.labels == digits.labels).all()
 
 
 def test_refuses_an_empty_folder(tmp_path):
     with pytest.raises(ValueError, match="no TFRecord file"):
-        read_split(tmp_path, (28, 28, 1))
+        read_split(tmp_path, Pictures((28, 28, 1)))
     (tmp_path / "empty").touch()
     with pytest.raises(ValueError, match="no example"):
-        read_split(tmp_path, (28, 28, 1))
+        read_split(tmp_path, Pictures((28, 28, 1)))
 
 
 def test_every_epoch_shows_every_example_once_in_a_new_order():
@@ -35,6 +38,24 @@ def test_every_epoch_shows_every_example_once_in_a_new_order():
 def test_order_depends_on_the_seed_alone():
     assert (shuffled_order(100, 8, 50, seed=1) == shuffled_order(100, 8, 90, seed=1)[:50]).all()
     assert (shuffled_order(100, 8, 50, seed=1) != shuffled_order(100, 8, 50, seed=2)).any()
+
+
+def test_picture_files_are_decoded_to_the_pixels_that_were_ingested(tmp_path):
+    """Large pictures, kept as they are: every image, in the order of training, as ingestion saw it."""
+    rules = Pictures((12, 10, 3), "crop", encoded=True)
+    files = [encode(noise(40 + n, 50, 3, seed=n), "JPEG" if n % 2 else "PNG") for n in range(12)]
+    seen = pictures.decoder(rules)(tf.constant(files)).numpy()
+    labels = np.arange(12) % 3
+    (tmp_path / "Split-a").mkdir()
+    records.write(tmp_path / "Split-a" / "file", serialize_files(seen, labels, files))
+    split = read_split(tmp_path / "Split-a", rules)
+    assert (split.images[:] == seen).all()
+    assert (split.images[7] == seen[7]).all()
+    assert split.images[:0].shape == (0, 12, 10, 3)
+    order = shuffled_order(12, 4, 5, seed=1)
+    for step, (images, found) in enumerate(batches(split, order).as_numpy_iterator()):
+        assert (images == seen[order[step]]).all()
+        assert (found == labels[order[step]]).all()
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 3])

@@ -7,8 +7,9 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from components.image_example_gen.executor import serialize
+from components.image_example_gen.executor import serialize, serialize_files
 from pipeline.experiments import load
+from serving import servability
 from trainer import export, loop, networks
 
 
@@ -45,6 +46,17 @@ def test_every_signature_gives_the_same_answer(exported, digits):
         assert reply["classes"].shape == reply["scores"].shape == (20, 10)
         assert (reply["label"].numpy() == expected.argmax(axis=1)).all()
         assert reply["classes"].numpy()[3].tolist() == [b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"8", b"9"]
+
+
+def test_a_model_of_picture_files_answers_examples_that_hold_one(mnist_job, digits, tmp_path):
+    job = dataclasses.replace(mnist_job, pictures=dataclasses.replace(mnist_job.pictures, encoded=True))
+    network = export.save(networks.build(job, "float32"), job, tmp_path / "model", tmp_path)
+    images, labels = digits.images[:5], digits.labels[:5]
+    files = [png(PIL.Image.fromarray(image.squeeze(-1))) for image in images]
+    examples = [record.content for record in serialize_files(images, labels, files)]
+    reply = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"](examples=tf.constant(examples))
+    np.testing.assert_allclose(reply["scores"], loop.predictor(network, job.shape)(images), atol=1e-5)
+    servability.check(tmp_path / "model", images, loop.predictor(network, job.shape)(images))
 
 
 def test_images_of_any_shape_that_fits(exported, digits):
@@ -95,6 +107,7 @@ def test_weights_are_stored_once_and_shape_and_classes_travel_along(exported, mn
     assert json.loads((folder / "assets" / "dataset.json").read_text()) == {
         "shape": [28, 28, 1],
         "resize": "squash",
+        "encoded": False,
         "background": "black",
         "classes": ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
     }

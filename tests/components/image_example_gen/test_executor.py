@@ -195,7 +195,7 @@ def test_the_sources_of_hashed_splits_are_the_files_of_the_images(tmp_path):
     dataset = Dataset("x", "folders", (4, 4, 3), ("a", "b"))
     ingest(folder, dataset, tmp_path / "out")
     sources = read_test_sources(tmp_path / "out")
-    images = read_split(tmp_path / "out" / "Split-test", (4, 4, 3)).images
+    images = read_split(tmp_path / "out" / "Split-test", dataset.pictures).images
     assert len(sources) == len(images) > 1
     for source, image in zip(sources, images, strict=True):
         assert np.array_equal(np.asarray(PIL.Image.open(folder / source)), image)
