@@ -8,9 +8,9 @@ import platform
 from pathlib import Path
 
 from conveyor import modules
+from conveyor.modules import PACKAGES
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("conveyor", "pipeline", "components", "trainer", "serving")
 STACK = ("tfx", "tensorflow", "keras", "apache-beam", "tensorflow-model-analysis", "tensorflow-data-validation")
 
 

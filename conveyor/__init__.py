@@ -6,7 +6,6 @@ A name is imported when it is first asked for, so that the client needs neither 
 """
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
         Training,
     )
     from serving.client import Client, Prediction, ServingError, Tls
-
-# TensorFlow leaves oneDNN off on processors without AVX512-VNNI, where it trains 1.5 times as fast too.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 _CONFIG = "pipeline.experiments.config"
 _CLIENT = "serving.client"

@@ -3,13 +3,18 @@
 import ast
 import contextlib
 import importlib
+import importlib.abc
 import importlib.util
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+PACKAGES = ("conveyor", "pipeline", "components", "trainer", "serving")
 
 
 def imported_files(folder: Path, module: str, skip: Callable[[str], bool] = lambda _: False) -> frozenset[Path]:
@@ -40,8 +45,11 @@ def imported_files(folder: Path, module: str, skip: Callable[[str], bool] = lamb
 
 
 def _file_of(folder: Path, name: str) -> Path | None:
+    if (folder / f"{name}.py").is_file() and not (folder / name).is_dir():  # also one whose name has a dot
+        return folder / f"{name}.py"
     base = folder.joinpath(*name.split("."))
-    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+    places = (base / "__init__.py", base.with_name(f"{base.name}.py"))  # a package comes first, as in Python
+    return next((path for path in places if path.is_file()), None)
 
 
 def _imports_of(path: Path, module: str) -> list[str]:
@@ -52,7 +60,8 @@ def _imports_of(path: Path, module: str) -> list[str]:
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            continue  # never run
+            waiting += node.orelse  # the rest is never run
+            continue
         waiting += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
@@ -65,21 +74,39 @@ def _imports_of(path: Path, module: str) -> list[str]:
 
 @contextlib.contextmanager
 def importable(folder: Path) -> Iterator[None]:
-    """Makes the modules of a folder importable as long as the block lasts; after all else, so that they hide nothing.
+    """Makes the modules of a folder importable as long as the block lasts.
 
-    What was imported from there is forgotten at the end: another folder's module may have the same name.
+    They hide neither Python's own modules nor installed ones, and are found before others of their names, such as those
+    that they are a copy of. What was imported from there is forgotten at the end: another folder's module may have the
+    same name.
     """
-    place = str(folder)
-    known = set(sys.modules)
-    sys.path.append(place)
+    if any(isinstance(finder, _Siblings) and finder.folder == folder for finder in sys.meta_path):
+        yield
+        return
+    place, known, finder = str(folder), set(sys.modules), _Siblings(folder)
+    sys.meta_path.insert(0, finder)
     importlib.invalidate_caches()
     try:
         yield
     finally:
-        sys.path.remove(place)
+        sys.meta_path.remove(finder)
         for name in set(sys.modules) - known:
             if str(getattr(sys.modules[name], "__file__", None) or "").startswith(f"{place}{os.sep}"):
                 del sys.modules[name]
+
+
+class _Siblings(importlib.abc.MetaPathFinder):
+    """Finds the modules of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:  # noqa: ARG002
+        if path is not None or fullname in (*sys.stdlib_module_names, *PACKAGES):  # in a package, or another's name
+            return None
+        found = PathFinder.find_spec(fullname, [str(self.folder)])
+        installed = [place for place in sys.path if place.endswith(("site-packages", "dist-packages"))]
+        return None if found is None or PathFinder.find_spec(fullname, installed) else found
 
 
 def import_file(folder: Path, module: str) -> ModuleType:
@@ -96,12 +123,13 @@ def import_file(folder: Path, module: str) -> ModuleType:
     path = _file_of(folder, module)
     if path is None:
         raise ModuleNotFoundError(module)
-    if "." in module:  # by its name: its relative imports need the packages above it
+    if path.parent != folder:  # by its name: its relative imports need the packages above it
         return importlib.import_module(module)
     specification = importlib.util.spec_from_file_location(module, path)
     assert specification is not None  # it is a Python file
     assert specification.loader is not None
     made = importlib.util.module_from_spec(specification)
+    sys.modules.setdefault(module, made)  # where a dataclass looks for its annotations
     specification.loader.exec_module(made)
     return made
 

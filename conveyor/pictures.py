@@ -9,6 +9,17 @@ import PIL.ImageOps
 MAX_PIXELS = 50_000_000  # of one picture: what a telephone makes; decoding it takes some hundreds of MB
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")  # how PNG and JPEG files begin, which networks decode themselves
 CONVERTED = ("GIF", "BMP", "WEBP")
+# Others that people bring, and how they begin.
+OTHERS = {
+    "TIFF": rb"II\*\0|MM\0\*",
+    "HEIC": rb"....ftyp(heic|heix|mif1)",
+    "AVIF": rb"....ftypavif",
+    "JPEG 2000": rb"\0\0\0\x0cjP",
+    "PSD": rb"8BPS",
+    "PDF": rb"%PDF",
+    "SVG": rb"\s*(<\?xml|<svg)",
+    "ICO": rb"\x00\x00\x01\x00",
+}
 KINDS = "PNG, JPEG, GIF, BMP or WebP"
 
 
@@ -35,9 +46,7 @@ def as_png_or_jpeg(content: bytes) -> bytes:
     if not content:
         raise PictureError("an empty file")
     try:
-        with PIL.Image.open(io.BytesIO(content)) as picture:
-            if picture.format not in CONVERTED:
-                raise PictureError(f"{picture.format}, which is not supported: convert it")
+        with PIL.Image.open(io.BytesIO(content), formats=CONVERTED) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise PictureError(f"a picture of more than {MAX_PIXELS:,} pixels")
             file = io.BytesIO()
@@ -46,7 +55,8 @@ def as_png_or_jpeg(content: bytes) -> bytes:
     except PictureError:
         raise
     except PIL.UnidentifiedImageError:
-        raise PictureError("something else") from None
+        kind = next((name for name, begin in OTHERS.items() if re.match(begin, content, re.DOTALL)), None)
+        raise PictureError(f"{kind}, which is not supported: convert it" if kind else "something else") from None
     except Exception as error:  # whatever a damaged file makes of a decoder
         raise PictureError(f"a file with this: {error}") from error
 

@@ -35,7 +35,7 @@ def settings(name: str) -> Callable[[type[Settings]], type[Settings]]:
 
     Example:
       >>> from trainer.settings import Training
-      >>> Training("adam", 1e-4, batch_size=50, steps=0)
+      >>> Training(batch_size=50, steps=0)
       Traceback (most recent call last):
       conveyor.errors.ConfigError: training.steps is 0; it should be greater than or equal to 1.
     """

@@ -1,4 +1,3 @@
 """What runs, in which order, and who asked for it."""
 
-# It sets how TensorFlow computes, before that is imported.
-import conveyor  # noqa: F401
+import conveyor.onednn  # noqa: F401

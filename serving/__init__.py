@@ -1,4 +1,3 @@
 """What serves pushed models; knows neither TFX nor the trainer."""
 
-# It sets how TensorFlow computes, before that is imported.
-import conveyor  # noqa: F401
+import conveyor.onednn  # noqa: F401

@@ -28,6 +28,20 @@ class Images(Protocol):
         """Returns one, uint8 [height, width, channels], or some, uint8 [n, height, width, channels]."""
 
 
+def _chosen(numbers: int | slice | np.ndarray, count: int) -> np.ndarray:
+    """Returns the numbers of images, of which there are `count`.
+
+    Raises:
+      IndexError: there is no such image.
+    """
+    if isinstance(numbers, slice):
+        return np.arange(*numbers.indices(count))
+    chosen = np.asarray(numbers)
+    if chosen.size and not (chosen.min() >= 0 and chosen.max() < count):
+        raise IndexError(f"there are {count} images")
+    return chosen
+
+
 class RecordImages:
     """Images in TFRecord files, of raw pixels; each is read when it is asked for."""
 
@@ -46,7 +60,7 @@ class RecordImages:
         return len(self._records)
 
     def __getitem__(self, numbers: int | slice | np.ndarray) -> np.ndarray:
-        chosen = np.arange(len(self))[numbers]
+        chosen = _chosen(numbers, len(self))
         pixels = self._records.pixels(np.atleast_1d(chosen), math.prod(self._shape))
         return pixels.reshape(*chosen.shape, *self._shape)
 
@@ -65,7 +79,7 @@ class EncodedImages:
         return np.array([*map(self._records.image, numbers), None], dtype=object)[:-1]
 
     def __getitem__(self, numbers: int | slice | np.ndarray) -> np.ndarray:
-        chosen = np.arange(len(self))[numbers]
+        chosen = _chosen(numbers, len(self))
         if not chosen.size:
             return np.empty((0, *self.rules.shape), np.uint8)
         with tf.device("CPU:0"):

@@ -25,9 +25,10 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         """Makes the variables.
 
         Raises:
-          ValueError: the inputs are not [N, height, width, channels], or the layer lacks its scale or centre.
+          ValueError: the inputs are not [N, height, width, channels], or the layer lacks its scale or centre, or is
+            synchronized.
         """
-        if len(input_shape) != 4 or self.axis not in (-1, 3) or not (self.scale and self.center):
+        if len(input_shape) != 4 or self.axis not in (-1, 3) or not (self.scale and self.center) or self.synchronized:
             raise ValueError("FusedBatchNormalization takes [N, height, width, channels], with a scale and a centre.")
         super().build(input_shape)
 

@@ -1,6 +1,7 @@
 """Trains a network: blocks of steps between two lines, checkpoints that a killed run continues from."""
 
 import dataclasses
+import functools
 import json
 import math
 import sys
@@ -24,6 +25,7 @@ from trainer.settings import Training, TrainingJob
 STEPS_PER_EXECUTION = 10  # in one call of the compiled loop: few calls into Python, and a bar that still moves
 PREDICT_BATCH = 500
 FITTED = 2000  # training images that layers may be fitted to
+FLOAT_BYTES = 2**28  # of images that are in memory at once, besides batches
 COMPILED_FROM = 500  # steps of a training whose optimizer is compiled by XLA
 
 
@@ -121,7 +123,7 @@ def train(
       TrainingStopped: SIGTERM came.
     """
     training = job.training
-    model, saver = _prepare(job, devices, checkpoints, train_split.images[:FITTED])
+    model, saver = _prepare(job, devices, checkpoints, functools.partial(_sample, train_split, job))
     if initial is not None:
         export.set_weights(model, initial)
     first_step, history = saver.restore()
@@ -146,14 +148,16 @@ def train(
         while not ends:
             if step > first_step or not history:  # else the restored step was measured and saved before
                 ends = step == training.steps or callbacks.ask_for_the_end
-                if ends:
-                    model.optimizer.finalize_variable_values(model.trainable_variables)  # averages, if it keeps them
                 if ends or any(step % every == 0 for every in (training.log_every, training.eval_every)):
                     history.append(measure(step))
+                    ends = callbacks.measured(history[-1], ends) or ends
+                    if ends:
+                        model.optimizer.finalize_variable_values(
+                            model.trainable_variables
+                        )  # averages, if it keeps them
+                        callbacks.end()
+                        history[-1] = measure(step) | {"ended": 1}  # of what the training ends with
                     say(_line(history[-1]))
-                    ends = callbacks.measured(history[-1]) or ends
-                if ends:
-                    callbacks.end(history[-1])
                 if ends or step % training.checkpoint_every == 0 or stopped.is_set():
                     saver.save(step, history)
             if ends:
@@ -168,7 +172,7 @@ def train(
                 raise TrainingDiverged(_diverged(loss, step))
             if step == 1 and prove:
                 prove(model)
-            callbacks.trained(step, loss)
+            callbacks.trained(step, count, loss)
     return TrainingResult(model, step, first_step, time.perf_counter() - started, history)
 
 
@@ -183,16 +187,23 @@ def _ended_early(history: list[dict[str, float]]) -> bool:
 
 
 class _Callbacks:
-    """A network's callbacks, which hear of a training as they would of `model.fit`.
+    """A network's callbacks, which hear of a training much as they would of `model.fit`.
 
     To them, a batch is what one call of the compiled loop takes, and an epoch lies between two measurements on `eval`.
+    `loss` and `accuracy` are those of the batch that comes next, `val_loss` is the cross-entropy.
     """
 
     def __init__(self, job: TrainingJob, model: keras.Model) -> None:
         self._every = job.training.eval_every
         self._model = model
         model.stop_training = False
-        self._list = keras.callbacks.CallbackList(networks.callbacks(job.network), model=model)
+        self._list = keras.callbacks.CallbackList(
+            networks.callbacks(job.network),
+            model=model,
+            epochs=math.ceil(job.training.steps / self._every),
+            steps=self._every,
+            verbose=0,
+        )
 
     @property
     def ask_for_the_end(self) -> bool:
@@ -204,24 +215,24 @@ class _Callbacks:
         self._list.on_train_begin()
         self._list.on_epoch_begin(step // self._every)
 
-    def trained(self, step: int, loss: float) -> None:
-        """Tells of steps that were taken."""
+    def trained(self, step: int, count: int, loss: float) -> None:
+        """Tells of steps that were taken, so many in one call."""
+        self._list.on_train_batch_begin(step - count)
         self._list.on_train_batch_end(step - 1, {"loss": loss})
 
-    def measured(self, entry: dict[str, float]) -> bool:
-        """Tells of a measurement, where it ends an epoch; returns whether the training shall end."""
+    def measured(self, entry: dict[str, float], ends: bool) -> bool:
+        """Tells of a measurement, where it ends an epoch; returns whether a callback wants the training to end."""
         step = int(entry["step"])
-        if step and step % self._every == 0:
+        if step and (ends or step % self._every == 0):
             logs = {name.replace("eval_", "val_"): value for name, value in entry.items() if name != "step"}
-            self._list.on_epoch_end(step // self._every - 1, logs)
-            if not self._model.stop_training:
+            self._list.on_epoch_end(math.ceil(step / self._every) - 1, logs)
+            if not ends and not self._model.stop_training:
                 self._list.on_epoch_begin(step // self._every)
         return self._model.stop_training
 
-    def end(self, entry: dict[str, float]) -> None:
-        """Tells of the end, and writes into the last measurement that there is nothing to continue."""
+    def end(self) -> None:
+        """Tells of the end."""
         self._list.on_train_end()
-        entry["ended"] = 1
 
 
 def restore(job: TrainingJob, checkpoints: Path) -> tuple[keras.Model, int]:
@@ -233,12 +244,23 @@ def restore(job: TrainingJob, checkpoints: Path) -> tuple[keras.Model, int]:
 
 
 def _prepare(
-    job: TrainingJob, devices: Devices, checkpoints: Path, images: np.ndarray | None = None
+    job: TrainingJob, devices: Devices, checkpoints: Path, images: Callable[[], np.ndarray] | None = None
 ) -> tuple[keras.Model, Checkpoints]:
     with devices.strategy.scope():
         model = networks.build(job, devices.precision, images)
         model.optimizer.build(model.trainable_variables)
         return model, Checkpoints(checkpoints, model, job.training.keep_checkpoints)
+
+
+def _sample(split: Split, job: TrainingJob) -> np.ndarray:
+    """Returns images of a training, drawn at random, for layers that are fitted to them."""
+    count = min(len(split), FITTED, _at_once(job.shape))
+    return split.images[np.sort(np.random.default_rng(job.training.seed).permutation(len(split))[:count])]
+
+
+def _at_once(shape: tuple[int, int, int]) -> int:
+    """Returns how many images may be in memory as floats."""
+    return max(1, FLOAT_BYTES // (4 * math.prod(shape)))
 
 
 def _bar(first_step: int, steps: int) -> Any:
@@ -291,9 +313,11 @@ def predictor(model: keras.Model, shape: tuple[int, int, int]) -> Predict:
         input_signature=[tf.TensorSpec([None, *shape], tf.uint8)],
     )
 
+    batch = min(PREDICT_BATCH, _at_once(shape))
+
     def predict(images: Images) -> np.ndarray:
-        starts = range(0, len(images), PREDICT_BATCH)
-        return np.concatenate([forward(images[start : start + PREDICT_BATCH]).numpy() for start in starts])
+        starts = range(0, len(images), batch)
+        return np.concatenate([forward(images[start : start + batch]).numpy() for start in starts])
 
     return predict
 
@@ -315,7 +339,7 @@ def _compiled_steps(job: TrainingJob, devices: Devices, model: keras.Model) -> C
         model.optimizer.apply(slopes, variables)
 
     update = tf.function(update, jit_compile=True) if compiles else update
-    by_number = networks.takes_class_numbers(model)
+    by_number, replicas = networks.takes_class_numbers(model), devices.strategy.num_replicas_in_sync
 
     @tf.function(jit_compile=devices.xla)
     def gradients(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -323,10 +347,12 @@ def _compiled_steps(job: TrainingJob, devices: Devices, model: keras.Model) -> C
             pixels = tf.cast(images, tf.float32)
             logits = tf.cast(model(pixels, training=True), tf.float32)
             targets = labels if by_number else tf.one_hot(labels, len(job.classes))
-            # The mean over the whole batch: a replica has only its share, and the optimiser adds up their gradients.
-            share = tf.cast(tf.shape(images)[0], tf.float32) / job.training.batch_size
+            # The mean over the whole batch: Keras divides by the number of replicas, whose gradients the optimiser adds
+            # up, and which have shares that may differ by one image.
+            share = tf.cast(tf.shape(images)[0] * replicas, tf.float32) / job.training.batch_size
             loss = model.compute_loss(pixels, targets, logits) * share
-        return loss, tape.gradient(loss, variables)
+            scaled = model.optimizer.scale_loss(loss)
+        return loss, tape.gradient(scaled, variables)
 
     def replica_step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         loss, slopes = gradients(images, labels)

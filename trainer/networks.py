@@ -1,19 +1,22 @@
 """Builds the networks of experiments: plain Keras models, from code that stands with the experiment."""
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from conveyor import modules
 from conveyor.errors import ConfigError
 from trainer.settings import FACTS, NetworkSource, TrainingJob
 
 ONEDNN_BLOCK = 16  # channels that it computes at once, at most
+SAME = 1e-4  # of the largest logit: float32 arithmetic in another order
 TRIED = 2  # images of the first call, which shows a network's outputs
 
 
@@ -21,7 +24,7 @@ class NetworkError(ConfigError):
     """The code of a network is wrong: it raises, or what it returns cannot be trained or served."""
 
 
-def build(job: TrainingJob, precision: str, images: np.ndarray | None = None) -> keras.Model:
+def build(job: TrainingJob, precision: str, images: Callable[[], np.ndarray] | None = None) -> keras.Model:
     """Returns a new network with freshly drawn weights, compiled.
 
     The experiment's function is called with the images' shape, the number of classes, and its parameters by name; with
@@ -32,8 +35,8 @@ def build(job: TrainingJob, precision: str, images: np.ndarray | None = None) ->
       job: names the function and gives it its arguments; the same job gives the same weights.
       precision: `float32`, or `mixed_bfloat16` for bfloat16 arithmetic on float32 variables; it is Keras's policy while
         the function runs.
-      images: some training images, uint8 [N, height, width, channels], for layers that are fitted to them; None where
-        the weights come from elsewhere.
+      images: returns some training images, uint8 [N, height, width, channels], for layers that are fitted to them;
+        None where the weights come from elsewhere.
 
     Returns:
       A model from raw pixels, float32 [N, height, width, channels] in 0 to 255, to logits, [N, classes].
@@ -53,15 +56,15 @@ def build(job: TrainingJob, precision: str, images: np.ndarray | None = None) ->
     try:
         with _code(source) as module:
             function = getattr(module, source.build)
-            model = function(job.shape, len(job.classes), **source.parameters, **_facts(function, job, images))
+            given = _parameters(function, source) | _facts(function, job, images)
+            model = function(job.shape, len(job.classes), **given)
             _check(model, job)
     finally:
         keras.config.set_dtype_policy(before)
     optimizer = model.optimizer if model.compiled else keras.optimizers.Adam()
     if not model.compiled or (model.loss is None and not _has_own(model, "compute_loss")):
         model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    if model.loss is not None:
-        _check_loss(model)
+    _check_loss(model, job)
     return model
 
 
@@ -94,11 +97,18 @@ def _code(source: NetworkSource) -> Iterator[Any]:
         raise NetworkError(f"The network cannot be built: {modules.explained(error, folder)}.{hint}") from error
 
 
-def _facts(function: Callable[..., Any], job: TrainingJob, images: np.ndarray | None) -> dict[str, Any]:
-    """Returns what the trainer knows and the function has a parameter for."""
-    known = {"steps": job.training.steps, "batch_size": job.training.batch_size, "images": images}
+def _parameters(function: Callable[..., Any], source: NetworkSource) -> dict[str, Any]:
+    """Returns the function's own parameters; what JSON made a tuple is a list where the function has one."""
     asked = inspect.signature(function).parameters
-    return {name: known[name] for name in FACTS if name in asked}
+    is_list = {name: list in (type(p.default), p.annotation, get_origin(p.annotation)) for name, p in asked.items()}
+    return {name: list(value) if is_list.get(name) else value for name, value in source.parameters.items()}
+
+
+def _facts(function: Callable[..., Any], job: TrainingJob, images: Callable[[], np.ndarray] | None) -> dict[str, Any]:
+    """Returns what the trainer knows and the function has a parameter for."""
+    asked = inspect.signature(function).parameters
+    facts = {name: getattr(job.training, name) for name in FACTS if name in asked and name != "images"}
+    return facts | ({"images": images() if images else None} if "images" in asked else {})
 
 
 def _check(model: Any, job: TrainingJob) -> None:
@@ -141,7 +151,7 @@ def _has_wrong_gradient(layer: keras.layers.Layer) -> bool:
 
     Source: https://github.com/uxlfoundation/oneDNN/issues/6035.
     """
-    if not isinstance(layer, keras.layers.Conv2D) or not layer.trainable:
+    if not isinstance(layer, keras.layers.Conv2D) or not layer.trainable or tf.config.list_physical_devices("GPU"):
         return False
     return tuple(layer.kernel_size) == (1, 1) and max(layer.strides) > 1 and layer.kernel.shape[2] < ONEDNN_BLOCK
 
@@ -151,22 +161,47 @@ def _has_own(model: keras.Model, method: str) -> bool:
     return getattr(type(model), method) is not getattr(keras.Model, method)
 
 
-def _check_loss(model: keras.Model) -> None:
+def _check_loss(model: keras.Model, job: TrainingJob) -> None:
+    """Refuses a loss that expects probabilities, or that cannot be computed of what the trainer gives it."""
     try:
         loss = keras.losses.get(model.loss)
     except (TypeError, ValueError) as error:
         raise NetworkError(f"The model is compiled with a loss that is none: {error}") from error
+    choice = inspect.signature(loss).parameters.get("from_logits") if callable(loss) else None
+    from_logits = choice is None or choice.default is not False
     if isinstance(loss, keras.Loss):
         from_logits = loss.get_config().get("from_logits", True)
-    elif callable(loss):
-        choice = inspect.signature(loss).parameters.get("from_logits")
-        from_logits = choice is None or choice.default is not False
-    else:
-        raise NetworkError(f"The model is compiled with a loss that is none: {model.loss!r}.")
+    try:
+        labels = np.arange(TRIED, dtype=np.int64)
+        targets = labels if takes_class_numbers(model) else np.eye(len(job.classes), dtype=np.float32)[labels]
+        logits = tf.zeros([TRIED, len(job.classes)])
+        model.compute_loss(tf.zeros([TRIED, *job.shape]), tf.constant(targets), logits)
+    except Exception as error:  # the loss may be the user's code
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise NetworkError(f"The model's loss cannot be computed of labels and logits: {what}") from error
     if not from_logits:
         raise NetworkError(
             f"The model is compiled with {model.loss if isinstance(model.loss, str) else type(loss).__name__}, which "
             "expects probabilities, and returns logits: give the loss from_logits=True."
+        )
+
+
+def check_rebuilt(network: keras.Model, job: TrainingJob, images: np.ndarray) -> None:
+    """Refuses a network that answers otherwise once it is built again: one that is more than its weights.
+
+    Raises:
+      NetworkError: its logits differ.
+    """
+    again = build(job, "float32")
+    set_weights(again, network.get_weights())
+    ours, theirs = (
+        keras.ops.convert_to_numpy(each(images.astype(np.float32), training=False)) for each in (network, again)
+    )
+    difference = float(np.abs(ours - theirs).max())
+    if not difference <= SAME * max(1.0, float(np.abs(ours).max())):
+        raise NetworkError(
+            f"The network answers otherwise when it is built again with the same weights: up to {difference:.3g} in a "
+            "logit. What its function draws or reads must be weights, or the same each time."
         )
 
 
@@ -189,9 +224,10 @@ def takes_class_numbers(model: keras.Model) -> bool:
     A model that is compiled without a loss, as its `compute_loss` is its own, takes numbers.
     """
     loss = keras.losses.get(model.loss)
-    if loss is None:  # compute_loss is the model's own
-        return True
-    return "sparse" in (type(loss).__name__ if isinstance(loss, keras.Loss) else loss.__name__).lower()
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    is_sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+    return loss is None or is_sparse or loss is keras.losses.sparse_categorical_crossentropy
 
 
 def first_kernels(model: keras.Model) -> np.ndarray | None:

@@ -3,10 +3,14 @@
 An index says where each image's bytes begin in its file, how many they are, and what its label is. The ingestion writes
 it beside the splits; for files without one it is made here. The files are mapped into memory, and what has been read is
 given back to the operating system every now and then, so that a process stays small however large its data are.
+
+The sizes of files are checked, and the checksums of records are not.
 """
 
 import mmap
+import resource
 import struct
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +22,7 @@ INDEX = "index"  # folder beside the splits: <split>/<file>.npz
 ENTRY = np.dtype([("offset", "<u8"), ("size", "<u4"), ("label", "<i4")])
 IMAGES, LABEL = (b"image", b"image/encoded"), b"label"  # pixels, or a picture file
 RESIDENT_BYTES = 2**27  # of files, that are kept in this process's memory; the operating system may keep more
+OTHER_FILES = 1024  # that a process may open besides
 _FRAME_BEFORE, _FRAME_AFTER = 12, 4  # length and its checksum; the content's checksum
 _BYTES_LIST, _INT64_LIST = 1, 3  # of tf.train.Feature
 _LENGTH_DELIMITED, _VARINT = 2, 0
@@ -148,6 +153,7 @@ class Records:
         Raises:
           ValueError: a file is not what was written, or has no index and none can be made.
         """
+        _allow_open_files(len(files))
         indexes = [_index_of(file) for file in files]
         self._maps = [_mapped(file) for file in files]
         counts = [len(index) for index in indexes]
@@ -190,6 +196,16 @@ class Records:
                     each.madvise(mmap.MADV_DONTNEED)
 
 
+def _allow_open_files(count: int) -> None:
+    """Raises this process's limit of open files, if so many more need it: each file that is mapped is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
+
+
 def _mapped(file: Path) -> mmap.mmap | bytes:
     with file.open("rb") as opened:
         if not file.stat().st_size:  # which cannot be mapped
@@ -203,8 +219,11 @@ def _index_of(file: Path) -> np.ndarray:
     path = _index_file(file)
     if not path.exists():
         return make_index(file)
-    with np.load(path, allow_pickle=False) as index:
-        entries, file_size = index["entries"], int(index["file_size"])
+    try:
+        with np.load(path, allow_pickle=False) as index:
+            entries, file_size = index["entries"], int(index["file_size"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # it is damaged: the file itself has all
+        return make_index(file)
     if file_size != file.stat().st_size:
         raise ValueError(f"{file} has {file.stat().st_size} bytes, and had {file_size} when it was written.")
     return entries

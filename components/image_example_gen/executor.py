@@ -238,21 +238,27 @@ def _serialized(pixels: np.ndarray, labels: np.ndarray) -> Iterator[records.Reco
     begin = 0  # of the image, which no label moves: it comes first
     for label in np.unique(labels):
         numbers = np.flatnonzero(labels == label)
-        template, places = _template(pixels.shape[1], int(label))
-        rows = np.tile(template, (len(numbers), 1))
-        rows[:, places["image"]] = pixels[numbers]
+        head, tail, places = _template(pixels.shape[1], int(label))
+        image = slice(len(head), len(head) + pixels.shape[1])
+        rows = np.empty((len(numbers), image.stop + len(tail)), np.uint8)
+        rows[:, : image.start], rows[:, image], rows[:, image.stop :] = head, pixels[numbers], tail
         rows[:, places["image_mean"]] = means[numbers].astype("<f4")[:, np.newaxis].view(np.uint8)
         rows[:, places["image_stddev"]] = stddevs[numbers].astype("<f4")[:, np.newaxis].view(np.uint8)
         for number, row in zip(numbers, rows, strict=True):
             made[number] = row.tobytes()
-        begin = places["image"].start
+        begin = image.start
     for record, label in zip(made, labels, strict=True):
         yield records.Record(record, begin, pixels.shape[1], int(label))
 
 
 @functools.lru_cache(maxsize=1024)
-def _template(size: int, label: int) -> tuple[np.ndarray, dict[str, slice]]:
-    """Returns an example of a label, uint8 [bytes], and where the values are that differ from image to image."""
+def _template(size: int, label: int) -> tuple[np.ndarray, np.ndarray, dict[str, slice]]:
+    """Returns an example of a label, uint8, before and after the image, and where the values are that differ.
+
+    Args:
+      size: bytes of an image.
+      label: the class.
+    """
     marks = {"image_mean": 1.2345678e30, "image_stddev": 7.6543210e-30}  # numbers that nothing else in it looks like
     example = tf.train.Example()
     feature = example.features.feature
@@ -264,11 +270,12 @@ def _template(size: int, label: int) -> tuple[np.ndarray, dict[str, slice]]:
     # A map's order is otherwise chosen anew in each process, and two runs would differ.
     record = example.SerializeToString(deterministic=True)
     begin, length, _ = records.parse(record)[1:]
-    places = {"image": slice(begin, begin + length)}
+    places = {}
     for name, mark in marks.items():
         at = record.index(np.float32(mark).tobytes(), begin + length)
         places[name] = slice(at, at + 4)
-    return np.frombuffer(record, np.uint8), places
+    head, tail = (np.frombuffer(part, np.uint8) for part in (record[:begin], record[begin + length :]))
+    return head, tail, places
 
 
 def read_test_sources(examples: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -73,8 +74,17 @@ def _run_trainer(spec: Path) -> None:
     """Waits for the trainer. It prints to our standard output; what it writes to standard error goes through ours."""
     # The process ends with ours, however ours ends: see `trainer.processes.end_with_parent`.
     command = [sys.executable, "-m", "trainer", str(spec)]
+    # In the run's own folder: a network's callbacks may write files by relative paths.
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     with (
-        subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+        subprocess.Popen(
+            command,
+            cwd=spec.parent,
+            env=os.environ | {"PYTHONPATH": path},
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
         processes.on_stop(process.terminate),
     ):
         assert process.stderr is not None  # it is a pipe

@@ -40,7 +40,7 @@ def new(name: str, data: Path | None, file: Path | None) -> None:
     folder, target = data or Path(name), file or Path(f"{name}.py")
     made = new_file.write(name, folder, target)
     click.echo(f"{target}: {len(made.dataset.classes)} classes, {made.training.steps:,} steps.")
-    click.echo(f"Run it with: conveyor run {target} --data {shlex.quote(str(folder))}")
+    click.echo(f"Run it with: conveyor run {shlex.quote(str(target))} --data {shlex.quote(str(folder))}")
     reply({"experiment": name, "file": str(target.resolve()), "data": str(folder.resolve()), **made.to_dict()})
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -150,7 +151,7 @@ class KnownExperiments:
         with storage_errors(f"{path} cannot be read"):
             text = path.read_bytes()
         try:
-            return from_json(Record, text)
+            return from_json(Record, _without_old_definition(text))
         except ConfigError as error:
             raise ConfigError(f"{path} is damaged: {error} Delete it, and set again what is to stand.") from None
 
@@ -314,6 +315,18 @@ class KnownExperiments:
             f"There is no experiment {name!r}. There are {', '.join(sorted({*BUILT_IN, *self.names()}))}; or give a "
             "Python file, or a folder of pictures with conveyor run --data FOLDER."
         )
+
+
+def _without_old_definition(text: bytes) -> str | bytes:
+    """Returns a record without a definition of the time before networks were functions; its folder is named again."""
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return text
+    definition = record.get("definition") if isinstance(record, dict) else None
+    if not isinstance(definition, dict) or "network" not in definition:
+        return text
+    return json.dumps(record | {"definition": None, "settings": {}})
 
 
 def _with_standing(defined: Experiment, settings: Mapping[str, str]) -> Experiment:

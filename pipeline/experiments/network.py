@@ -111,9 +111,13 @@ def checked_parameter(build: Callable[..., Any], name: str, value: Any) -> Any:
         there = ", ".join(known) or "none"
         raise ConfigError(f"network has no parameter {name!r}: {build.__name__} has {there}.")
     kind, default = known[name].annotation, known[name].default
+    if value is None and default is None:
+        return None
     if kind is inspect.Parameter.empty or isinstance(kind, str):
         kind = Any if default in (None, inspect.Parameter.empty) else type(default)
     try:
+        if isinstance(value, dict):
+            raise TypeError
         is_list = isinstance(value, list | tuple)  # one stands for the other in JSON
         value = as_tuple(pydantic.TypeAdapter(kind).validate_python(value, strict=not is_list))
         _VALUE.validate_python(json.loads(json.dumps(value, allow_nan=False)))
@@ -154,7 +158,8 @@ def _home_of(function: Callable[..., Any], what: str) -> tuple[Path, str]:
       ConfigError: it is no function of a module, so that no other process could find it.
     """
     name = getattr(function, "__qualname__", repr(function))
-    path = Path(getattr(getattr(function, "__code__", None), "co_filename", "")).resolve()
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    path = Path(getattr(code, "co_filename", "")).resolve()
     if not path.is_file() or not name.isidentifier() or getattr(function, "__name__", "") != name:
         raise ConfigError(f"{what}: {name} must be a function that stands in a file, outside of any other function.")
     if path.parent == BUILT_IN:
@@ -179,26 +184,43 @@ def _contents(folder: Path, module: str, files: tuple[str, ...]) -> Mapping[str,
         code = modules.imported_files(folder, module)
     except SyntaxError as error:
         raise ConfigError(f"network: {error}") from error
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"network: the file of the module {error} is not in {folder}.") from error
     paths = {str(path.relative_to(folder)): path for path in code}
     for name in files:
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder) or not path.is_file():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file() or ".." in Path(name).parts:
             raise ConfigError(f"network.files: there is no file {name} below {folder}.")
-        paths[str(path.relative_to(folder))] = path
+        paths[str(Path(name))] = path
     with storage_errors(f"The network's code in {folder} cannot be read"):
-        return {name: _code_digest(path) if path in code else file_digest(path) for name, path in sorted(paths.items())}
+        parsed = {path: ast.parse(path.read_bytes()) for path in code}
+        is_read = any(map(_reads_experiment, parsed.values()))
+        return {
+            name: _code_digest(parsed[path], is_read) if path in code else file_digest(path)
+            for name, path in sorted(paths.items())
+        }
 
 
-def _code_digest(path: Path) -> str:
+def _code_digest(module: ast.Module, experiment_counts: bool) -> str:
     """Returns the SHA-256 of a module without what makes no other network: comments, its docstring, and EXPERIMENT.
 
     So a gate can be set otherwise in an experiment's file, and the training that was is reused.
     """
-    module = ast.parse(path.read_bytes())
-    if ast.get_docstring(module, clean=False) is not None:
-        del module.body[0]
-    module.body = [statement for statement in module.body if not _sets_experiment(statement)]
-    return hashlib.sha256(ast.dump(module).encode()).hexdigest()
+    body = module.body[1:] if ast.get_docstring(module, clean=False) is not None else module.body
+    kept = [statement for statement in body if experiment_counts or not _sets_experiment(statement)]
+    return hashlib.sha256(ast.dump(ast.Module(kept, [])).encode()).hexdigest()
+
+
+def _reads_experiment(module: ast.Module) -> bool:
+    """Whether anything in a module uses EXPERIMENT, its own or another's, but for what sets its own."""
+    nodes = (node for statement in module.body if not _sets_experiment(statement) for node in ast.walk(statement))
+    names = (node for node in nodes if isinstance(node, ast.Name | ast.Attribute | ast.alias))
+    return any(
+        (isinstance(node, ast.Name) and node.id == "EXPERIMENT" and isinstance(node.ctx, ast.Load))
+        or (isinstance(node, ast.Attribute) and node.attr == "EXPERIMENT")
+        or (isinstance(node, ast.alias) and node.name == "EXPERIMENT")
+        for node in names
+    )
 
 
 def _sets_experiment(statement: ast.stmt) -> bool:

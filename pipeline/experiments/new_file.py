@@ -31,6 +31,8 @@ def write(name: str, folder: Path, file: Path) -> Experiment:
     """
     if name in BUILT_IN:
         raise ConfigError(f"{name} is an experiment of Conveyor's own: choose another name.")
+    if file.suffix != ".py":
+        raise ConfigError(f"--file {file}: the name of an experiment's file ends in .py.")
     definition = experiment_of(folder)
     named = dataclasses.replace(definition, dataset=dataclasses.replace(definition.dataset, name=name))
     text = _render(named.experiment, file)

@@ -129,7 +129,7 @@ def _output_name(event: Event) -> str:
 def _network(output: str, execution: Execution) -> dict[str, Any]:
     """Returns what a model's network was built of: its function with its parameters, and the digest of its code."""
     network = metadata_store.trained_network(execution) if output == "model" else {}
-    if not network:
+    if "module" not in network:  # another artifact, or a network of the time when it was one of two
         return {}
     parameters = ", ".join(f"{name}={value!r}" for name, value in network["parameters"].items())
     built = f"{network['module']}.{network['build']}({parameters})"

@@ -117,6 +117,7 @@ def _carry_out(plan: RunPlan, console: Console, log: Path) -> Outcome:
     tf.config.set_visible_devices([], "GPU")  # only the trainer's process may take one
     plan.stage_network()
     networks.build(plan.job, "float32")  # what is wrong with it is told of before any work is done
+    networks.callbacks(plan.job.network)
     store = metadata_store.connect(plan.home)
     for name in metadata_store.close_abandoned(store):
         console.note(f"An earlier run was stopped in {name}; this one continues from there.")

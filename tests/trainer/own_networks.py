@@ -1,5 +1,8 @@
 """Networks as users write them: one function for each thing that Keras can do and a trainer might get wrong."""
 
+import dataclasses
+import functools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -47,6 +50,47 @@ def augmented(shape, classes, *, steps, batch_size):
     )
     model.compile(keras.optimizers.AdamW(1.0 / (steps * batch_size)))
     return model
+
+
+def scaled(shape, classes, *, clipnorm=0.5):
+    """A scaled loss, clipped gradients, a regulariser."""
+    dense = layers.Dense(classes, kernel_regularizer="l2")
+    model = keras.Sequential([keras.Input(shape), layers.Rescaling(1 / 255), layers.Flatten(), dense])
+    model.compile(
+        keras.optimizers.SGD(0.1, loss_scale_factor=1024, global_clipnorm=clipnorm or None),
+        functools.partial(keras.losses.sparse_categorical_crossentropy, from_logits=True),
+    )
+    return model
+
+
+class Smoothed(keras.losses.SparseCategoricalCrossentropy):
+    """A loss that a user derived from one of numbers."""
+
+
+def derived_loss(shape, classes):
+    model = dense_only(shape, classes)
+    model.compile("sgd", Smoothed(from_logits=True))
+    return model
+
+
+class Late(layers.Layer):
+    """Imports a module beside this one when it is called."""
+
+    def call(self, inputs):
+        import late_sibling
+
+        return late_sibling.twice(inputs)
+
+
+def importing_late(shape, classes):
+    return keras.Sequential([keras.Input(shape), layers.Flatten(), Late(), layers.Dense(classes)])
+
+
+@dataclasses.dataclass
+class Options:
+    """Whose annotations are texts, as of `from __future__ import annotations`."""
+
+    width: "int" = 4
 
 
 def fitted(shape, classes, *, images=None):
@@ -148,6 +192,28 @@ class StopAfter(keras.callbacks.Callback):
 
 def stop_early():
     return [StopAfter()]
+
+
+class Counting(keras.callbacks.Callback):
+    """Says what `params` are, and whether each beginning has its end."""
+
+    open_epochs = 0
+
+    def on_train_begin(self, logs=None):
+        print(self.params["epochs"], self.params["steps"])
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.open_epochs += 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.open_epochs -= 1
+
+    def on_train_end(self, logs=None):
+        print("open", self.open_epochs)
+
+
+def counting():
+    return [Counting()]
 
 
 def best_weights():

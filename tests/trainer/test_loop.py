@@ -2,7 +2,6 @@ import dataclasses
 import functools
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import keras
@@ -12,6 +11,7 @@ import tensorflow as tf
 
 from components.image_example_gen.readers import open_readers
 from conveyor.settings import to_json
+from tests.trainer import own_networks
 from tests.trainer.conftest import with_parameters
 from trainer import loop
 from trainer.devices import Devices
@@ -19,6 +19,28 @@ from trainer.loop import TrainingDiverged, accuracy_and_loss, train
 
 ROOT = Path(__file__).parents[2]
 CPU = Devices(tf.distribute.get_strategy(), "float32", False, "CPU, float32")
+
+
+TWO_DEVICES = """
+import pathlib, sys
+import numpy as np
+import tensorflow as tf
+from trainer.devices import Devices
+from trainer.examples import Split
+from trainer.loop import train
+from conveyor.settings import from_json
+from trainer.settings import TrainingJob
+
+folder = pathlib.Path(sys.argv[1])
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+devices = Devices(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), "float32", False, "two")
+data = np.load(folder / "digits.npz")
+job = from_json(TrainingJob, (folder / "job.json").read_text())
+split = Split(data["images"], data["labels"])
+trained = train(job, devices, split, None, folder / "two" / "checkpoints", folder / "two" / "logs")
+np.savez(folder / "two.npz", *trained.model.get_weights())
+"""
 
 
 class Killed(Exception):
@@ -136,32 +158,32 @@ def test_two_devices_train_as_one(short_job, digits, tmp_path):
     alone = run(short_job, digits, tmp_path / "alone")
     np.savez(tmp_path / "digits.npz", images=digits.images, labels=digits.labels)
     (tmp_path / "job.json").write_text(to_json(short_job))
-    code = textwrap.dedent(f"""
-        import pathlib
-        import numpy as np
-        import tensorflow as tf
-        from trainer.devices import Devices
-        from trainer.examples import Split
-        from trainer.loop import train
-        from conveyor.settings import from_json
-        from trainer.settings import TrainingJob
-
-        folder = pathlib.Path({str(tmp_path)!r})
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-        devices = Devices(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), "float32", False, "two")
-        data = np.load(folder / "digits.npz")
-        job = from_json(TrainingJob, (folder / "job.json").read_text())
-        split = Split(data["images"], data["labels"])
-        trained = train(job, devices, split, None, folder / "two" / "checkpoints", folder / "two" / "logs")
-        np.savez(folder / "two.npz", *trained.model.get_weights())
-    """)
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", TWO_DEVICES, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     weights = np.load(tmp_path / "two.npz")
     for a, name in zip(alone.model.get_weights(), weights.files, strict=True):
         np.testing.assert_allclose(a, weights[name], atol=1.2e-3)  # twelve steps of Adam, where a gradient is all noise
         assert np.abs(a - weights[name]).mean() < 5e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [16, 15])
+def test_two_devices_move_weights_as_far_as_one(short_job, digits, tmp_path, batch_size):
+    """By plain gradient descent, which Adam would hide: with a regulariser, and with shares that differ."""
+    source = dataclasses.replace(
+        short_job.network, folder=str(Path(own_networks.__file__).parent), module="own_networks", build="scaled",
+        parameters={"clipnorm": 0.0},  # which Keras does before it adds the replicas' gradients up
+    )  # fmt: skip
+    training = dataclasses.replace(short_job.training, steps=2, batch_size=batch_size)
+    job = dataclasses.replace(short_job, network=source, training=training)
+    alone = run(job, digits, tmp_path / "one")
+    np.savez(tmp_path / "digits.npz", images=digits.images, labels=digits.labels)
+    (tmp_path / "job.json").write_text(to_json(job))
+    done = subprocess.run([sys.executable, "-c", TWO_DEVICES, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    weights = np.load(tmp_path / "two.npz")
+    for a, name in zip(alone.model.get_weights(), weights.files, strict=True):
+        np.testing.assert_allclose(a, weights[name], atol=1e-6)
 
 
 def test_accuracy_and_loss_are_accuracy_and_cross_entropy():

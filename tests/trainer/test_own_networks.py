@@ -121,14 +121,15 @@ def test_layers_can_be_fitted_to_training_images(job, digits, tmp_path):
     made = job("fitted")
     result = train(made, digits, tmp_path)
     mean, *_ = result.model.layers[0].get_weights()
-    np.testing.assert_allclose(mean, digits.images[:].mean(axis=(0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(mean, digits.images[:].mean(axis=(0, 1, 2)), rtol=1e-4)  # fewer than 2,000: all of them
     network = export.save(result.model, made, tmp_path / "model", tmp_path)
     np.testing.assert_array_equal(network.layers[0].get_weights()[0], mean)
 
 
 def test_one_step_is_what_keras_own_fit_makes_of_it(job, digits, tmp_path):
     """The loss with label smoothing, the regulariser, the schedule, the averages and the optimiser."""
-    for kind, labels in (("normalised", np.eye(10, dtype=np.float32)[digits.labels[:16]]), ("nested", None)):
+    numbers, one_hot = digits.labels[:16], np.eye(10, dtype=np.float32)[digits.labels[:16]]
+    for kind, targets in (("normalised", one_hot), ("nested", one_hot), ("scaled", numbers), ("derived_loss", numbers)):
         made = job(kind)
         training = dataclasses.replace(made.training, steps=1)
         made = dataclasses.replace(made, training=training)
@@ -136,7 +137,6 @@ def test_one_step_is_what_keras_own_fit_makes_of_it(job, digits, tmp_path):
         ours = train(made, split, tmp_path / kind).model
         theirs = networks.build(made, "float32")
         order = loop.shuffled_order(16, 16, 2, made.training.seed)[0]
-        targets = np.eye(10, dtype=np.float32)[digits.labels[:16]] if labels is None else labels
         theirs.fit(
             digits.images[:16][order].astype(np.float32), targets[order], batch_size=16, shuffle=False, verbose=0
         )
@@ -198,7 +198,7 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence(kind, message, job):
     [
         ("answers_at_random", "untracked"),
         ("calls_python", "its graph calls Python"),
-        ("drawn_anew", "built again with the same weights, it answers otherwise"),
+        ("drawn_anew", "answers otherwise when it is built again with the same weights"),
     ],
 )
 def test_a_network_that_cannot_be_served_is_refused_after_one_step(kind, reason, job, digits, tmp_path):

@@ -1,3 +1,4 @@
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,24 @@ def test_files_that_were_cut_off_are_refused(splits):
         file.write_bytes(file.read_bytes()[:-30])
         with pytest.raises(ValueError, match=message):
             Records([file])
+
+
+def test_a_damaged_index_is_made_again(splits):
+    files, images, _ = splits
+    (records.index_folder(files[0].parent) / f"{files[0].name}.npz").write_bytes(b"PK damaged")
+    assert (Records(files).pixels(np.arange(40), 60) == images.reshape(40, 60)).all()
+
+
+def test_more_files_than_a_process_may_open_are_allowed(splits, monkeypatch):
+    files, _, _ = splits
+    monkeypatch.setattr(records, "OTHER_FILES", resource.getrlimit(resource.RLIMIT_NOFILE)[0] + 1)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        Records(files)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert soft == min(before[0] + 1 + len(files), hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_no_file_and_an_empty_one_hold_nothing(tmp_path):

@@ -32,6 +32,7 @@ from serving.signatures import DECODE
 
 FILES = Path(__file__).parent / "static"
 # Nothing is fetched from elsewhere, and no other site may frame the page.
+CONVERTED_AT_ONCE = 2  # pictures, each of which takes hundreds of MB at most
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -154,13 +155,16 @@ def add(app: web.Application, models: Models) -> None:
         described = await _described(models, request.match_info["name"])
         return await answered(described, _image(await request.read(), described["shape"]))
 
+    converting = asyncio.Semaphore(CONVERTED_AT_ONCE)
+
     async def opened(request: web.Request) -> web.Response:
         described = await _described(models, request.match_info["name"])
         if not described["resize"]:
             text = f"Version {described['version']} of {described['name']} is older than the signature {DECODE}."
             raise StatusError("FAILED_PRECONDITION", f"{text} Draw instead, or train it again.")
         try:
-            file = await asyncio.to_thread(as_png_or_jpeg, await request.read())
+            async with converting:
+                file = await asyncio.to_thread(as_png_or_jpeg, await request.read())
             image = await models.decode(described["name"], file)
         except PictureError as error:
             raise invalid_argument(f"expected {KINDS}, found {error}") from error

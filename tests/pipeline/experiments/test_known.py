@@ -238,3 +238,14 @@ def test_a_record_holds_a_whole_definition(known, tmp_path):
     known.remember(known.of_folder(folder), folder)
     assert known.record("flowers") == Record(definition=experiment_of(folder), data=str(folder), settings={}, source="")
     assert dataclasses.is_dataclass(known.record("flowers").definition)
+
+
+def test_a_record_of_a_folder_of_the_time_before_networks_were_functions_keeps_the_folder(known, tmp_path):
+    folder = draw_classes(tmp_path / "flowers", {"daisy": 4, "rose": 4})
+    known.remember(known.of_folder(folder), folder)
+    (path,) = tmp_path.rglob("flowers.json")
+    record = json.loads(path.read_text())
+    record["definition"] = {"name": "flowers", "network": {"name": "cifar10_tutorial"}}
+    path.write_text(json.dumps(record | {"settings": {"training.learning_rate": "1e-3"}}))
+    assert known.record("flowers") == Record(data=str(folder))
+    assert known.of_folder(folder).experiment.name == "flowers"

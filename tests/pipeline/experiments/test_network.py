@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from conveyor import modules
 from conveyor.errors import ConfigError
 from conveyor.settings import to_json
 from pipeline.experiments import load
@@ -207,3 +208,103 @@ def test_code_that_is_no_python_is_a_sentence(mine):
     (mine / "late.py").write_text("def\n")
     with pytest.raises(ConfigError, match=r"mine\.py, line \d+: network: invalid syntax \(late\.py, line 1\)"):
         load(str(mine / "mine.py"))
+
+
+def test_experiment_counts_where_the_code_reads_it(mine):
+    path = mine / "mine.py"
+    path.write_text(path.read_text().replace("    import late\n", "    print(EXPERIMENT.gate.min_accuracy)\n"))
+    before = digest(mine)
+    path.write_text(
+        path.read_text().replace('name="mine"', 'name="mine", gate=None or load_experiment("cifar10").gate')
+    )
+    assert digest(mine) != before
+
+
+def test_what_is_only_checked_by_types_does_not_count_but_its_other_branch_does(mine):
+    path = mine / "mine.py"
+    lines = ("from typing import TYPE_CHECKING", "if TYPE_CHECKING:", "    import layers_of_mine.unused", "else:")
+    more = "\n".join((*lines, "    import other", ""))
+    path.write_text(path.read_text().replace("import dataclasses\n", f"import dataclasses\n{more}"))
+    before = digest(mine)
+    (mine / "layers_of_mine" / "unused.py").write_text("A = 1")
+    assert digest(mine) == before
+    (mine / "other.py").write_text("A = 1")
+    assert digest(mine) != before
+
+
+def test_a_package_comes_before_a_module_of_its_name_as_in_python(mine):
+    (mine / "late").mkdir()
+    (mine / "late" / "__init__.py").touch()
+    before = digest(mine)
+    (mine / "late.py").write_text("A = 1")
+    assert digest(mine) == before
+    (mine / "late" / "__init__.py").write_text("A = 1")
+    assert digest(mine) != before
+
+
+def test_a_name_with_a_dot_is_a_name(mine, tmp_path_factory):
+    (mine / "mine.py").rename(mine / "mine.v2.py")
+    network = load(str(mine / "mine.v2.py")).network
+    assert network.source.module == "mine.v2"
+    copy = tmp_path_factory.mktemp("copy") / "network"
+    copy_code(network, copy)
+    with modules.importable(copy):
+        assert modules.import_file(copy, "mine.v2").build((1, 1, 1), 2, steps=3) == ((1, 1, 1), 2, 8)
+
+
+def test_a_copy_is_found_before_what_it_was_made_of(mine, tmp_path_factory, monkeypatch):
+    """Also where the folder is on Python's own path, and was edited since."""
+    network = load(str(mine / "mine.py")).network
+    copy = tmp_path_factory.mktemp("copy") / "network"
+    copy_code(network, copy)
+    (mine / "layers_of_mine" / "blocks.py").write_text("def block(*given):\n    return 'edited'\n")
+    monkeypatch.syspath_prepend(str(mine))
+    with modules.importable(copy):
+        assert modules.import_file(copy, "mine").build((1, 1, 1), 2, steps=3) == ((1, 1, 1), 2, 8)
+
+
+def test_a_file_may_be_a_link_within_the_folder(mine, tmp_path_factory):
+    (mine / "real.h5").write_text("weights")
+    (mine / "weights.h5").symlink_to(mine / "real.h5")
+    network = dataclasses.replace(load(str(mine / "mine.py")).network, files=("weights.h5",))
+    copy = tmp_path_factory.mktemp("copy") / "network"
+    copy_code(network, copy)
+    assert (copy / "weights.h5").read_text() == "weights"
+
+
+def test_a_decorated_function_is_that_of_its_own_file(mine):
+    (mine / "late.py").write_text(
+        "import functools\ndef logged(f):\n"
+        "    @functools.wraps(f)\n    def g(*a, **k):\n        return f(*a, **k)\n    return g\n"
+    )
+    path = mine / "mine.py"
+    path.write_text(path.read_text().replace("def build(", "from late import logged\n\n@logged\ndef build("))
+    source = load(str(path)).network.source
+    assert (source.folder, source.module) == (str(mine), "mine")
+    with modules.importable(mine):
+        assert modules.import_file(mine, "mine").build((1, 1, 1), 2, steps=3) == ((1, 1, 1), 2, 8)
+
+
+def test_dataclasses_with_annotations_as_texts_can_be_imported(mine):
+    (mine / "options.py").write_text(
+        "from __future__ import annotations\nimport dataclasses\n"
+        "@dataclasses.dataclass\nclass Options:\n    width: int = 4\n"
+    )
+    with modules.importable(mine):
+        assert modules.import_file(mine, "options").Options().width == 4
+
+
+def lists_and_none(shape, classes, widths: list[int] = [1], dropout: float = None):  # noqa: B006, RUF013
+    return widths, dropout
+
+
+def of_a_class(shape, classes, kind=dict):
+    return kind
+
+
+def test_defaults_of_the_functions_own_are_taken():
+    assert Network(lists_and_none).parameters["dropout"] is None
+    with pytest.raises(ConfigError, match=r"network\.widths is \{1: 2\}; it should be"):
+        Network(lists_and_none, {"widths": {1: 2}})
+    with pytest.raises(ConfigError, match=r"network\.kind is <class 'dict'>; it should be"):
+        Network(of_a_class)
