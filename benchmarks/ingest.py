@@ -47,7 +47,7 @@ class PlainExecutor(BaseExampleGenExecutor):
 @beam.ptransform_fn
 def _read_records(pipeline: beam.Pipeline, exec_properties: dict[str, Any], pattern: str) -> beam.PCollection:
     paths = list(Path(exec_properties["input_base"]).glob(pattern))
-    return pipeline | beam.Create(open_readers(paths, DATASET)) | beam.FlatMap(_plain_examples)
+    return pipeline | beam.Create(open_readers(paths, DATASET)) | beam.FlatMap(lambda reader: _plain_examples(reader))
 
 
 def _plain_examples(reader: Reader) -> Iterator[bytes]:

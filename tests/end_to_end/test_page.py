@@ -138,7 +138,7 @@ def test_a_picture_of_a_file_is_recognized(browser, mnist, tmp_path):
     assert "the whole picture" in browser.find_element(By.ID, "seen-caption").text
     (tmp_path / "text.png").write_text("no picture")
     browser.find_element(By.ID, "file").send_keys(str(tmp_path / "text.png"))
-    said = "text.png: it is neither PNG nor JPEG"
+    said = "text.png: expected PNG, JPEG, GIF, BMP or WebP, found something else"
     WebDriverWait(browser, 10).until(lambda d: said in d.find_element(By.ID, "answered").text)
     (refused,) = browser.get_log("browser")  # the browser notes it too
     assert "400" in refused["message"]

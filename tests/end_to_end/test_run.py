@@ -206,7 +206,7 @@ def test_folders_of_pictures(conveyor, tmp_path):
         picture = PIL.Image.fromarray(image).resize((35, 42))
         picture.convert("RGB").save(folder / f"{number}.{'jpg' if number % 5 == 0 else 'png'}")
     conveyor.data = tmp_path / "pictures"
-    settings = ('dataset.splits={"files": "*/*"}', "dataset.format=folders")
+    settings = ('dataset.splits={"files": "*/*"}', "dataset.format=folders", "training.steps=60")
     code, out = conveyor.run(*settings)
     assert code == 0, out
     report = conveyor.reports()[-1]
@@ -240,7 +240,7 @@ def test_cifar10_for_a_few_steps(conveyor, data):
     assert outcome["verdict"] == "pushed"
     assert outcome["exit_code"] == 0
     examples = next((conveyor.home / "artifacts" / "cifar10" / "ImageExampleGen" / "examples").iterdir())
-    assert sorted(path.name for path in examples.iterdir()) == ["Split-test", "Split-train", "test_sources"]
+    assert sorted(path.name for path in examples.iterdir()) == ["Split-test", "Split-train", "index", "test_sources"]
     scores = next((conveyor.home / "artifacts" / "cifar10" / "Trainer" / "model_run").glob("*/test_scores.npy"))
     assert np.load(scores, allow_pickle=False).shape == (10_000, 10)
 

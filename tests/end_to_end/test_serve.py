@@ -127,7 +127,7 @@ def test_predict_takes_patterns_standard_input_and_rest(serving, home, mnist):
         (["mnist", "nowhere.png"], 2, "there is no such file"),
         (["nope", "{}/00.png"], 1, "has no model nope, or not that version of it"),
         (["mnist", "{}/00.png", "--version", "9"], 1, "Specific(mnist, 9)"),
-        (["mnist", str(ROOT / "README.md")], 1, "it is neither PNG nor JPEG"),
+        (["mnist", str(ROOT / "README.md")], 1, "expected PNG, JPEG, GIF, BMP or WebP, found something else"),
     ],
 )
 def test_predict_says_what_is_wrong(serving, home, arguments, code, message):
