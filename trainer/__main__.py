@@ -81,8 +81,11 @@ def _prove(job: TrainingJob, images: np.ndarray, scratch: Path, model: keras.Mod
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         try:
             network = export.save(model, job, Path(folder, "model"), Path(folder))
+            scores = loop.predictor(network, job.shape)(images)
+            if not np.isfinite(scores).all():
+                return  # the training diverges, and says so after its next steps
             networks.check_rebuilt(network, job, images)
-            servability.check(Path(folder, "model"), images, loop.predictor(network, job.shape)(images))
+            servability.check(Path(folder, "model"), images, scores)
         except Exception as error:  # whatever the code of a network makes of an export
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise NotServable(f"The network cannot be served, and is not trained: {reason}") from error
