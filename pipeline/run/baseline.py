@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from components.image_example_gen.spans import BASE, is_later
-from conveyor.errors import ConveyorError, storage_errors
+from conveyor.errors import ConfigError, ConveyorError, storage_errors
 from pipeline.data.inputs import Input
 from pipeline.experiments.config import Experiment
 from pipeline.home.folders import Home
@@ -63,6 +63,7 @@ def find_baseline(home: Home, experiment: Experiment) -> Baseline | None:
 
     Raises:
       BaselineDamaged: it is not the model that was pushed.
+      ConfigError: its examples are of another kind.
       LabelsDamaged: nobody can say which version is stable.
     """
     model = home.models.model(experiment.serving.model_name)
@@ -76,4 +77,10 @@ def find_baseline(home: Home, experiment: Experiment) -> Baseline | None:
             "it stable; or remove the folder, to go on without it."
         )
     record = model.record(version) or VersionRecord()
+    kept = bool(record.experiment.get("dataset", {}).get("keep_encoded"))
+    if kept != experiment.dataset.keep_encoded:
+        raise ConfigError(
+            f"dataset.keep_encoded was {str(kept).lower()} for the stable version {version} of {model.name}, which reads "
+            "no other examples: they could not be compared. Give the model another name, serving.model_name."
+        )
     return Baseline(version, model.path(version), record.digest or model.digest(version), record.parts)

@@ -64,11 +64,15 @@ def test_large_pictures_stay_encoded_and_train_the_same(conveyor, tmp_path):
     run = ("run", "--data", folder, "--set", "training.steps=20", "--set", "gate.min_accuracy=0")
     done = conveyor(*run, "--set", "training.precision=float32")
     assert done.returncode == 0, done.stdout + done.stderr
-    done = conveyor(*run, "--set", "training.precision=float32", "--set", "dataset.keep_encoded=true")
+    encoded = (*run, "--set", "training.precision=float32", "--set", "dataset.keep_encoded=true")
+    done = conveyor(*encoded)
+    assert done.returncode == 2
+    assert "dataset.keep_encoded was false for the stable version 1 of flowers" in done.stderr
+    done = conveyor(*encoded, "--set", "serving.model_name=files")
     assert done.returncode == 0, done.stdout + done.stderr
     pixels, files = (json.loads(path.read_text()) for path in sorted((tmp_path / "home" / "reports").glob("*.json")))
     assert files["metrics"] == pixels["metrics"]
-    assert files["outcome"]["version"] == 2
+    assert files["outcome"]["version"] == 1
     assert files["servability"]["ok"]
 
 
