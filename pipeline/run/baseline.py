@@ -80,7 +80,7 @@ def find_baseline(home: Home, experiment: Experiment) -> Baseline | None:
     kept = bool(record.experiment.get("dataset", {}).get("keep_encoded"))
     if kept != experiment.dataset.keep_encoded:
         raise ConfigError(
-            f"dataset.keep_encoded was {str(kept).lower()} for the stable version {version} of {model.name}, which reads "
-            "no other examples: they could not be compared. Give the model another name, serving.model_name."
+            f"dataset.keep_encoded was {str(kept).lower()} for the stable version {version} of {model.name}, which "
+            "reads no other examples: they could not be compared. Give the model another name, serving.model_name."
         )
     return Baseline(version, model.path(version), record.digest or model.digest(version), record.parts)
