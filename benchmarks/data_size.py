@@ -52,26 +52,12 @@ def ingest(data: Path, examples: Path) -> dict[str, float]:
     """Ingests data in this process; returns the seconds and the peak memory."""
     import logging
 
-    from tfx.types import standard_artifacts
-    from tfx.utils import proto_utils
-
-    from components.image_example_gen.component import ImageExampleGen
-    from components.image_example_gen.executor import Executor
-    from components.image_example_gen.spans import BASE, Part
-    from pipeline.run.graph import BEAM_ARGS, INGESTION_ARGS
+    from benchmarks.ingest import Executor, run_executor
+    from pipeline.run.graph import INGESTION_ARGS
 
     logging.disable(logging.WARNING)
-    component = ImageExampleGen(Part(BASE, data, DATASET), {}, "")
-    properties = {
-        name: proto_utils.proto_to_json(value) if hasattr(value, "DESCRIPTOR") else value
-        for name, value in component.exec_properties.items()
-    }
-    artifact = standard_artifacts.Examples()
-    artifact.uri = str(examples)
-    arguments = [*BEAM_ARGS, *INGESTION_ARGS]
-    context = Executor.Context(beam_pipeline_args=arguments, tmp_dir=str(examples), unique_id="1")
     started = time.perf_counter()
-    Executor(context).Do({}, {"examples": [artifact]}, properties)
+    run_executor(Executor, data, examples, DATASET, INGESTION_ARGS)
     return {"seconds": time.perf_counter() - started, "peak_gigabytes": _peak()}
 
 

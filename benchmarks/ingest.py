@@ -11,7 +11,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tfx.utils import proto_utils
 
 from benchmarks.measure import show, spread, store
 from components.image_example_gen.component import ImageExampleGen
+from components.image_example_gen.dataset import Dataset
 from components.image_example_gen.executor import Executor, serialize
 from components.image_example_gen.readers import Reader, open_readers
 from components.image_example_gen.shards import plan
@@ -30,7 +31,7 @@ from components.image_example_gen.spans import BASE, Part
 from pipeline.data.fetch import fetch
 from pipeline.experiments import load
 from pipeline.home.folders import Home
-from pipeline.run.graph import BEAM_ARGS
+from pipeline.run.graph import BEAM_ARGS, INGESTION_ARGS
 from trainer import records
 
 DATASET = load("mnist").dataset
@@ -63,15 +64,17 @@ def _plain_examples(reader: Reader) -> Iterator[bytes]:
         yield example.SerializeToString()
 
 
-def run_executor(executor: type, data: Path, folder: Path) -> None:
-    component = ImageExampleGen(Part(BASE, data, DATASET), {}, "")
+def run_executor(
+    executor: type, data: Path, folder: Path, dataset: Dataset = DATASET, arguments: Sequence[str] = ()
+) -> None:
+    component = ImageExampleGen(Part(BASE, data, dataset), {}, "")
     properties = {
         name: proto_utils.proto_to_json(value) if hasattr(value, "DESCRIPTOR") else value
         for name, value in component.exec_properties.items()
     }
     examples = standard_artifacts.Examples()
     examples.uri = str(folder)
-    context = executor.Context(beam_pipeline_args=BEAM_ARGS, tmp_dir=str(folder), unique_id="1")
+    context = executor.Context(beam_pipeline_args=[*BEAM_ARGS, *arguments], tmp_dir=str(folder), unique_id="1")
     executor(context).Do({}, {"examples": [examples]}, properties)
 
 
@@ -105,7 +108,7 @@ def main() -> None:
     data = fetch("mnist", Home.at(options.home).data)
     made = all_records(data)
     works: dict[str, Callable[[Path], Any]] = {
-        "conveyor": lambda folder: run_executor(Executor, data, folder),
+        "conveyor": lambda folder: run_executor(Executor, data, folder, arguments=INGESTION_ARGS),
         "plain TFX": lambda folder: run_executor(PlainExecutor, data, folder),
         "part: make the records": lambda _: all_records(data),
         "part: write the records": lambda folder: write_records(made, folder),

@@ -65,10 +65,7 @@ def _python_operations(model: Path) -> set[str]:
     """
     saved = saved_model_pb2.SavedModel()
     saved.ParseFromString((model / tf.saved_model.SAVED_MODEL_FILENAME_PB).read_bytes())
-    graphs = [meta_graph.graph_def for meta_graph in saved.meta_graphs]
-    nodes = [node for graph in graphs for node in graph.node]
-    nodes += [node for graph in graphs for function in graph.library.function for node in function.node_def]
-    return {node.op for node in nodes} & PYTHON_OPERATIONS
+    return {op.name for meta in saved.meta_graphs for op in meta.meta_info_def.stripped_op_list.op} & PYTHON_OPERATIONS
 
 
 def _differences(bundle: Bundle, images: np.ndarray, scores: np.ndarray) -> dict[str, float]:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from conveyor.errors import ConveyorError, ExitCode
 from trainer import export, networks, processes
+from trainer.callbacks import Callbacks
 from trainer.devices import Devices
 from trainer.examples import Images, Split, batches, shuffled_order
 from trainer.settings import Training, TrainingJob
@@ -134,7 +135,7 @@ def train(
     iterator = iter(devices.strategy.distribute_datasets_from_function(lambda _: shares))
     run_steps = _compiled_steps(job, devices, model)
     measure = _Measure(job, model, train_split, eval_split, order)
-    callbacks = _Callbacks(job, model)
+    callbacks = Callbacks(job, model)
     stopped = threading.Event()
     started = time.perf_counter()
     with (
@@ -142,7 +143,7 @@ def train(
         tf.summary.create_file_writer(str(logs)).as_default(),
         processes.on_stop(stopped.set),
     ):
-        step, ends = first_step, first_step == training.steps or _ended_early(history)
+        step, ends = first_step, bool(history) and "ended" in history[-1]
         if not ends:
             callbacks.begin(first_step)
         while not ends:
@@ -152,11 +153,11 @@ def train(
                     history.append(measure(step))
                     ends = callbacks.measured(history[-1], ends) or ends
                     if ends:
-                        model.optimizer.finalize_variable_values(
-                            model.trainable_variables
-                        )  # averages, if it keeps them
+                        model.optimizer.finalize_variable_values(model.trainable_variables)
                         callbacks.end()
-                        history[-1] = measure(step) | {"ended": 1}  # of what the training ends with
+                        if model.optimizer.use_ema or callbacks.are_there:  # they may have changed the weights
+                            history[-1] = measure(step)
+                        history[-1]["ended"] = 1
                     say(_line(history[-1]))
                 if ends or step % training.checkpoint_every == 0 or stopped.is_set():
                     saver.save(step, history)
@@ -180,59 +181,6 @@ def _steps_to_next_event(step: int, training: Training) -> int:
     """Returns how many steps to take in one call: up to the next line, the next checkpoint or the end."""
     events = (training.log_every, training.eval_every, training.checkpoint_every)
     return min(STEPS_PER_EXECUTION, training.steps - step, *(every - step % every for every in events))
-
-
-def _ended_early(history: list[dict[str, float]]) -> bool:
-    return bool(history) and "ended" in history[-1]
-
-
-class _Callbacks:
-    """A network's callbacks, which hear of a training much as they would of `model.fit`.
-
-    To them, a batch is what one call of the compiled loop takes, and an epoch lies between two measurements on `eval`.
-    `loss` and `accuracy` are those of the batch that comes next, `val_loss` is the cross-entropy.
-    """
-
-    def __init__(self, job: TrainingJob, model: keras.Model) -> None:
-        self._every = job.training.eval_every
-        self._model = model
-        model.stop_training = False
-        self._list = keras.callbacks.CallbackList(
-            networks.callbacks(job.network),
-            model=model,
-            epochs=math.ceil(job.training.steps / self._every),
-            steps=self._every,
-            verbose=0,
-        )
-
-    @property
-    def ask_for_the_end(self) -> bool:
-        """Whether a callback has stopped the training."""
-        return self._model.stop_training
-
-    def begin(self, step: int) -> None:
-        """Tells of the beginning, or that a training is continued from a step."""
-        self._list.on_train_begin()
-        self._list.on_epoch_begin(step // self._every)
-
-    def trained(self, step: int, count: int, loss: float) -> None:
-        """Tells of steps that were taken, so many in one call."""
-        self._list.on_train_batch_begin(step - count)
-        self._list.on_train_batch_end(step - 1, {"loss": loss})
-
-    def measured(self, entry: dict[str, float], ends: bool) -> bool:
-        """Tells of a measurement, where it ends an epoch; returns whether a callback wants the training to end."""
-        step = int(entry["step"])
-        if step and (ends or step % self._every == 0):
-            logs = {name.replace("eval_", "val_"): value for name, value in entry.items() if name != "step"}
-            self._list.on_epoch_end(math.ceil(step / self._every) - 1, logs)
-            if not ends and not self._model.stop_training:
-                self._list.on_epoch_begin(step // self._every)
-        return self._model.stop_training
-
-    def end(self) -> None:
-        """Tells of the end."""
-        self._list.on_train_end()
 
 
 def restore(job: TrainingJob, checkpoints: Path) -> tuple[keras.Model, int]:

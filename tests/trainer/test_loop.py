@@ -43,6 +43,16 @@ np.savez(folder / "two.npz", *trained.model.get_weights())
 """
 
 
+def weights_of_two_devices(job, split, folder) -> list[np.ndarray]:
+    """Trains on two logical devices, in a process of their own, and returns the weights."""
+    np.savez(folder / "digits.npz", images=split.images, labels=split.labels)
+    (folder / "job.json").write_text(to_json(job))
+    done = subprocess.run([sys.executable, "-c", TWO_DEVICES, str(folder)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    with np.load(folder / "two.npz") as weights:
+        return [weights[name] for name in weights.files]
+
+
 class Killed(Exception):
     """Stands for the end of the process."""
 
@@ -156,14 +166,9 @@ def test_loss_that_is_no_number_stops_training_and_keeps_the_checkpoints(short_j
 def test_two_devices_train_as_one(short_job, digits, tmp_path):
     """MirroredStrategy over two logical processors gives the weights of one, but for the order of additions."""
     alone = run(short_job, digits, tmp_path / "alone")
-    np.savez(tmp_path / "digits.npz", images=digits.images, labels=digits.labels)
-    (tmp_path / "job.json").write_text(to_json(short_job))
-    done = subprocess.run([sys.executable, "-c", TWO_DEVICES, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    weights = np.load(tmp_path / "two.npz")
-    for a, name in zip(alone.model.get_weights(), weights.files, strict=True):
-        np.testing.assert_allclose(a, weights[name], atol=1.2e-3)  # twelve steps of Adam, where a gradient is all noise
-        assert np.abs(a - weights[name]).mean() < 5e-5
+    for a, b in zip(alone.model.get_weights(), weights_of_two_devices(short_job, digits, tmp_path), strict=True):
+        np.testing.assert_allclose(a, b, atol=1.2e-3)  # twelve steps of Adam, where a gradient is all noise
+        assert np.abs(a - b).mean() < 5e-5
 
 
 @pytest.mark.slow
@@ -177,13 +182,8 @@ def test_two_devices_move_weights_as_far_as_one(short_job, digits, tmp_path, bat
     training = dataclasses.replace(short_job.training, steps=2, batch_size=batch_size)
     job = dataclasses.replace(short_job, network=source, training=training)
     alone = run(job, digits, tmp_path / "one")
-    np.savez(tmp_path / "digits.npz", images=digits.images, labels=digits.labels)
-    (tmp_path / "job.json").write_text(to_json(job))
-    done = subprocess.run([sys.executable, "-c", TWO_DEVICES, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    weights = np.load(tmp_path / "two.npz")
-    for a, name in zip(alone.model.get_weights(), weights.files, strict=True):
-        np.testing.assert_allclose(a, weights[name], atol=1e-6)
+    for a, b in zip(alone.model.get_weights(), weights_of_two_devices(job, digits, tmp_path), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def test_accuracy_and_loss_are_accuracy_and_cross_entropy():
