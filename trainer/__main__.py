@@ -18,12 +18,12 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from conveyor import modules
+from conveyor import modules, processes
 from conveyor.errors import ConveyorError
 from conveyor.settings import from_json
 from serving import servability
 from serving.servability import NotServable
-from trainer import devices, export, loop, networks, processes
+from trainer import devices, export, loop, networks
 from trainer.examples import read_split, read_splits
 from trainer.settings import Pictures, TrainingJob, TrainingSpec, TrainingSummary
 

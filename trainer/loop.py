@@ -16,8 +16,9 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from conveyor import processes
 from conveyor.errors import ConveyorError, ExitCode
-from trainer import export, networks, processes
+from trainer import export, networks
 from trainer.callbacks import Callbacks
 from trainer.devices import Devices
 from trainer.examples import Images, Split, batches, shuffled_order

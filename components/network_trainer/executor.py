@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from conveyor import processes
 from conveyor.errors import ConveyorError
 from conveyor.settings import from_json, to_json
 from serving import warmup
-from trainer import processes
 from trainer.examples import read_split
 from trainer.settings import SPEC, TrainingJob, TrainingSpec
 
@@ -72,7 +72,7 @@ def _why(number: int) -> str:
 
 def _run_trainer(spec: Path) -> None:
     """Waits for the trainer. It prints to our standard output; what it writes to standard error goes through ours."""
-    # The process ends with ours, however ours ends: see `trainer.processes.end_with_parent`.
+    # The process ends with ours, however ours ends: see `conveyor.processes.end_with_parent`.
     command = [sys.executable, "-m", "trainer", str(spec)]
     # In the run's own folder: a network's callbacks may write files by relative paths.
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from conveyor import processes
 from conveyor.errors import ConfigError, ConveyorError, ExitCode
 from conveyor.words import counted
 from pipeline.cli.options import (
@@ -33,7 +34,6 @@ from pipeline.run import runner
 from pipeline.run.console import Console, redirected
 from pipeline.schedule.notify import Notifier
 from serving.model_store.labels import CANARY
-from trainer import processes
 
 
 class PipelineVerb(Verb):

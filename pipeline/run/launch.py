@@ -13,11 +13,11 @@ from tfx.orchestration.portable import launcher, runtime_parameter_utils, tfx_ru
 from tfx.orchestration.portable.data_types import ExecutionInfo
 from tfx.proto.orchestration import pipeline_pb2
 
+from conveyor import processes
 from conveyor.errors import ConveyorError
 from pipeline.home import metadata_store
 from pipeline.home.metadata_store import STATES
 from pipeline.run.console import Console
-from trainer import processes
 
 
 class ComponentFailed(ConveyorError):
