@@ -24,6 +24,7 @@ INSTALL_REQUIRES = [
     "grpcio",  # the embedded server's and the client's gRPC
     "grpcio-health-checking",  # the standard health service
     "jinja2",  # the run report's page
+    "keras-tuner",  # searches for settings
     "matplotlib",  # the run report's plots
     "numpy",  # images and tensors
     "pandas",  # rows of scalars, as tensorflow_data_validation takes them
@@ -33,6 +34,7 @@ INSTALL_REQUIRES = [
     "pydantic",  # settings that check themselves
     "pooch",  # downloads with a progress bar
     "scikit-learn",  # the report's metrics beside accuracy
+    "scipy",  # turned and blurred images, for robustness
     "rich",  # tables and colours in a terminal
     "tqdm",  # progress bars of long work
     "tzdata",  # time zones, where the system has none

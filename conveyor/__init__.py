@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from conveyor.errors import ConfigError, ConveyorError
     from pipeline.experiments import load as load_experiment
     from pipeline.experiments.config import (
+        Choice,
         Dataset,
         DriftLimits,
         Experiment,
@@ -19,15 +20,18 @@ if TYPE_CHECKING:
         HashedSplits,
         NamedSplits,
         Network,
+        Range,
         Serving,
         Spans,
         Training,
+        Tuning,
     )
     from serving.client import Client, Prediction, ServingError, Tls
 
 _CONFIG = "pipeline.experiments.config"
 _CLIENT = "serving.client"
 _HOMES = {
+    "Choice": (_CONFIG, "Choice"),
     "Client": (_CLIENT, "Client"),
     "ConfigError": ("conveyor.errors", "ConfigError"),
     "ConveyorError": ("conveyor.errors", "ConveyorError"),
@@ -39,17 +43,20 @@ _HOMES = {
     "NamedSplits": (_CONFIG, "NamedSplits"),
     "Network": (_CONFIG, "Network"),
     "Prediction": (_CLIENT, "Prediction"),
+    "Range": (_CONFIG, "Range"),
     "Serving": (_CONFIG, "Serving"),
     "ServingError": (_CLIENT, "ServingError"),
     "Spans": (_CONFIG, "Spans"),
     "Tls": (_CLIENT, "Tls"),
     "Training": (_CONFIG, "Training"),
+    "Tuning": (_CONFIG, "Tuning"),
     "load_experiment": ("pipeline.experiments", "load"),
 }
 
 __all__ = [
-    "Client", "ConfigError", "ConveyorError", "Dataset", "DriftLimits", "Experiment", "Gate", "HashedSplits",
-    "NamedSplits", "Network", "Prediction", "Serving", "ServingError", "Spans", "Tls", "Training", "load_experiment",
+    "Choice", "Client", "ConfigError", "ConveyorError", "Dataset", "DriftLimits", "Experiment", "Gate", "HashedSplits",
+    "NamedSplits", "Network", "Prediction", "Range", "Serving", "ServingError", "Spans", "Tls", "Training", "Tuning",
+    "load_experiment",
 ]  # fmt: skip
 
 

@@ -6,12 +6,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import filelock
 import hypothesis
+import numpy as np
 import pytest
 
 from components.image_example_gen.dataset import Dataset
 from pipeline.data.fetch import FetchError, fetch
 from pipeline.experiments import load
 from tests.digits import read_idx, write_idx
+from trainer.examples import Split
+from trainer.settings import TrainingJob
 
 # The same examples each time, so that no test fails now and then; `--hypothesis-profile=search` draws others.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)
@@ -51,6 +54,18 @@ def mnist_dataset() -> Dataset:
 @pytest.fixture(scope="session")
 def cifar10_dataset() -> Dataset:
     return load("cifar10").dataset
+
+
+@pytest.fixture(scope="session")
+def mnist_job() -> TrainingJob:
+    return load("mnist").training_job()
+
+
+@pytest.fixture(scope="session")
+def digits(mnist) -> Split:
+    """The first 1,000 training images of real MNIST."""
+    images, labels = read_idx(mnist, "train", 1000)
+    return Split(images[..., np.newaxis], labels.astype(np.int64))
 
 
 @pytest.fixture(scope="session")

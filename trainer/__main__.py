@@ -31,7 +31,7 @@ PROVEN = 16  # images whose answers are compared before a long training
 
 
 def main(spec: TrainingSpec) -> None:
-    """Trains, measures on the test split, and writes the model and the record of the training."""
+    """Trains, measures on the test split, and writes the model and the record of the training; of a trial, trains."""
     job, run, examples = spec.job, Path(spec.run), Path(spec.examples)
     run.mkdir(parents=True, exist_ok=True)
     tf.config.experimental.enable_op_determinism()
@@ -47,8 +47,11 @@ def main(spec: TrainingSpec) -> None:
         Path(spec.checkpoints),
         run / "tensorboard",
         initial=export.read_weights(Path(spec.initial)) if spec.initial else None,
-        prove=functools.partial(_prove, job, train.images[:PROVEN], run),
+        prove=functools.partial(_prove, job, train.images[:PROVEN], run) if spec.model else None,
     )
+    (run / "history.json").write_text(json.dumps(result.history))
+    if not spec.model:
+        return
     network = export.save(result.model, job, Path(spec.model), run)
     networks.check_rebuilt(network, job, train.images[:PROVEN])
     test = read_split(examples / "Split-test", job.pictures)
@@ -59,7 +62,6 @@ def main(spec: TrainingSpec) -> None:
     np.save(run / "test_scores.npy", scores, allow_pickle=False)
     if (kernels := networks.first_kernels(network)) is not None:
         np.save(run / "kernels.npy", kernels, allow_pickle=False)
-    (run / "history.json").write_text(json.dumps(result.history))
     summary = TrainingSummary(
         device=chosen.description,
         precision=chosen.precision,

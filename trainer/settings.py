@@ -125,7 +125,7 @@ class TrainingSpec:
       spans: folders of spans by their names; what they hold out, `Split-eval/`, is measured by itself.
       initial: folder of a SavedModel whose weights the training starts from; None to train from scratch.
       checkpoints: folder of this training's checkpoints, and of no other's.
-      model: folder for the SavedModel.
+      model: folder for the SavedModel; None for a trial, of which only its history is wanted.
       run: folder for everything else: TensorBoard's logs, history.json, summary.json, test_scores.npy, kernels.npy.
     """
 
@@ -135,7 +135,7 @@ class TrainingSpec:
     spans: dict[str, str]
     initial: str | None
     checkpoints: str
-    model: str
+    model: str | None
     run: str
 
 

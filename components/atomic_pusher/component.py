@@ -9,6 +9,7 @@ from tfx.utils import path_utils
 
 from components.cached_component import cached_component
 from serving.model_store import ModelWithdrawn, StoredModel, VersionRecord
+from serving.tflite import FOLDER
 
 
 @cached_component()
@@ -20,6 +21,8 @@ def AtomicPusher(
     destination: Parameter[str],
     record: Parameter[str],
     canary: Parameter[int],
+    formats: InputArtifact[Model] = None,
+    formats_blessing: InputArtifact[InfraBlessing] = None,
 ) -> None:
     """Pusher whose versions appear atomically and only ever grow.
 
@@ -33,15 +36,19 @@ def AtomicPusher(
       destination: folder of the served model's versions.
       record: where the model comes from, the fields of `VersionRecord` as JSON.
       canary: 1 to label it `canary` and keep the stable version; 0 to make it stable.
+      formats: the same model in further formats, which lie beside the SavedModel; left out where there are none.
+      formats_blessing: their verdict.
     """
-    blessed = [b.get_int_custom_property("blessed") == 1 for b in (model_blessing, infra_blessing)]
+    verdicts = (model_blessing, infra_blessing, *([formats_blessing] if formats else []))
+    blessed = [verdict.get_int_custom_property("blessed") == 1 for verdict in verdicts]
     pushed_model.set_int_custom_property("pushed", 0)
     if not all(blessed):
         return
     source = Path(path_utils.serving_model_path(model.uri))
     known = VersionRecord.from_dict(json.loads(record))
     try:
-        pushed = StoredModel(Path(destination)).push(source, known, as_canary=bool(canary))
+        beside = {FOLDER: Path(formats.uri)} if formats else {}
+        pushed = StoredModel(Path(destination)).push(source, known, as_canary=bool(canary), beside=beside)
     except ModelWithdrawn as error:
         pushed_model.set_string_custom_property("withdrawn", str(error))
         return

@@ -7,11 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from conveyor import processes
-from conveyor.errors import ConveyorError
+from conveyor.errors import ConveyorError, ExitCode
 from conveyor.settings import from_json, to_json
 from serving import warmup
 from trainer.examples import read_split
@@ -21,7 +22,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class TrainingFailed(ConveyorError):
-    """The trainer's process ended with an error; its last line says which."""
+    """The trainer's process ended with an error; its last line says which.
+
+    Attributes:
+      stopped: whether it was told to stop, and wrote a checkpoint to go on from.
+    """
+
+    def __init__(self, message: str, stopped: bool = False) -> None:
+        super().__init__(message)
+        self.stopped = stopped
 
 
 def run_fn(fn_args: Any) -> None:
@@ -36,8 +45,7 @@ def run_fn(fn_args: Any) -> None:
     config = fn_args.custom_config
     run = Path(fn_args.model_run_dir)
     run.mkdir(parents=True, exist_ok=True)
-    # TFX hands over the parts in any order: <component>/examples/<execution>/Split-train/* says which is which.
-    folders = {Path(pattern).parents[3].name: Path(pattern).parents[1] for pattern in fn_args.train_files}
+    folders = example_folders(fn_args.train_files)
     base, *spans = config["parts"]
     examples = folders[base["component"]]
     job = from_json(TrainingJob, json.dumps(config["job"]))
@@ -55,9 +63,18 @@ def run_fn(fn_args: Any) -> None:
         run=str(run),
     )
     (run / SPEC).write_text(to_json(spec))
-    _run_trainer(run / SPEC)
+    run_trainer(run / SPEC)
     images = read_split(examples / "Split-test", job.pictures).images[: max(config["warmup_batches"], default=0)]
     warmup.write(Path(fn_args.serving_model_dir), images, config["warmup_batches"])
+
+
+def example_folders(train_files: Iterable[str]) -> dict[str, Path]:
+    """Returns the folders of the splits, by the component that made them: TFX hands the parts over in any order.
+
+    Args:
+      train_files: patterns, `<component>/examples/<execution>/Split-train/*`.
+    """
+    return {Path(pattern).parents[3].name: Path(pattern).parents[1] for pattern in train_files}
 
 
 def _why(number: int) -> str:
@@ -70,8 +87,16 @@ def _why(number: int) -> str:
     )
 
 
-def _run_trainer(spec: Path) -> None:
-    """Waits for the trainer. It prints to our standard output; what it writes to standard error goes through ours."""
+def run_trainer(spec: Path, output: IO[str] | None = None) -> None:
+    """Runs the trainer, and waits for it. What it writes to standard error goes through ours.
+
+    Args:
+      spec: its specification's file; the process runs in that folder.
+      output: what it prints to; None for our standard output.
+
+    Raises:
+      TrainingFailed: it ended with an error, or was stopped.
+    """
     # The process ends with ours, however ours ends: see `conveyor.processes.end_with_parent`.
     command = [sys.executable, "-m", "trainer", str(spec)]
     # In the run's own folder: a network's callbacks may write files by relative paths.
@@ -82,6 +107,7 @@ def _run_trainer(spec: Path) -> None:
             cwd=spec.parent,
             env=os.environ | {"PYTHONPATH": path},
             stdin=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.PIPE,
             text=True,
         ) as process,
@@ -95,4 +121,4 @@ def _run_trainer(spec: Path) -> None:
     if process.returncode < 0:
         raise TrainingFailed(f"The trainer was killed by signal {-process.returncode}{_why(-process.returncode)}.")
     if process.returncode:
-        raise TrainingFailed(last_line)
+        raise TrainingFailed(last_line, stopped=process.returncode == ExitCode.INTERRUPTED)

@@ -1,4 +1,4 @@
-"""The verbs that write an experiment's file, look at its settings, and change those that stand: new, settings, set."""
+"""The verbs that write an experiment's file, look at its settings, change and tune them: new, settings, set, tune."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from conveyor.errors import ConfigError
-from pipeline.cli.options import DATA, HOME, JSON, SET, Chosen, choose, experiment
+from pipeline.cli.options import DATA, HOME, JSON, METADATA, SET, Chosen, choose, experiment
 from pipeline.cli.output import Verb, reply, table
 from pipeline.data.fetch import CANONICAL
 from pipeline.experiments import new_file
@@ -124,4 +124,64 @@ def set_(experiment: str, assignments: tuple[str, ...], unset: tuple[str, ...], 
     reply({"experiment": choice.name, "settings": standing, "data": str(chosen.data) if chosen.data else None})
 
 
-VERBS = (new, settings, set_)
+class TuneVerb(Verb):
+    """A verb that can be stopped and run again."""
+
+    interrupted = "Interrupted. Run again to go on with the trials that there are."
+
+
+@click.command(cls=TuneVerb)
+@experiment
+@click.option(
+    "--trials", type=click.IntRange(1), default=10, show_default=True, help="How many there are to be in all."
+)
+@SET
+@HOME
+@DATA
+@METADATA
+@JSON
+def tune(chosen: Chosen, trials: int, home: Home) -> None:
+    """Try different settings, and find the best ones.
+
+    \b
+    conveyor tune my_experiment.py --trials 20
+    conveyor run my_experiment.py --best
+
+    The experiment says what to try: tuning=Tuning({"network.width": Choice((16, 32))}). Each trial is a training in a
+    process of its own, from the beginning; Keras Tuner chooses its settings by what the trials before it reached on the
+    split eval. The test split is not looked at. What was stopped goes on when it is run again, and a larger --trials
+    adds to what there is. `conveyor run --best` trains with the winner.
+
+    \b
+    Exit codes  0    tuned
+                1    something failed; the message says what
+                2    a setting is wrong, there is nothing to try, or nothing to
+                     measure trials on
+                130  stopped or interrupted; run again to continue
+    """
+    from components.network_tuner.trials import best_first, shown
+    from pipeline.run.console import Console
+    from pipeline.tuning import search
+
+    console = Console()
+    found = search.tune(chosen.experiment, home, chosen.data, trials, console)
+    chosen.remember(console.note)
+    rows = [
+        {
+            "trial": t.trial,
+            **{name: shown(value) for name, value in t.settings.items()},
+            "accuracy": t.accuracy,
+            "seconds": round(t.seconds),
+            "reason": t.error,
+        }
+        for t in best_first(found.trials)
+    ]
+    table(f"trials of {chosen.choice.name}, the best one first", rows, "")
+    click.echo(f"  {'report':<14} {found.report}")
+    click.echo(f"  {'logs':<14} {found.folder}")
+    click.echo(f"  {'use it':<14} conveyor run {chosen.choice.name} --best")
+    trials_found = [dataclasses.asdict(trial) for trial in best_first(found.trials)]
+    reply({"run": found.run, "report": str(found.report), "folder": str(found.folder), "trials": trials_found})
+
+
+VERBS = (new, settings, set_, tune)

@@ -18,6 +18,7 @@ VERBS = {
     "new": ("experiments", "Write the Python file of a new experiment, for a folder of pictures."),
     "settings": ("experiments", "Show an experiment's settings, and where each comes from."),
     "set": ("experiments", "Change settings of an experiment for all commands to come."),
+    "tune": ("experiments", "Try different settings, and find the best ones."),
     "evaluate": ("run", "Print the test accuracy of a pushed model, or of the newest checkpoint."),
     "fetch": ("data", "Download the canonical files of a data set, and verify them."),
     "check": ("data", "Read every file of an experiment's data, and list what is wrong."),

@@ -5,9 +5,11 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
+from components.format_export.executor import SAVED_MODEL
 from conveyor import processes
 from conveyor.errors import ConfigError, ConveyorError, ExitCode
 from conveyor.words import counted
@@ -24,9 +26,9 @@ from pipeline.cli.options import (
     experiment,
     experiment_or_folder,
 )
-from pipeline.cli.output import Verb, reply, warn
+from pipeline.cli.output import Verb, reply, table, warn
 from pipeline.data.inputs import input_folder
-from pipeline.experiments.config import Experiment
+from pipeline.experiments.config import FORMATS, Experiment
 from pipeline.home.folders import Home
 from pipeline.home.lock import locked
 from pipeline.home.outcome import Outcome, Verdict
@@ -45,11 +47,12 @@ class PipelineVerb(Verb):
 @click.command(cls=PipelineVerb)
 @experiment_or_folder
 @SET
+@click.option("--best", is_flag=True, help="With the settings of the best trial of `conveyor tune`.")
 @HOME
 @DATA
 @METADATA
 @JSON
-def run(chosen: Chosen, home: Home) -> ExitCode:
+def run(chosen: Chosen, home: Home, best: bool) -> ExitCode:
     """Run an experiment's pipeline, from files to a pushed model.
 
     \b
@@ -70,15 +73,28 @@ def run(chosen: Chosen, home: Home) -> ExitCode:
                 130  stopped or interrupted; run again to continue
     """
     console = Console()
+    chosen = _with_best(chosen, home, console) if best else chosen
     if chosen.choice.record.definition:
         console.note(chosen.description)
     remember = functools.partial(chosen.remember, console.note)
     outcome = runner.run(chosen.experiment, home, chosen.data, console, planned=remember)
     _show(outcome)
     if chosen.choice.assignments:
-        click.echo(f"  {'--set':<14} held for this run alone; `conveyor set {chosen.choice.name}` keeps settings")
+        option = "--best" if best else "--set"
+        click.echo(f"  {option:<14} held for this run alone; `conveyor set {chosen.choice.name}` keeps settings")
     reply(outcome.to_dict())
     return outcome.exit_code
+
+
+def _with_best(chosen: Chosen, home: Home, console: Console) -> Chosen:
+    """Returns the experiment with the settings of its best trial; those on the command line come after them."""
+    from pipeline.tuning.best import best_trial
+
+    trial, trials = best_trial(home, chosen.experiment.name)
+    found = " ".join(trial.assignments)
+    console.note(f"best of {counted(trials, 'trial')}, with a held-out accuracy of {trial.accuracy:.4f}: {found}")
+    choice = dataclasses.replace(chosen.choice, assignments=(*trial.assignments, *chosen.choice.assignments))
+    return dataclasses.replace(chosen, choice=choice)
 
 
 class NotifyingVerb(PipelineVerb):
@@ -206,17 +222,33 @@ def _notify_of(error: Exception, notifier: Notifier, experiment: str) -> None:
 @DATA
 @click.option("--version", type=click.IntRange(1), help="The version to measure. [default: the stable one]")
 @click.option("--checkpoint", is_flag=True, help="Measures the newest checkpoint instead.")
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice((SAVED_MODEL, *FORMATS)),
+    default=SAVED_MODEL,
+    show_default=True,
+    help="What to measure of the version; see the setting serving.formats.",
+)
+@click.option("--robustness", is_flag=True, help="Measures it on changed images too.")
 @JSON
-def evaluate(chosen: Chosen, home: Home, version: int | None, checkpoint: bool) -> None:
+def evaluate(
+    chosen: Chosen, home: Home, version: int | None, checkpoint: bool, format_name: str, robustness: bool
+) -> None:
     """Print the test accuracy of a pushed model, or of the newest checkpoint.
 
     \b
     conveyor evaluate mnist                    the version that serves
     conveyor evaluate mnist --version 3
     conveyor evaluate mnist --checkpoint
+    conveyor evaluate mnist --format tflite_int8
+    conveyor evaluate mnist --robustness
 
     The checkpoint is that of the settings, data and code as they are now. It is also what is measured where nothing has
     been pushed. The first words of the answer say what was measured.
+
+    With --robustness the test images are also moved, turned, made noisy, blurred, given less contrast, and mirrored. A
+    page with a plot and examples is written to the reports.
 
     \b
     Exit codes  0  measured
@@ -225,6 +257,8 @@ def evaluate(chosen: Chosen, home: Home, version: int | None, checkpoint: bool) 
     """
     if version is not None and checkpoint:
         raise click.UsageError("Give --version or --checkpoint, not both.")
+    if checkpoint and format_name != SAVED_MODEL:
+        raise click.UsageError("A checkpoint has no --format: that is of a pushed version.")
     experiment = chosen.experiment
     model = home.models.model(experiment.serving.model_name)
     if version is not None:
@@ -236,11 +270,27 @@ def evaluate(chosen: Chosen, home: Home, version: int | None, checkpoint: bool) 
         raise ConfigError(f"There is {what} of {experiment.name} in {home.root}.")
     folder = input_folder(experiment, home, chosen.data, Console().note)
     with redirected(home.log("evaluate")):
-        from pipeline.run.evaluate import evaluate as measure
+        from pipeline.run import evaluate as measure
 
-        measured = measure(experiment, home, folder, version)
-    click.echo(f"{measured.what}: test accuracy {measured.accuracy:.4f} on {counted(measured.examples, 'image')}")
-    reply(dataclasses.asdict(measured))
+        subject = measure.subject(experiment, home, folder, version, format_name)
+        images, labels = measure.test_split(experiment, folder)
+        measured = measure.evaluate(subject, images, labels)
+        click.echo(f"{measured.what}: test accuracy {measured.accuracy:.4f} on {counted(measured.examples, 'image')}")
+        more = _robustness(home, experiment, subject, images, labels) if robustness else {}
+    reply(dataclasses.asdict(measured) | more)
+
+
+def _robustness(home: Home, experiment: Experiment, subject: Any, images: Any, labels: Any) -> dict[str, Any]:
+    """Measures a model on changed images, prints a table, writes a page, and returns both for scripts."""
+    from pipeline.report import robustness
+
+    rows = robustness.measure(subject.predict, images, labels)
+    shown = [dataclasses.asdict(row) | {"change": row.change or "none"} for row in rows]
+    table(f"robustness of {subject.what}", shown, "")
+    title = f"{experiment.serving.model_name}, {subject.what}"
+    path = robustness.write(home, title, subject.name, rows, images)
+    click.echo(f"  {'report':<14} {path}")
+    return {"robustness": [dataclasses.asdict(row) for row in rows], "report": str(path)}
 
 
 def _show(outcome: Outcome) -> None:
@@ -251,6 +301,7 @@ def _show(outcome: Outcome) -> None:
     if outcome.accuracy is not None:
         lines.append(("test accuracy", f"{100 * outcome.accuracy:.2f} %"))
         lines.append(("baseline", "none" if outcome.baseline is None else f"{100 * outcome.baseline:.2f} %"))
+    lines += [(name, f"{100 * accuracy:.2f} %") for name, accuracy in outcome.formats.items()]
     if outcome.decline:
         lines.append(("by class", outcome.decline))
     lines += [("because", reason) for reason in outcome.reasons]

@@ -7,7 +7,7 @@ import fractions
 import hashlib
 import json
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -15,9 +15,11 @@ from components.image_example_gen.dataset import Dataset, HashedSplits, NamedSpl
 from conveyor.errors import ConfigError
 from conveyor.settings import Name, Share, settings, to_json
 from pipeline.experiments.network import Network
+from pipeline.experiments.tuning import Choice, Range, Tuning
 from trainer.settings import CHANNELS, Training, TrainingJob
 
 __all__ = [
+    "Choice",
     "Dataset",
     "DriftLimits",
     "Experiment",
@@ -25,12 +27,16 @@ __all__ = [
     "HashedSplits",
     "NamedSplits",
     "Network",
+    "Range",
     "Serving",
     "Spans",
     "Training",
+    "Tuning",
 ]
 
 Limit = Annotated[float, Field(gt=0, le=1)]
+Format = Literal["tflite_float16", "tflite_int8"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 @settings("gate")
@@ -80,6 +86,9 @@ class Serving:
       canary: whether a new version is tried beside the stable one until `conveyor promote`.
       keep_versions: how many of the newest versions `conveyor gc` and the scheduler keep, besides those with a label; 0
         for all, and then the scheduler removes nothing.
+      formats: what a version holds beside its SavedModel: `tflite_float16`, `tflite_int8` (weights and activations in 8
+        bits, calibrated on training images). Each must reach the gate's `min_accuracy`, and may lie below the
+        SavedModel by its `tolerance`, or the model is not pushed.
     """
 
     model_name: Name
@@ -90,6 +99,11 @@ class Serving:
     check_examples: Annotated[int, Field(ge=1)] = 512
     canary: bool = False
     keep_versions: Annotated[int, Field(ge=0)] = 5
+    formats: Annotated[tuple[Format, ...], Field(strict=False)] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(self.formats)) < len(self.formats):
+            raise ConfigError(f"serving.formats is {self.formats}; it names one twice.")
 
 
 @settings("drift")
@@ -120,6 +134,7 @@ class Experiment:
       serving: how the model is served.
       spans: what is done with images that were added later.
       drift: how far those may differ.
+      tuning: what `conveyor tune` tries; it makes no other model.
     """
 
     name: Name
@@ -130,6 +145,7 @@ class Experiment:
     serving: Serving
     spans: Spans = Spans()
     drift: DriftLimits = DriftLimits()
+    tuning: Tuning = Tuning()
 
     def __post_init__(self) -> None:
         kind, channels = self.dataset.format, self.dataset.shape[2]
@@ -153,4 +169,5 @@ class Experiment:
 
 def digest_of(experiment: dict[str, Any]) -> str:
     """Returns the SHA-256 of an experiment's fields; see `Experiment.to_dict`."""
-    return hashlib.sha256(json.dumps(experiment, sort_keys=True).encode()).hexdigest()
+    counting = {name: value for name, value in experiment.items() if name != "tuning"}
+    return hashlib.sha256(json.dumps(counting, sort_keys=True).encode()).hexdigest()

@@ -13,13 +13,14 @@ from components.image_example_gen.dataset import Dataset, HashedSplits, NamedSpl
 from conveyor.errors import ConfigError, storage_errors
 from conveyor.settings import settings
 from pipeline.experiments.built_in import small_resnet
-from pipeline.experiments.config import Experiment, Gate, Network, Serving, Training
+from pipeline.experiments.config import Choice, Experiment, Gate, Network, Range, Serving, Training, Tuning
 
 SIDE = 32  # pixels: what two cores train in minutes
 LARGEST_SIDE = 64  # pixels: where all pictures have one size, and it is no larger, it is theirs
 BATCH = 64
 EPOCHS = 20
 STEPS = (300, 10_000)  # at least, at most
+TUNING = Tuning({"network.width": Choice((8, 16, 32)), "network.learning_rate": Range(5e-4, 1e-2, log=True)})
 GREY = ("1", "L", "LA", "I", "I;16", "I;16B")  # as Pillow calls pictures without colours
 SPLITS = {"train": ("train", "training"), "test": ("test", "testing"), "eval": ("val", "valid", "validation", "eval")}
 
@@ -43,7 +44,13 @@ class FolderExperiment:
         """The whole experiment, which has the name of its data set, and the network of `built_in.small_resnet`."""
         name = self.dataset.name
         return Experiment(
-            name, self.dataset, Network(small_resnet.build), self.training, self.gate, Serving(model_name=name)
+            name=name,
+            dataset=self.dataset,
+            network=Network(small_resnet.build),
+            training=self.training,
+            gate=self.gate,
+            serving=Serving(model_name=name),
+            tuning=TUNING,
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import filelock
 from pydantic import Field
+from pydantic_core import to_jsonable_python
 
 from conveyor.errors import ConfigError, ConveyorError, storage_errors
 from conveyor.files import replace_file
@@ -113,7 +114,7 @@ def _settings(owner: Any, prefix: str, set_by: dict[str, list[str]]) -> Iterator
         if dataclasses.is_dataclass(value):
             yield from _settings(value, f"{name}.", set_by)
             continue
-        yield _setting(name, value, field.default, set_by)
+        yield _setting(name, to_jsonable_python(value), to_jsonable_python(field.default, fallback=repr), set_by)
 
 
 def _parameters(network: Network, prefix: str, set_by: dict[str, list[str]]) -> Iterator[Setting]:

@@ -45,7 +45,7 @@ def write(name: str, folder: Path, file: Path) -> Experiment:
 
 def _render(experiment: Experiment, file: Path) -> str:
     environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    environment.filters |= {"repr": _literal, "splits": _arguments}
+    environment.filters |= {"repr": _literal, "call": _call}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         experiment=experiment,
         file=file,
@@ -59,8 +59,8 @@ def _literal(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
-def _arguments(splits: Any) -> str:
+def _call(settings: Any) -> str:
     """Returns the call that makes settings, with what is not their default."""
-    fields = dataclasses.fields(splits)
-    given = [f"{f.name}={_literal(getattr(splits, f.name))}" for f in fields if getattr(splits, f.name) != f.default]
-    return f"{type(splits).__name__}({', '.join(given)})"
+    fields = dataclasses.fields(settings)
+    given = {f.name: getattr(settings, f.name) for f in fields if getattr(settings, f.name) != f.default}
+    return f"{type(settings).__name__}({', '.join(f'{name}={_literal(value)}' for name, value in given.items())})"

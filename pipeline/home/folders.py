@@ -210,6 +210,11 @@ class Home:
         return KnownExperiments(self.root / "experiments")
 
     @property
+    def tuning(self) -> Path:
+        """Searches for settings: `<experiment>/<search>/`."""
+        return self.root / "tuning"
+
+    @property
     def schedules(self) -> Path:
         """State of each `conveyor schedule`."""
         return self.root / "schedules"

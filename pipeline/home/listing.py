@@ -53,7 +53,7 @@ def _run_row(home: Home, run: Any, busy: bool) -> dict[str, Any]:
         "state": state,
         "accuracy": report.outcome.get("accuracy"),
         "version": run.version,
-        "component": None if run.state.is_verdict else last,
+        "component": None if run.state.is_verdict or run.state == "tuned" else last,
         "reason": _reason(report),
         "seconds": round(run.seconds),
         "cached": f"{cached} of {len(run.components)}",

@@ -37,6 +37,7 @@ class RunState(str, enum.Enum):
     FAILED = "failed"
     REJECTED = "rejected"
     PUSHED = "pushed"
+    TUNED = "tuned"  # a search for settings, which pushes nothing
 
     __str__ = str.__str__
 
@@ -106,6 +107,8 @@ class Run:
         states = {component.state for component in self.components}
         if self.version is not None:
             return RunState.PUSHED
+        if self.output("Tuner", "best_hyperparameters"):
+            return RunState.TUNED
         for state in (RunState.FAILED, RunState.RUNNING):
             if state.value in states:
                 return state

@@ -62,6 +62,7 @@ class Outcome:
       version: the version that was pushed; None where none was.
       stable: the version that is stable now, where the run only says how the last one ended.
       label: that version's label, `stable` or `canary`.
+      formats: accuracy of what was made of the model beside its SavedModel, 0 to 1, by the format's name.
       path: that version's folder.
       report: the run report's page.
     """
@@ -76,6 +77,7 @@ class Outcome:
     version: int | None = None
     stable: int | None = None
     label: str | None = None
+    formats: dict[str, float] = dataclasses.field(default_factory=dict)
     path: str | None = None
     report: str | None = None
 

@@ -11,7 +11,8 @@ from serving.model_store import VersionRecord
 # Where the code begins. TFX is given the trainer's function by its name, and two processes are started by theirs;
 # networks may use our layers.
 TRAINER_MODULES = ("components.network_trainer.executor", "trainer.__main__", "trainer.layers")
-PIPELINE_MODULES = ("pipeline.run.runner", *TRAINER_MODULES, "serving.servability")
+PROCESSES = ("serving.servability", "components.format_export.convert")
+PIPELINE_MODULES = ("pipeline.run.runner", *TRAINER_MODULES, *PROCESSES)
 
 
 @dataclasses.dataclass(frozen=True)

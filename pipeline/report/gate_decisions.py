@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow_model_analysis as tfma
 
 from components.drift_gate.executor import DRIFT, DriftMeasurement
+from components.format_export.executor import FORMATS_FILE
 from pipeline.experiments.config import Experiment
 from pipeline.home import metadata_store
 
@@ -77,11 +78,21 @@ def servability(run: metadata_store.Run) -> dict[str, Any]:
     return json.loads((folder / "outcome.json").read_text()) if folder else {}
 
 
+def formats(run: metadata_store.Run) -> tuple[list[dict[str, Any]], list[str]]:
+    """Returns what was measured of each format, and a sentence for each that is not accurate enough."""
+    exported = metadata_store.folder(run.output("FormatExport", "exported"))
+    blessing = metadata_store.folder(run.output("FormatExport", "blessing"))
+    if not exported or not blessing:
+        return [], []
+    reasons = json.loads((blessing / "outcome.json").read_text())["reasons"]
+    return json.loads((exported / FORMATS_FILE).read_text()), reasons
+
+
 def rejection_reasons(
     run: metadata_store.Run, evaluation: Evaluation | None, servable: dict[str, Any]
 ) -> tuple[str, ...]:
     """Returns a sentence for each gate that turned the model away, and for a person who did."""
-    reasons = evaluation.reasons if evaluation else []
+    reasons = [*(evaluation.reasons if evaluation else []), *formats(run)[1]]
     if servable and not servable["ok"]:
         reasons = [*reasons, f"it cannot be served: {servable['reason']}"]
     pushed = run.output("AtomicPusher", "pushed_model")

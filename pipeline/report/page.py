@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from components.format_export.executor import SAVED_MODEL
 from components.image_example_gen.executor import read_test_sources
 from conveyor.errors import StorageError, storage_errors
 from conveyor.files import replace_file
@@ -62,6 +63,7 @@ def write(
     evaluation = gate_decisions.read_evaluation(evaluation_folder, experiment) if evaluation_folder else None
     servable = gate_decisions.servability(run)
     drift = gate_decisions.drift(run)
+    formats, _ = gate_decisions.formats(run)
     answers = _answers(run, experiment)
     path = page_path(home, run.id)
     outcome = Outcome(
@@ -72,6 +74,7 @@ def write(
         decline=evaluation.largest_decline(experiment.dataset.classes) if evaluation else None,
         reasons=gate_decisions.rejection_reasons(run, evaluation, servable),
         drift=tuple(measurement.sentence for measurement in drift if measurement.beyond),
+        formats={row["format"]: row["accuracy"] for row in formats if row["format"] != SAVED_MODEL},
         version=run.version,
         label=None if run.version is None else home.models.model(experiment.serving.model_name).label_of(run.version),
         path=_pushed_folder(run),
@@ -84,13 +87,16 @@ def write(
         "evaluation": dataclasses.asdict(evaluation) if evaluation else None,
         "metrics": dataclasses.asdict(answers.metrics) if answers else None,
         "servability": servable,
+        "formats": formats,
         "training": _training(run),
         "components": [{"name": c.name, "state": c.state, "seconds": c.seconds} for c in run.components],
         "drift": [vars(m) | {"beyond": m.beyond, "sentence": m.sentence} for m in drift],
         "started": run.started.isoformat(timespec="seconds"),
         **provenance.to_dict(),
     }
-    page = _render(fields, _pictures(run, experiment, evaluation, answers))
+    slowest = max((component.seconds for component in run.components), default=0) or 1
+    pictures = _pictures(run, experiment, evaluation, answers)
+    page = render("report.html.j2", pictures=pictures, slowest=slowest, **fields)
     try:
         with storage_errors(f"The report {path} cannot be written"):
             home.reports.mkdir(parents=True, exist_ok=True)
@@ -189,7 +195,8 @@ def _mistakes(answers: _Answers, classes: Sequence[str]) -> list[dict[str, Any]]
     ]
 
 
-def _render(record: dict[str, Any], pictures: dict[str, Any]) -> str:
+def render(template: str, **values: Any) -> str:
+    """Returns a page of one of this folder's templates; texts in its values are escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -198,7 +205,4 @@ def _render(record: dict[str, Any], pictures: dict[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
-    slowest = max((component["seconds"] for component in record["components"]), default=0) or 1
-    return environment.get_template("report.html.j2").render(
-        pictures=pictures, slowest=slowest, counted=counted, **record
-    )
+    return environment.get_template(template).render(counted=counted, **values)

@@ -2,7 +2,9 @@
 
 import base64
 import io
+import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -103,6 +105,63 @@ def reliability(bins: Sequence[CalibrationBin]) -> str:
     axes.set(xlim=(0, 1.03), ylim=(0, 1.05), xlabel="probability of the likeliest class", ylabel="share that is right")
     axes.legend(frameon=False, loc="upper left")
     return _svg(figure)
+
+
+def robustness(rows: Sequence[Any]) -> str:
+    """Returns a panel for each way to change images: accuracy over its levels, from the images as they are on.
+
+    Args:
+      rows: `pipeline.report.robustness.Row`s, the first of images as they are.
+    """
+    unchanged = rows[0].accuracy
+    changes = {row.change: row.unit for row in rows if row.level is not None}
+    figure = Figure(figsize=(2.1 * len(changes), 2.6), layout="constrained")
+    panels = figure.subplots(1, len(changes), sharey=True)
+    for axes, (change, unit) in zip(panels, changes.items(), strict=True):
+        mine = [row for row in rows if row.change == change]
+        ticks = range(len(mine) + 1)  # levels are steps, and not all on a line from nothing
+        axes.plot(ticks, [unchanged, *(row.accuracy for row in mine)], "o-", color=ACCENT, markersize=4)
+        axes.axhline(unchanged, color=MUTED, linewidth=0.8)
+        axes.set_xticks(ticks, ["none", *(f"{row.level:g}" for row in mine)])
+        axes.set(title=change, ylim=(0, 1.03))
+        axes.set_xlabel(unit.replace(", ", ",\n"), fontsize=8)
+    panels[0].set_ylabel("accuracy")
+    return _svg(figure)
+
+
+def trials(trials: Sequence[Any], names: Sequence[str], logarithmic: Sequence[str]) -> str:
+    """Returns the accuracy of a search's trials: in their order, with the best one so far, and over each setting.
+
+    Args:
+      trials: `components.network_tuner.trials.Trial`s, in their order.
+      names: of the settings.
+      logarithmic: those of them that are drawn on a logarithmic axis.
+    """
+    measured = [trial for trial in trials if trial.accuracy is not None]
+    accuracies = [trial.accuracy for trial in measured]
+    columns = min(4, 1 + len(names))
+    rows = -(-(1 + len(names)) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.6 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    first, *others = panels.flat
+    first.plot([trial.trial for trial in measured], accuracies, "o", color=MUTED, markersize=4)
+    best = list(itertools.accumulate(accuracies, max))
+    first.step([trial.trial for trial in measured], best, where="post", color=ACCENT, label="best so far")
+    first.set(xlabel="trial", ylabel="held-out accuracy")
+    first.legend(frameon=False, loc="lower right")
+    for axes, name in zip(others, names, strict=False):
+        values = [trial.settings[name] for trial in measured]
+        axes.plot(values if _are_numbers(values) else [*map(str, values)], accuracies, "o", color=ACCENT, markersize=4)
+        axes.set_xlabel(name)
+        if name in logarithmic:
+            axes.set_xscale("log")
+    for axes in others[len(names) :]:
+        axes.set_visible(False)
+    return _svg(figure)
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def picture(image: np.ndarray) -> str:

@@ -12,7 +12,7 @@ import rich.console
 from conveyor.errors import storage_errors
 
 STYLES = {"cached": "cyan", "done": "green", "failed": "bold red", "rejected": "bold yellow"}
-STREAMS_OUTPUT = ("Trainer",)  # prints lines of its own while it runs
+STREAMS_OUTPUT = ("Trainer", "Tuner")  # print lines of their own while they run
 
 
 class Console:

@@ -1,21 +1,43 @@
 """Measures a pushed model, or the newest checkpoint's network, on the test split."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from components.format_export.executor import SAVED_MODEL
 from components.image_example_gen.shards import plan as plan_shards
 from components.image_example_gen.spans import parts
 from conveyor.errors import ConfigError
-from pipeline.experiments.config import Experiment
+from pipeline.experiments.config import FORMATS, Experiment
 from pipeline.home.folders import Home
 from pipeline.run.plan import make_plan
+from serving.model_store import StoredModel
 from serving.server.models.bundle import Bundle
+from serving.tflite import LiteModel, file_of
 from trainer import loop
 
 BATCH = 500
+Predict = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is measured.
+
+    Attributes:
+      predict: returns probabilities, float32 [N, classes], of images, uint8 [N, height, width, channels].
+      what: the checkpoint or the version, in words.
+      name: the same, as a part of a file's name.
+      version: the version's number; None for a checkpoint.
+    """
+
+    predict: Predict
+    what: str
+    name: str
+    version: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,38 +57,62 @@ class Measured:
     version: int | None
 
 
-def evaluate(experiment: Experiment, home: Home, folder: Path, version: int | None) -> Measured:
-    """Returns the test accuracy of a version, or of the newest checkpoint of this experiment, data and code.
+def subject(
+    experiment: Experiment, home: Home, folder: Path, version: int | None, format_name: str = SAVED_MODEL
+) -> Subject:
+    """Returns a version, or the newest checkpoint of this experiment, data and code, ready to be asked.
 
     Args:
       experiment: whose model.
       home: where it is.
       folder: the input files.
       version: the pushed model's version; None for the checkpoint.
+      format_name: `saved_model`, or what a version holds beside it.
 
     Raises:
-      ConfigError: there is no such checkpoint.
+      ConfigError: there is no such checkpoint, or the version has no such format.
     """
     tf.config.set_visible_devices([], "GPU")
-    images, labels = test_split(experiment, folder)
     if version is None:
-        plan = make_plan(experiment, home, folder)
-        if not (plan.checkpoints / "checkpoint").exists():
-            raise ConfigError(
-                f"There is no checkpoint of {experiment.name} with these settings, data and code in {home.root}."
-            )
-        network, step = loop.restore(plan.job, plan.checkpoints)
-        scores = loop.predictor(network, plan.job.shape)(images)
-        what = f"checkpoint at step {step}"
-    else:
-        model = home.models.model(experiment.serving.model_name)
+        return _checkpoint(experiment, home, folder)
+    model = home.models.model(experiment.serving.model_name)
+    name = f"{model.name}-{version}"
+    what = f"version {version} ({model.label_of(version) or 'without a label'})"
+    if format_name == SAVED_MODEL:
         bundle = Bundle(model.path(version))
-        starts = range(0, len(images), BATCH)
-        replies = [bundle.ask("predict_pixels", {"images": images[start : start + BATCH]}) for start in starts]
-        scores = np.concatenate([reply["scores"] for reply in replies])
-        what = f"version {version} ({model.label_of(version) or 'without a label'})"
+        return Subject(lambda images: bundle.ask("predict_pixels", {"images": images})["scores"], what, name, version)
+    lite = LiteModel(_lite_file(model, version, format_name))
+    return Subject(lite.scores, f"{what} as {format_name}", f"{name}-{format_name}", version)
+
+
+def _checkpoint(experiment: Experiment, home: Home, folder: Path) -> Subject:
+    plan = make_plan(experiment, home, folder)
+    if not (plan.checkpoints / "checkpoint").exists():
+        raise ConfigError(
+            f"There is no checkpoint of {experiment.name} with these settings, data and code in {home.root}."
+        )
+    network, step = loop.restore(plan.job, plan.checkpoints)
+    name = f"{experiment.name}-checkpoint-{step}"
+    return Subject(loop.predictor(network, plan.job.shape), f"checkpoint at step {step}", name, None)
+
+
+def _lite_file(model: StoredModel, version: int, format_name: str) -> Path:
+    path = model.path(version) / file_of(format_name)
+    if not path.exists():
+        there = [SAVED_MODEL, *(name for name in FORMATS if (model.path(version) / file_of(name)).exists())]
+        raise ConfigError(
+            f"Version {version} of {model.name} has no {format_name}; it has {', '.join(there)}. The setting "
+            "serving.formats says what the next versions have."
+        )
+    return path
+
+
+def evaluate(measured: Subject, images: np.ndarray, labels: np.ndarray) -> Measured:
+    """Returns the accuracy on images, uint8 [N, height, width, channels], with their labels, int64 [N]."""
+    starts = range(0, len(images), BATCH)
+    scores = np.concatenate([measured.predict(images[start : start + BATCH]) for start in starts])
     accuracy, _ = loop.accuracy_and_loss(scores, labels)
-    return Measured(accuracy, len(labels), what, version)
+    return Measured(accuracy, len(labels), measured.what, measured.version)
 
 
 def test_split(experiment: Experiment, folder: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import tensorflow_data_validation as tfdv
@@ -22,15 +23,18 @@ from tfx.types.standard_artifacts import Model
 from components.anomaly_gate.component import AnomalyGate
 from components.atomic_pusher.component import AtomicPusher
 from components.drift_gate.component import DriftGate
+from components.format_export.component import FormatExport
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.executor import BaseFiles
 from components.network_trainer.component import network_trainer
+from components.network_tuner.component import network_tuner
 from components.schema_gen.component import DatasetSchemaGen
 from components.servability_check.component import ServabilityCheck
 from conveyor.settings import to_json
 from pipeline.data.inputs import Input
 from pipeline.experiments.config import Gate
 from pipeline.run.plan import RunPlan
+from trainer.settings import TrainingJob
 
 # Two accuracies in float32 are less than this from what they stand for, and one answer of four million counts for more.
 ROUNDING = 2e-7
@@ -52,7 +56,7 @@ INGESTION_ARGS = ["--direct_running_mode=multi_threading", f"--direct_num_worker
 
 def create_pipeline(plan: RunPlan) -> Pipeline:
     """Returns the TFX pipeline of a planned run; each part of the data is ingested, and cached, by itself."""
-    experiment, home = plan.experiment, plan.home
+    experiment = plan.experiment
     example_gens = [_example_gen(plan, source) for source in (*plan.inputs, *plan.compared)]
     ingested = [example_gen.outputs["examples"] for example_gen in example_gens]
     examples = ingested[: len(plan.inputs)]
@@ -72,11 +76,39 @@ def create_pipeline(plan: RunPlan) -> Pipeline:
     for gate in gates:
         trainer.add_upstream_node(gate)
     judged = _judged_and_pushed(plan, trainer, examples[0], imports)
+    return _pipeline(plan, [*example_gens, schema_gen, *gates, *imports, trainer, *judged])
+
+
+def create_tuning_pipeline(plan: RunPlan, job: TrainingJob, folder: Path, trials: int) -> Pipeline:
+    """Returns the TFX pipeline of a search: the ingestion, cached as that of a run, and the tuner.
+
+    Args:
+      plan: the run that the winner may have.
+      job: what is trained, but for what is searched for.
+      folder: of the search.
+      trials: how many there are in all.
+    """
+    experiment = plan.experiment
+    example_gens = [_example_gen(plan, source) for source in plan.inputs]
+    tuner = network_tuner(
+        examples=union([example_gen.outputs["examples"] for example_gen in example_gens]),
+        parts=[source.part for source in plan.inputs],
+        job=job,
+        ranges={name: json.loads(to_json(values)) for name, values in experiment.tuning.ranges.items()},
+        seed=experiment.tuning.seed,
+        trials=trials,
+        folder=folder,
+    )
+    return _pipeline(plan, [*example_gens, tuner])
+
+
+def _pipeline(plan: RunPlan, components: list[Any]) -> Pipeline:
+    experiment, home = plan.experiment, plan.home
     return Pipeline(
         pipeline_name=experiment.name,
         pipeline_root=str(home.artifacts / experiment.name),
         metadata_connection_config=home.connection(),
-        components=[*example_gens, schema_gen, *gates, *imports, trainer, *judged],
+        components=components,
         enable_cache=True,
         beam_pipeline_args=BEAM_ARGS,
     )
@@ -126,7 +158,7 @@ def _baseline_import(plan: RunPlan) -> list[Any]:
 
 
 def _judged_and_pushed(plan: RunPlan, trainer: Trainer, examples: BaseChannel, imports: Sequence[Any]) -> list[Any]:
-    """Returns the Evaluator, the servability check, and the pusher that needs the blessings of both."""
+    """Returns what judges the model, and the pusher that needs the blessings of all."""
     serving = plan.experiment.serving
     evaluator = Evaluator(
         examples=examples,
@@ -143,6 +175,10 @@ def _judged_and_pushed(plan: RunPlan, trainer: Trainer, examples: BaseChannel, i
     )
     # The run's name among the parameters keeps the pusher out of the cache: a version may have been deleted by hand.
     record = dataclasses.asdict(plan.provenance.version_record(plan.run_id))
+    export = _format_export(plan, trainer, examples)
+    further: dict[str, Any] = (
+        {"formats": export.outputs["exported"], "formats_blessing": export.outputs["blessing"]} if export else {}
+    )
     pusher = AtomicPusher(
         model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
@@ -150,8 +186,23 @@ def _judged_and_pushed(plan: RunPlan, trainer: Trainer, examples: BaseChannel, i
         destination=str(plan.home.models.model(serving.model_name).folder),
         record=json.dumps(record, ensure_ascii=False),
         canary=int(serving.canary),
+        **further,
     )
-    return [evaluator, servability_check, pusher]
+    return [evaluator, servability_check, *([export] if export else []), pusher]
+
+
+def _format_export(plan: RunPlan, trainer: Trainer, examples: BaseChannel) -> Any:
+    """Returns the component that converts the model to further formats; None where the experiment asks for none."""
+    formats, gate = plan.experiment.serving.formats, plan.experiment.gate
+    if not formats:
+        return None
+    return FormatExport(
+        model=trainer.outputs["model"],
+        model_run=trainer.outputs["model_run"],
+        examples=examples,
+        formats=json.dumps(formats),
+        limits=json.dumps({"min_accuracy": gate.min_accuracy, "tolerance": gate.tolerance}),
+    )
 
 
 def eval_config(gate: Gate) -> config_pb2.EvalConfig:

@@ -36,6 +36,7 @@ def repeated_outcome(plan: RunPlan, also_rejected: bool) -> Outcome | None:
         decline=report.outcome.get("decline"),
         reasons=tuple(report.outcome.get("reasons", ())),
         drift=tuple(report.outcome.get("drift", ())),
+        formats=report.outcome.get("formats", {}),
         version=last.version,
         stable=model.stable(),
         label=None if last.version is None else model.label_of(last.version),

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from conveyor.errors import ConveyorError, ExitCode
 from conveyor.words import counted
@@ -99,19 +100,17 @@ def run(
         return outcome
 
 
-def _carry_out(plan: RunPlan, console: Console, log: Path) -> Outcome:
-    """Runs the components and returns the verdict. TensorFlow and TFX are imported here, when they are needed."""
+def prepare(plan: RunPlan, console: Console) -> Any:
+    """Builds the network once, and returns ML Metadata's store, in which nothing is marked as running any more.
+
+    TensorFlow and TFX are imported here, when they are needed. For the holder of the home's lock.
+    """
     started = time.perf_counter()
     console.start("Setup")
     import tensorflow as tf
-    from ml_metadata.proto.metadata_store_pb2 import Execution
 
-    from components.drift_gate.executor import DriftStopped
     from pipeline.home import metadata_store
-    from pipeline.report import page
-    from pipeline.report.page import Failure
-    from pipeline.run.graph import create_pipeline
-    from pipeline.run.launch import ComponentFailed, PipelineRunner, Stopped
+    from pipeline.run import graph  # noqa: F401  # which takes most of the time
     from trainer import networks
 
     tf.config.set_visible_devices([], "GPU")  # only the trainer's process may take one
@@ -124,8 +123,23 @@ def _carry_out(plan: RunPlan, console: Console, log: Path) -> Outcome:
     if orphans := metadata_store.clear_orphans(store, plan.home):
         console.note(f"Removed {counted(orphans, 'output')} of runs that ML Metadata knows nothing of.")
     metadata_store.claim(plan.home)
-    pipeline = create_pipeline(plan)
     console.end("Setup", "done", time.perf_counter() - started)
+    return store
+
+
+def _carry_out(plan: RunPlan, console: Console, log: Path) -> Outcome:
+    """Runs the components and returns the verdict."""
+    store = prepare(plan, console)
+    from ml_metadata.proto.metadata_store_pb2 import Execution
+
+    from components.drift_gate.executor import DriftStopped
+    from pipeline.home import metadata_store
+    from pipeline.report import page
+    from pipeline.report.page import Failure
+    from pipeline.run.graph import create_pipeline
+    from pipeline.run.launch import ComponentFailed, PipelineRunner, Stopped
+
+    pipeline = create_pipeline(plan)
     try:
         PipelineRunner(plan.run_id, store, console).run(pipeline)
     except Stopped as error:

@@ -9,7 +9,8 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import filelock
@@ -26,6 +27,7 @@ LAST_VERSION = ".last_version"
 STAGING = ".staging"
 REMOVED = ".removed-"
 LOCK_SECONDS = 30
+NOTHING: Mapping[Path, Path] = types.MappingProxyType({})
 
 
 class LabelsDamaged(ConveyorError):
@@ -272,13 +274,17 @@ class StoredModel:
 
     # Versions.
 
-    def push(self, source: Path, record: VersionRecord, as_canary: bool = False) -> Pushed:
+    def push(
+        self, source: Path, record: VersionRecord, as_canary: bool = False, beside: Mapping[Path, Path] = NOTHING
+    ) -> Pushed:
         """Copies a SavedModel to the next version, unless the same model is there already, and sets its label.
 
         Args:
           source: folder of the SavedModel.
           record: where the model comes from; written into the version, with its number and the digest of its files.
           as_canary: whether it is to be tried beside the stable version first, where there is one.
+          beside: further folders that appear together with it, by their paths below the version; a version that lacks
+            one of them is not taken for the same.
 
         Raises:
           ModelWithdrawn: a person took this model back.
@@ -286,16 +292,14 @@ class StoredModel:
         """
         identity = model_identity(source)
         self._refuse_withdrawn(identity)
-        record = dataclasses.replace(
-            record, digest=tree_digest(source), model_digest=_model_digest(source), identity=identity
-        )
+        record = dataclasses.replace(record, model_digest=_model_digest(source), identity=identity)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self.folder / STAGING, ignore_errors=True)
-            same = self._versions_of(identity)
+            same = [v for v in self._versions_of(identity) if all((self.path(v) / name).is_dir() for name in beside)]
             version = same[0] if same else self._next_version()
             if not same:
-                self._stage(source, dataclasses.replace(record, version=version))
+                self._stage(source, beside, dataclasses.replace(record, version=version))
             with self._locked():
                 labels = self._refuse_withdrawn(identity)
                 if not same:
@@ -369,12 +373,13 @@ class StoredModel:
             else:
                 shutil.rmtree(rest)
 
-    def _stage(self, source: Path, record: VersionRecord) -> None:
+    def _stage(self, source: Path, beside: Mapping[Path, Path], record: VersionRecord) -> None:
         """Copies a SavedModel beside the versions, verifies the copy, and writes it through to the disk."""
         staging = self.folder / STAGING
-        shutil.copytree(source, staging)
-        if tree_digest(staging) != record.digest:
-            raise StorageError(f"The copy of the model in {staging} differs from {source}: the disk lost data.")
+        _copy(source, staging)
+        for name, folder in beside.items():
+            _copy(folder, staging / name)
+        record = dataclasses.replace(record, digest=tree_digest(staging))
         (staging / RECORD).parent.mkdir(exist_ok=True)
         (staging / RECORD).write_text(json.dumps(dataclasses.asdict(record), indent=1))
         flush_tree(staging)
@@ -405,6 +410,17 @@ class StoredModel:
             "then, also one that was taken back, for that is forgotten too; "
             f"`conveyor rollback {self.name} --to VERSION` names another."
         )
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies a folder, and verifies the copy.
+
+    Raises:
+      StorageError: it differs.
+    """
+    shutil.copytree(source, target)
+    if tree_digest(target) != tree_digest(source):
+        raise StorageError(f"The copy of the model in {target} differs from {source}: the disk lost data.")
 
 
 def _model_digest(folder: Path) -> str:

@@ -1,11 +1,8 @@
 import dataclasses
 
-import numpy as np
 import pytest
 
 from pipeline.experiments import load
-from tests.digits import read_idx
-from trainer.examples import Split
 
 
 def with_parameters(network, **parameters):
@@ -13,19 +10,8 @@ def with_parameters(network, **parameters):
 
 
 @pytest.fixture(scope="session")
-def mnist_job():
-    return load("mnist").training_job()
-
-
-@pytest.fixture(scope="session")
 def cifar10_job():
     return load("cifar10").training_job()
-
-
-@pytest.fixture(scope="session")
-def digits(mnist) -> Split:
-    images, labels = read_idx(mnist, "train", 1000)
-    return Split(images[..., np.newaxis], labels.astype(np.int64))
 
 
 @pytest.fixture

@@ -5,8 +5,10 @@ import re
 import numpy as np
 import PIL.Image
 
+from components.network_tuner.trials import Trial
 from pipeline.report import plots
 from pipeline.report.metrics import CalibrationBin
+from pipeline.report.robustness import Row
 
 
 def texts(svg):
@@ -66,3 +68,24 @@ def test_reliability_shows_every_bin():
     svg = plots.reliability([CalibrationBin(0.55, 0.5, 10), CalibrationBin(0.95, 0.9, 90)])
     assert {"probability of the likeliest class", "share that is right", "calibrated"} <= set(texts(svg))
     assert plots.reliability([]).startswith("<svg")
+
+
+def test_trials_show_the_best_one_so_far_and_each_setting():
+    trials = [
+        Trial(0, {"network.width": 8, "network.act": "relu"}, 0.8, 1.0),
+        Trial(1, {"network.width": 16, "network.act": "silu"}, None, 1.0, "diverged"),
+        Trial(2, {"network.width": 32, "network.act": "silu"}, 0.7, 1.0),
+    ]
+    svg = plots.trials(trials, ["network.width", "network.act"], ["network.width"])
+    assert {"trial", "held-out accuracy", "best so far", "network.width", "network.act", "relu", "silu"} <= set(
+        texts(svg)
+    )
+    assert plots.trials([trials[1]], ["network.width"], []).startswith("<svg")  # none was measured
+
+
+def test_robustness_has_a_panel_for_each_change():
+    rows = [Row("", None, "", 0.9), Row("mirrored", None, "", 0.5), Row("blur", 2.0, "pixels, wide", 0.8)]
+    rows += [Row("blur", 4.0, "pixels, wide", 0.4), Row("noise", 5.0, "%", 0.7)]
+    svg = plots.robustness(rows)
+    assert {"blur", "noise", "none", "2", "4", "5", "accuracy"} <= set(texts(svg))
+    assert "mirrored" not in set(texts(svg))

@@ -483,3 +483,25 @@ def test_a_removal_that_is_killed_leaves_no_half_version(three, monkeypatch):
 
 def test_models_are_the_folders_in_the_store(three, tmp_path):
     assert ModelStore(tmp_path / "serving").models() == [StoredModel(three.folder)]
+
+
+def test_what_lies_beside_a_model_appears_with_it(stored, model, tmp_path):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "int8.tflite").write_text("small")
+    beside = {Path("assets.extra", "tflite"): tmp_path / "files"}
+    (model("a") / "assets.extra").mkdir()
+    (model("a") / "assets.extra" / "warm-up").write_text("requests")
+
+    assert stored.push(model("a"), VersionRecord()) == Pushed(1, stored.path(1), new=True)
+    pushed = stored.push(model("a"), VersionRecord(), beside=beside)
+    assert (pushed.version, pushed.new) == (2, True)  # the first one lacks the files
+    assert (stored.path(2) / "assets.extra" / "tflite" / "int8.tflite").read_text() == "small"
+    assert (stored.path(2) / "assets.extra" / "warm-up").read_text() == "requests"
+    assert stored.digest(2) == stored.record(2).digest
+    assert stored.is_as_pushed(2)
+    assert not stored.push(model("a"), VersionRecord(), beside=beside).new
+
+    stored.push(model("b"), VersionRecord(), beside=beside)
+    stored.rollback(1)
+    with pytest.raises(ModelWithdrawn):  # without the files it is the model that was taken back all the same
+        stored.push(model("b"), VersionRecord())

@@ -1,0 +1,1 @@
+"""Converts a model to further formats, and measures each."""

@@ -1,0 +1,92 @@
+"""Has another process convert a model, and judges what it measured."""
+
+import dataclasses
+import fractions
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from conveyor.errors import ConveyorError
+
+ROOT = Path(__file__).resolve().parents[2]
+FORMATS_FILE = "formats.json"
+SAVED_MODEL = "saved_model"
+
+
+class ConversionFailed(ConveyorError):
+    """A network cannot be converted to a format that the experiment asks for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What each format must reach on the test split.
+
+    Attributes:
+      min_accuracy: lowest accuracy, 0 to 1.
+      tolerance: how far its accuracy may lie below that of the SavedModel, 0 to 1.
+    """
+
+    min_accuracy: float
+    tolerance: float
+
+
+def convert(model: Path, run: Path, examples: Path, formats: Sequence[str], target: Path) -> list[dict[str, Any]]:
+    """Converts a model in a process of its own, and returns what was measured of the SavedModel and of each format.
+
+    A network that makes the converter crash takes that process with it, not the pipeline.
+
+    Args:
+      model: folder of the SavedModel.
+      run: the trainer's other outputs: `spec.json`, `test_scores.npy`, and the network's code.
+      examples: folder of the splits.
+      formats: names of formats.
+      target: folder for the files.
+
+    Returns:
+      One row each: `format`, `bytes`, `accuracy`, `correct`, `examples`, and `milliseconds`, the median time that one
+      image takes here.
+
+    Raises:
+      ConversionFailed: it cannot be converted; the message says to what, and why.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder, FORMATS_FILE)
+        paths = map(str, (model, run, examples, target, answer))
+        command = [sys.executable, "-m", "components.format_export.convert", *paths, *formats]
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        sys.stderr.write(done.stderr)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or [""])[-1]
+            what = last if done.returncode == 1 else f"The converter ended with {done.returncode}: {last}"
+            raise ConversionFailed(f"{what} Without serving.formats the model is pushed as a SavedModel alone.")
+        return json.loads(answer.read_text())
+
+
+def shortfalls(measured: Sequence[dict[str, Any]], limits: Limits) -> list[str]:
+    """Returns a sentence for each format that is not accurate enough; the comparison is one of counts, and exact."""
+    own = next(row for row in measured if row["format"] == SAVED_MODEL)
+    floor = math.ceil(_exact(limits.min_accuracy) * own["examples"])
+    least = own["correct"] - math.floor(_exact(limits.tolerance) * own["examples"])
+    reasons = []
+    for row in measured:
+        text = f"{row['format']}: test accuracy {row['accuracy']:.4f} is below "
+        if row is not own and row["correct"] < floor:
+            reasons.append(f"{text}the floor of {limits.min_accuracy:g}")
+        elif row is not own and row["correct"] < least:
+            reasons.append(
+                f"{text}the {own['accuracy']:.4f} of the SavedModel by more than the tolerance of {limits.tolerance:g}"
+            )
+    return reasons
+
+
+def _exact(number: float) -> fractions.Fraction:
+    """Returns a number as it is written: 0.1 is a tenth."""
+    return fractions.Fraction(repr(number))

@@ -1,0 +1,36 @@
+"""Writes a page about a search for settings: what was tried, and what each trial reached."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.network_tuner.trials import Trial, best_first, shown
+from conveyor.errors import storage_errors
+from conveyor.files import replace_file
+from pipeline.experiments.config import Experiment
+from pipeline.home.folders import Home
+from pipeline.home.reports import page_path
+from pipeline.report import page, plots
+
+
+def write(home: Home, run: str, experiment: Experiment, trials: Sequence[Trial]) -> Path:
+    """Writes `reports/<run>.html`, and returns its path.
+
+    Raises:
+      StorageError: it cannot be written.
+    """
+    names = list(experiment.tuning.ranges)
+    logarithmic = [name for name, values in experiment.tuning.ranges.items() if getattr(values, "log", False)]
+    text = page.render(
+        "trials.html.j2",
+        experiment=experiment.name,
+        run=run,
+        names=names,
+        shown=shown,
+        trials=best_first(trials),
+        plot=plots.trials(trials, names, logarithmic),
+    )
+    path = page_path(home, run)
+    with storage_errors(f"The report {path} cannot be written"):
+        home.reports.mkdir(parents=True, exist_ok=True)
+        replace_file(path, text)
+    return path

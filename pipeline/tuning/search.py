@@ -1,0 +1,135 @@
+"""Searches for the best settings of an experiment: lock, data, ingestion, trials."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+from components.image_example_gen.dataset import HashedSplits
+from components.network_tuner.trials import Trial, read
+from conveyor.errors import ConfigError
+from conveyor.settings import to_json
+from pipeline.data.inputs import input_folder
+from pipeline.experiments.config import Experiment
+from pipeline.experiments.network import copy_code
+from pipeline.experiments.overrides import override
+from pipeline.home import backup
+from pipeline.home.folders import Home
+from pipeline.home.lock import locked
+from pipeline.run.console import Console, redirected
+from pipeline.run.error_text import error_text
+from pipeline.run.plan import RunPlan, make_plan
+from pipeline.run.runner import RunFailed, RunStopped, prepare
+from trainer.settings import TrainingJob
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """A search that has come to its end.
+
+    Attributes:
+      run: its name among the runs.
+      folder: what it left: a folder a trial, with logs for TensorBoard.
+      trials: all of them, in their order.
+      report: the page about it.
+    """
+
+    run: str
+    folder: Path
+    trials: list[Trial]
+    report: Path
+
+
+def tune(experiment: Experiment, home: Home, source: Path | None, trials: int, console: Console) -> Search:
+    """Trains with different settings, each time from the beginning, and measures each on the split `eval`.
+
+    A search with the same ranges, other settings, data and code goes on with the trials that there are.
+
+    Args:
+      experiment: what is trained, and `experiment.tuning`, what is tried.
+      home: where everything goes.
+      source: folder of the data; may be None for a data set that can be fetched, or is in the home folder.
+      trials: how many there are to be in all.
+      console: where progress is shown.
+
+    Raises:
+      ConfigError: there is nothing to try, a value to try is none that its setting takes, or no split to measure on.
+      RunFailed: the ingestion failed, or no trial could be measured.
+      RunStopped: SIGTERM came.
+      ConveyorError: see `pipeline.run.runner.run`, as for the data, the home folder and its metadata.
+    """
+    check(experiment)
+    cold = dataclasses.replace(experiment, training=dataclasses.replace(experiment.training, warm_steps=0))
+    with locked(home):
+        backup.check(home)
+        plan = make_plan(cold, home, input_folder(cold, home, source, console.note))
+        folder = home.tuning / cold.name / _key(plan)
+        log = home.log(plan.run_id)
+        console.note(f"run {plan.run_id}, log {log}")
+        backup.save(home)
+        with redirected(log):
+            _carry_out(plan, folder, trials, console, log)
+            from pipeline.report import trials as page  # which imports what reads TFX's results
+
+            found = read(folder)
+            return Search(plan.run_id, folder, found, page.write(home, plan.run_id, cold, found))
+
+
+def check(experiment: Experiment) -> None:
+    """Refuses a search that cannot be.
+
+    Raises:
+      ConfigError: it says why, and what to do.
+    """
+    ranges, splits = experiment.tuning.ranges, experiment.dataset.splits
+    if not ranges:
+        raise ConfigError(
+            f"{experiment.name} says nothing of what to try: add tuning=Tuning({{...}}) to its file, such as "
+            'Tuning({"network.learning_rate": Range(1e-4, 1e-2, log=True)}), or give it for this once: --set '
+            '\'tuning.ranges={"network.learning_rate": {"low": 1e-4, "high": 1e-2, "log": true}}\'.'
+        )
+    for name, values in ranges.items():
+        for end in values.ends:
+            override(experiment, (f"{name}={to_json(end) if not isinstance(end, str) else end}",), "tuning.ranges: ")
+    if isinstance(splits, HashedSplits):
+        held_out, way = splits.eval_share > 0, "dataset.splits.eval_share=0.1"
+    else:
+        held_out, way = splits.eval is not None or splits.eval_examples > 0, "dataset.splits.eval_examples=5000"
+    if not held_out:
+        raise ConfigError(
+            f"{experiment.name} holds nothing out of its training images to measure trials on, and the test split is "
+            f"not for that: --set {way}."
+        )
+
+
+def _key(plan: RunPlan) -> str:
+    """Returns 16 hexadecimal digits of all that determines a search: the trainings, and what is tried."""
+    whole = f"{plan.checkpoints.name} {to_json(plan.experiment.tuning)}"
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+
+def _job(plan: RunPlan, folder: Path) -> TrainingJob:
+    """Returns what is trained; its code is a copy in the search's folder, for trials that come later."""
+    code = folder / "network"
+    copy_code(plan.experiment.network, code)
+    return dataclasses.replace(plan.job, network=dataclasses.replace(plan.job.network, folder=str(code)))
+
+
+def _carry_out(plan: RunPlan, folder: Path, trials: int, console: Console, log: Path) -> None:
+    store = prepare(plan, console)
+    from ml_metadata.proto.metadata_store_pb2 import Execution
+
+    from pipeline.home import metadata_store
+    from pipeline.run.graph import create_tuning_pipeline
+    from pipeline.run.launch import ComponentFailed, PipelineRunner, Stopped
+
+    pipeline = create_tuning_pipeline(plan, _job(plan, folder), folder, trials)
+    try:
+        PipelineRunner(plan.run_id, store, console).run(pipeline)
+    except Stopped as error:
+        raise RunStopped(str(error), plan.run_id) from error
+    except ComponentFailed as error:
+        metadata_store.close_abandoned(store, Execution.FAILED)
+        why = error_text(error.__cause__)
+        raise RunFailed(f"{error.component} failed: {why}\nThe log is {log}", plan.run_id) from error
+    finally:
+        metadata_store.close_abandoned(store)
