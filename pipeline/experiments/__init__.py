@@ -12,6 +12,8 @@ from pipeline.experiments.config import Experiment
 BUILT_IN = {
     "mnist": "pipeline.experiments.built_in.mnist_tutorial",
     "cifar10": "pipeline.experiments.built_in.cifar10_tutorial",
+    "mnist_best": "pipeline.experiments.built_in.mnist_best",
+    "cifar10_best": "pipeline.experiments.built_in.cifar10_best",
 }
 
 

@@ -16,6 +16,7 @@ SMALLEST = {
     "pipeline_overhead": ["--runs", "1", "--steps", "100"],
     "retraining": ["--runs", "1", "--steps", "20", "--warm-steps", "10"],
     "serving": ["--runs", "1", "--seconds", "1", "--networks", "mnist"],
+    "training": ["--runs", "1", "--steps", "3", "--networks", "mnist"],
 }
 
 

@@ -64,5 +64,3 @@ def orthogonal(matrix: Any, iterations: int = 3) -> Any:
         gram = x @ keras.ops.transpose(x)
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     return x
-
-
