@@ -38,6 +38,7 @@ bench: setup  ## Runs every benchmark, and stores the results
 	.venv/bin/python -m benchmarks.data_size
 	.venv/bin/python -m benchmarks.pipeline_overhead
 	.venv/bin/python -m benchmarks.retraining
+	.venv/bin/python -m benchmarks.training
 	.venv/bin/python -m benchmarks.serving
 
 clean:  ## Removes .venv and what was built

@@ -180,6 +180,40 @@ def data_size() -> str:
     )
 
 
+def training() -> str:
+    """Returns the section on a training step."""
+    stored = result("training")
+    rows, shares = [], []
+    for name, seen in stored["networks"].items():
+        for way, value in seen["milliseconds"].items():
+            rows.append([f"`{name}`", way, spread(value, 1, " ms"), spread(seen["ratio"][way], 2)])
+        limits, of_limit = seen["limits"], seen["of_limit"]
+        shares.append(
+            [
+                f"`{name}`",
+                seen["precision"],
+                f"{seen['operations'] / 1e9:.1f} GF",
+                f"{seen['rate']['median'] / 1e9:.0f} GF/s",
+                *(
+                    f"{100 * of_limit[kind]['median']:.0f} % of {limits[kind]['median'] / 1e9:.0f} GF/s"
+                    for kind in limits
+                ),
+                f"{100 * seen['input']['median']:.1f} %",
+            ]
+        )
+    torch = next((seen["torch"] for seen in stored["networks"].values() if "torch" in seen), None)
+    beside = f", PyTorch {torch}" if torch else ""
+    head = ("network", "arithmetic", "a step", "rate", "of a large product", "of a large convolution", "input alone")
+    return (
+        f"## A training step\n\n`python -m benchmarks.training`: the tutorial's networks and batches, n = {stored['n']}, "
+        f"in turn, each time in a process of its own, {stored['steps']} steps at once{beside}. The ratio is to "
+        f"Conveyor's step beside it.\n\n{table(('network', 'way', 'a step', 'ratio'), rows)}\n"
+        "Operations are those of convolutions and products, forwards and backwards. The large product is of two matrices "
+        "of 2,048 x 2,048, the large convolution 5 x 5 from 64 to 64 channels on 128 images of 32 x 32, forwards.\n\n"
+        f"{table(head, shares)}\n{machine(stored)}"
+    )
+
+
 def page() -> str:
     """Returns the whole page."""
     head = """<!-- Made by docs/make_measurements.py from benchmarks/results/. -->
@@ -191,7 +225,7 @@ the benchmark and of the code. The tables show medians and ranges, as "median (l
 do not compare; ratios within one run do.
 
 """
-    sections = (overhead(), retraining(), serving(), ingestion(), data_size())
+    sections = (overhead(), retraining(), training(), serving(), ingestion(), data_size())
     return head + "\n".join(sections)
 
 
