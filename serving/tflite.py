@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -28,12 +29,15 @@ class LiteModel:
     """
 
     def __init__(self, path: Path) -> None:
-        self._interpreter = tf.lite.Interpreter(str(path), num_threads=len(os.sched_getaffinity(0)))
+        try:
+            self._interpreter = tf.lite.Interpreter(str(path), num_threads=len(os.sched_getaffinity(0)))
+        except ValueError as error:
+            raise ValueError(f"{path} is no TensorFlow Lite file: {error}") from error
         (self._input,) = self._interpreter.get_input_details()
         (self._output,) = self._interpreter.get_output_details()
 
-    def scores(self, images: np.ndarray) -> np.ndarray:
-        """Returns the probabilities of images, whatever their number."""
+    def scores(self, images: Any) -> np.ndarray:
+        """Returns the probabilities of images, an array or another sequence that gives arrays by slices."""
         starts = range(0, len(images), BATCH)
         return np.concatenate([self._ask(images[start : start + BATCH]) for start in starts])
 

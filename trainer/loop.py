@@ -135,6 +135,8 @@ def train(
     shares = batches(train_split, order, first_step, devices.strategy.num_replicas_in_sync)
     iterator = iter(devices.strategy.distribute_datasets_from_function(lambda _: shares))
     run_steps = _compiled_steps(job, devices, model)
+    if devices.xla and (layers := uncompilable(model)):
+        say(f"XLA compiles no step of this network: it has {', '.join(layers)}.")
     measure = _Measure(job, model, train_split, eval_split, order)
     callbacks = Callbacks(job, model)
     stopped = threading.Event()
@@ -151,13 +153,14 @@ def train(
             if step > first_step or not history:  # else the restored step was measured and saved before
                 ends = step == training.steps or callbacks.ask_for_the_end
                 if ends or any(step % every == 0 for every in (training.log_every, training.eval_every)):
-                    history.append(measure(step))
-                    ends = callbacks.measured(history[-1], ends) or ends
+                    history.append(measure(step, ends))
+                    asked, ends = ends, callbacks.measured(history[-1], ends) or ends
                     if ends:
                         model.optimizer.finalize_variable_values(model.trainable_variables)
                         callbacks.end()
-                        if model.optimizer.use_ema or callbacks.are_there:  # they may have changed the weights
-                            history[-1] = measure(step)
+                        may_differ = model.optimizer.use_ema or callbacks.are_there  # the weights, from before
+                        if may_differ or not asked:
+                            history[-1] = measure(step, ends)
                         history[-1]["ended"] = 1
                     say(_line(history[-1]))
                 if ends or step % training.checkpoint_every == 0 or stopped.is_set():
@@ -238,11 +241,11 @@ class _Measure:
         self._eval = eval_split
         self._order = order
 
-    def __call__(self, step: int) -> dict[str, float]:
+    def __call__(self, step: int, ends: bool) -> dict[str, float]:
         batch = self._order[step]
         accuracy, loss = accuracy_and_loss(self._predict(self._train.images[batch]), self._train.labels[batch])
         entry = {"step": step, "accuracy": accuracy, "loss": loss}
-        if self._eval and (step % self._training.eval_every == 0 or step == self._training.steps):
+        if self._eval and (ends or step % self._training.eval_every == 0):
             entry["eval_accuracy"], entry["eval_loss"] = accuracy_and_loss(
                 self._predict(self._eval.images), self._eval.labels
             )
@@ -288,9 +291,10 @@ def _compiled_steps(job: TrainingJob, devices: Devices, model: keras.Model) -> C
         model.optimizer.apply(slopes, variables)
 
     update = tf.function(update, jit_compile=True) if compiles else update
+    compiles_all = devices.xla and not uncompilable(model)
     by_number, replicas = networks.takes_class_numbers(model), devices.strategy.num_replicas_in_sync
 
-    @tf.function(jit_compile=devices.xla)
+    @tf.function(jit_compile=compiles_all)
     def gradients(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             pixels = tf.cast(images, tf.float32)
@@ -317,6 +321,11 @@ def _compiled_steps(job: TrainingJob, devices: Devices, model: keras.Model) -> C
         return loss
 
     return run_steps
+
+
+def uncompilable(model: keras.Model) -> list[str]:
+    """Returns the layers of a network that XLA cannot compile, such as random rotations."""
+    return [layer.name for layer in model._flatten_layers() if not getattr(layer, "supports_jit", True)]
 
 
 def _line(entry: dict[str, float]) -> str:

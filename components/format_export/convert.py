@@ -20,8 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from components.format_export.executor import SAVED_MODEL, ConversionFailed
-from conveyor import modules
-from conveyor.errors import ConveyorError
+from conveyor import modules, processes
 from conveyor.settings import from_json
 from serving.server.models.bundle import Bundle
 from serving.tflite import FLOAT16, IMAGES, INT8, SCORES, LiteModel, file_of
@@ -44,8 +43,14 @@ def main(model: Path, run: Path, examples: Path, target: Path, formats: Sequence
     spec = from_json(TrainingSpec, (run / SPEC).read_bytes())
     code = run / "network"  # where the run's record has it, also in a home that was moved
     job = dataclasses.replace(spec.job, network=dataclasses.replace(spec.job.network, folder=str(code)))
-    with modules.importable(code):
-        network = networks.build(job, "float32")
+    with modules.importable(code):  # a network may import in the midst of a call
+        return _formats(job, model, run, examples, target, formats)
+
+
+def _formats(
+    job: TrainingJob, model: Path, run: Path, examples: Path, target: Path, formats: Sequence[str]
+) -> list[dict[str, Any]]:
+    network = networks.build(job, "float32")
     networks.set_weights(network, export.read_weights(model))
     test = read_split(examples / "Split-test", job.pictures)
     bundle = Bundle(model)
@@ -56,7 +61,7 @@ def main(model: Path, run: Path, examples: Path, target: Path, formats: Sequence
         path = target / file_of(name).name
         path.write_bytes(_converted(network, job, name, lambda: _calibration(examples, job)))
         lite = LiteModel(path)
-        rows.append(_row(name, path.stat().st_size, lite.scores(test.images[:]), test, lite.scores))
+        rows.append(_row(name, path.stat().st_size, lite.scores(test.images), test, lite.scores))
     return rows
 
 
@@ -64,8 +69,8 @@ def _calibration(examples: Path, job: TrainingJob) -> Iterator[list[np.ndarray]]
     """Yields some training images, float32 [1, height, width, channels] each, drawn at random."""
     train = read_split(examples / "Split-train", job.pictures)
     drawn = np.sort(np.random.default_rng(job.training.seed).permutation(len(train))[:CALIBRATION])
-    for image in train.images[drawn].astype(np.float32):
-        yield [image[np.newaxis]]
+    for number in drawn:
+        yield [train.images[number : number + 1].astype(np.float32)]
 
 
 def _converted(
@@ -112,12 +117,12 @@ class _Answer(tf.Module):
 def _row(name: str, size: int, scores: np.ndarray, test: Split, ask: Scores | Callable[..., Any]) -> dict[str, Any]:
     """Returns what is worth knowing of a format; see `executor.convert`."""
     correct = int(np.count_nonzero(scores.argmax(axis=1) == test.labels))
-    images = test.images[: min(TIMED, len(test))]
-    ask(images[:1])  # the first one takes longer
+    ask(test.images[:1])  # the first one takes longer
     seconds = []
-    for number in range(len(images)):
+    for number in range(min(TIMED, len(test))):
+        image = test.images[number : number + 1]
         started = time.perf_counter()
-        ask(images[number : number + 1])
+        ask(image)
         seconds.append(time.perf_counter() - started)
     return {
         "format": name,
@@ -132,9 +137,10 @@ def _row(name: str, size: int, scores: np.ndarray, test: Split, ask: Scores | Ca
 if __name__ == "__main__":
     if len(sys.argv) < 7:
         sys.exit("usage: python -m components.format_export.convert MODEL RUN EXAMPLES TARGET ANSWER FORMAT...")
+    processes.end_with_parent()
     saved_model, model_run, splits, files, answer = map(Path, sys.argv[1:6])
     try:
-        answer.write_text(json.dumps(main(saved_model, model_run, splits, files, sys.argv[6:])))
-    except ConveyorError as error:
-        print(error, file=sys.stderr)
-        sys.exit(int(error.exit_code))
+        found: list[dict[str, Any]] | str = main(saved_model, model_run, splits, files, sys.argv[6:])
+    except ConversionFailed as error:
+        found = str(error)
+    answer.write_text(json.dumps(found))

@@ -53,7 +53,7 @@ def convert(model: Path, run: Path, examples: Path, formats: Sequence[str], targ
       image takes here.
 
     Raises:
-      ConversionFailed: it cannot be converted; the message says to what, and why.
+      ConversionFailed: it cannot be converted, the message says to what, and why; or the process died.
     """
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -61,13 +61,20 @@ def convert(model: Path, run: Path, examples: Path, formats: Sequence[str], targ
         paths = map(str, (model, run, examples, target, answer))
         command = [sys.executable, "-m", "components.format_export.convert", *paths, *formats]
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        sys.stderr.write(done.stderr)
+        # Its standard input tells it when we are gone: see `conveyor.processes.end_with_parent`.
+        with subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as done:
+            assert done.stderr is not None  # it is a pipe
+            said = done.stderr.read()
+        sys.stderr.write(said)
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or [""])[-1]
-            what = last if done.returncode == 1 else f"The converter ended with {done.returncode}: {last}"
-            raise ConversionFailed(f"{what} Without serving.formats the model is pushed as a SavedModel alone.")
-        return json.loads(answer.read_text())
+            last = (said.strip().splitlines() or ["it said nothing"])[-1].rstrip(".")
+            raise ConversionFailed(f"The process that converts the network ended with {done.returncode}: {last}.")
+        found = json.loads(answer.read_text())
+    if isinstance(found, str):
+        raise ConversionFailed(f"{found} Without serving.formats the model is pushed as a SavedModel alone.")
+    return found
 
 
 def shortfalls(measured: Sequence[dict[str, Any]], limits: Limits) -> list[str]:

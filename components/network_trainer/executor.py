@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from conveyor import processes
-from conveyor.errors import ConveyorError, ExitCode
+from conveyor.errors import ConveyorError
 from conveyor.settings import from_json, to_json
 from serving import warmup
 from trainer.examples import read_split
@@ -22,15 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class TrainingFailed(ConveyorError):
-    """The trainer's process ended with an error; its last line says which.
-
-    Attributes:
-      stopped: whether it was told to stop, and wrote a checkpoint to go on from.
-    """
-
-    def __init__(self, message: str, stopped: bool = False) -> None:
-        super().__init__(message)
-        self.stopped = stopped
+    """The trainer's process ended with an error; its last line says which."""
 
 
 def run_fn(fn_args: Any) -> None:
@@ -121,4 +113,4 @@ def run_trainer(spec: Path, output: IO[str] | None = None) -> None:
     if process.returncode < 0:
         raise TrainingFailed(f"The trainer was killed by signal {-process.returncode}{_why(-process.returncode)}.")
     if process.returncode:
-        raise TrainingFailed(last_line, stopped=process.returncode == ExitCode.INTERRUPTED)
+        raise TrainingFailed(last_line)

@@ -9,13 +9,10 @@ from tfx.components.tuner.component import Tuner
 from tfx.proto import trainer_pb2
 from tfx.types.channel import BaseChannel
 
-from components.code_digest import code_digest
 from components.image_example_gen.component import node_id
 from components.image_example_gen.spans import Part
 from conveyor.settings import to_json
 from trainer.settings import TrainingJob
-
-MODULES = ("components.network_tuner.executor", "trainer.__main__", "trainer.layers")
 
 
 def network_tuner(
@@ -26,6 +23,7 @@ def network_tuner(
     seed: int,
     trials: int,
     folder: Path,
+    run: str,
 ) -> Tuner:
     """Returns TFX's Tuner, set up to search with Keras Tuner, each trial in a process of its own.
 
@@ -37,6 +35,7 @@ def network_tuner(
       seed: of the search.
       trials: how many trials there are in all, with those of earlier searches in the same folder.
       folder: of this search, and of no other; a search that was stopped goes on from what is there.
+      run: the run's name, which keeps the tuner out of the cache: the folder knows what has been tried.
     """
     return Tuner(
         examples=examples,
@@ -50,6 +49,6 @@ def network_tuner(
             "seed": seed,
             "trials": trials,
             "folder": str(folder),
-            "code_digest": code_digest(*MODULES),
+            "run": run,
         },
     )

@@ -1,12 +1,13 @@
 """Searches with Keras Tuner; each trial is a training in a process of its own."""
 
-import contextlib
 import dataclasses
+import fractions
 import json
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from tqdm import tqdm
 from components.network_trainer.executor import TrainingFailed, example_folders, run_trainer
 from components.network_tuner import trials
 from components.network_tuner.trials import Trial, shown
-from conveyor.errors import ConveyorError
+from conveyor import processes
+from conveyor.errors import ConveyorError, ExitCode
 from conveyor.settings import from_json, to_json
+from conveyor.words import counted
 from trainer.settings import SPEC, TrainingJob, TrainingSpec
 
 OBJECTIVE = "eval_accuracy"
@@ -30,6 +33,12 @@ class TuningFailed(ConveyorError):
     """No trial, or too many in a row, could be measured."""
 
 
+class TuningStopped(ConveyorError):
+    """The search was told to stop; it goes on from there when it is run again."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
 def tuner_fn(fn_args: Any) -> TunerFnResult:
     """Returns the search of `fn_args.custom_config`, as TFX's Tuner asks.
 
@@ -38,7 +47,6 @@ def tuner_fn(fn_args: Any) -> TunerFnResult:
     """
     config = fn_args.custom_config
     folders, parts = example_folders(fn_args.train_files), config["parts"]
-    folder = Path(config["folder"])
     spec = TrainingSpec(
         job=from_json(TrainingJob, json.dumps(config["job"])),
         examples=str(folders[parts[0]["component"]]),
@@ -56,36 +64,55 @@ def tuner_fn(fn_args: Any) -> TunerFnResult:
         seed=config["seed"],
         max_consecutive_failed_trials=config["trials"] + 1,  # counted here, with a sentence
     )
-    return TunerFnResult(tuner=ProcessTuner(oracle, spec, folder), fit_kwargs={"verbose": 0})
+    tuner = ProcessTuner(oracle, config["ranges"], spec, Path(config["folder"]))
+    return TunerFnResult(tuner=tuner, fit_kwargs={"verbose": 0})
 
 
 def _space(ranges: Mapping[str, Mapping[str, Any]]) -> keras_tuner.HyperParameters:
     space = keras_tuner.HyperParameters()
     for name, values in ranges.items():
-        if "values" in values:
-            space.Choice(name, list(values["values"]))
-            continue
-        ends, sampling = (values["low"], values["high"]), "log" if values["log"] else "linear"
-        if all(isinstance(end, int) for end in ends):
-            space.Int(name, *ends, step=values["step"], sampling=sampling)
+        some = values["values"] if "values" in values else _steps(values)
+        if some and isinstance(some[0], bool):
+            space.Boolean(name)
+        elif some:
+            space.Choice(name, list(some))
+        elif isinstance(values["low"], int) and isinstance(values["high"], int):
+            space.Int(name, values["low"], values["high"], sampling="log" if values["log"] else "linear")
         else:
-            space.Float(name, *map(float, ends), step=values["step"], sampling=sampling)
+            ends = map(float, (values["low"], values["high"]))
+            space.Float(name, *ends, sampling="log" if values["log"] else "linear")
     return space
+
+
+def _steps(values: Mapping[str, Any]) -> Sequence[Any]:
+    """Returns the values of a range with a step, as they are written: 0.1, 0.2, 0.3; nothing of one without."""
+    if values["step"] is None:
+        return ()
+    low, high, step = (fractions.Fraction(repr(values[name])) for name in ("low", "high", "step"))
+    steps = [low + number * step for number in range(int((high - low) / step) + 1)]
+    are_whole = all(isinstance(values[name], int) for name in ("low", "high", "step"))
+    return [int(value) if are_whole else float(value) for value in steps]
 
 
 class ProcessTuner(keras_tuner.engine.base_tuner.BaseTuner):
     """A search whose trials are trainings in processes of their own.
 
+    What has been measured is in `trials.json`; see `trials.Trial`. A search begins anew each time, with the same seed,
+    and is told what it measured before where it asks again: so it comes to where it was, whenever and however it ended.
+    Keras Tuner's own files, in `keras_tuner/`, are written anew each time: they are not whole at every moment.
+
     Each trial has a folder, `trial_<number>/`, with its specification, what it printed, and its logs for TensorBoard.
-    What has been measured is in `trials.json`; see `trials.Trial`.
     """
 
-    def __init__(self, oracle: keras_tuner.Oracle, spec: TrainingSpec, folder: Path) -> None:
-        self._spec, self._folder, self._failures = spec, folder, 0
+    def __init__(
+        self, oracle: keras_tuner.Oracle, ranges: Mapping[str, Mapping[str, Any]], spec: TrainingSpec, folder: Path
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.redirect_stdout(sys.stderr):  # it says that it reloads
-            super().__init__(oracle=oracle, directory=str(folder.parent), project_name=folder.name)
+        self._spec, self._folder, self._ranges = spec, folder, ranges
         self._trials = trials.read(folder)
+        self._failures = 0  # in a row, in this process
+        self._stop = threading.Event()
+        super().__init__(oracle=oracle, directory=str(folder), project_name="keras_tuner", overwrite=True)
 
     def search_space_summary(self, extended: bool = False) -> None:
         """Prints nothing: the command has said what is tried."""
@@ -97,11 +124,15 @@ class ProcessTuner(keras_tuner.engine.base_tuner.BaseTuner):
         """Runs the trials that are left.
 
         Raises:
-          TrainingFailed: a trial was stopped; the next search goes on with it.
-          TuningFailed: several trials in a row could not be measured, or not one could.
+          TuningFailed: there is nothing to measure on, or several trials in a row, or all, could not be measured.
+          TuningStopped: SIGTERM came.
+          ConveyorError: of anything else that goes wrong beside a training.
         """
-        done, total = len(self._trials), self.oracle.max_trials
-        with tqdm(total=total, initial=done, desc="trials", leave=False, file=sys.stdout, disable=None) as self._bar:
+        if not Path(self._spec.examples, "Split-eval").is_dir():
+            raise TuningFailed("The training images leave none to measure trials on: a larger share must be held out.")
+        total = self.oracle.max_trials
+        bar = tqdm(total=total, desc="trials", leave=False, file=sys.stdout, disable=None)
+        with bar as self._bar, processes.on_stop(self._stop.set):
             try:
                 super().search(*arguments, **options)
             except errors.FatalError as error:
@@ -110,25 +141,55 @@ class ProcessTuner(keras_tuner.engine.base_tuner.BaseTuner):
             raise TuningFailed(f"No trial could be measured; the last one: {self._trials[-1].error}")
 
     def run_trial(self, trial: Any, *arguments: Any, **options: Any) -> dict[str, float]:
-        """Trains with a trial's settings, and returns the accuracy on the split `eval`."""
-        folder = self._folder / f"trial_{trial.trial_id}"
-        settings, started = dict(trial.hyperparameters.values), time.perf_counter()
-        accuracy, problem = None, None
+        """Trains with a trial's settings, and returns the accuracy on the split `eval`; equal ones are trained once."""
+        settings = {name: self._within(name, value) for name, value in trial.hyperparameters.values.items()}
+        known = next((trial for trial in self._trials if trial.settings == settings), None)
+        try:
+            done = known or self._trained(settings)
+        except Exception as error:  # Keras Tuner would take it for the trial's fault, and go on
+            raise errors.FatalError(str(error)) from error
+        self._bar.update()
+        if done.accuracy is None:
+            raise errors.FailedTrialError(str(done.error))
+        return {OBJECTIVE: done.accuracy}
+
+    def _within(self, name: str, value: Any) -> Any:
+        """Returns a value that is not above its range: Keras Tuner's logarithmic integers may be, by one."""
+        return (
+            min(value, self._ranges[name]["high"]) if isinstance(value, int) and "high" in self._ranges[name] else value
+        )
+
+    def _trained(self, settings: dict[str, Any]) -> Trial:
+        """Returns a new trial, when it is written down.
+
+        Raises:
+          TuningFailed: it is the last of several in a row that could not be measured.
+          TuningStopped: SIGTERM came, before or meanwhile.
+        """
+        self._raise_if_stopped()
+        number, started = len(self._trials), time.perf_counter()
+        folder, accuracy, problem = self._folder / f"trial_{number}", None, None
         try:
             accuracy = self._measured(settings, folder)
         except TrainingFailed as failure:
-            if failure.stopped:
-                raise errors.FatalError(str(failure)) from failure
+            self._raise_if_stopped()
             problem = str(failure)
+        trial = Trial(number, settings, accuracy, time.perf_counter() - started, problem)
+        self._trials.append(trial)
+        trials.write(self._folder, self._trials)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        self._keep(Trial(int(trial.trial_id), settings, accuracy, time.perf_counter() - started, problem))
+        named = ", ".join(f"{name}={shown(value)}" for name, value in settings.items())
+        what = problem or f"held-out accuracy {accuracy:.4f}"
+        tqdm.write(f"trial {number}: {named}: {what} ({trial.seconds:.0f} s)")
         self._failures = self._failures + 1 if problem else 0
         if self._failures == FAILURES:
-            failed = TuningFailed(f"{FAILURES} trials in a row could not be measured; the last one: {problem}")
-            raise errors.FatalError(str(failed)) from failed
-        if accuracy is None:
-            raise errors.FailedTrialError(str(problem))
-        return {OBJECTIVE: accuracy}
+            raise TuningFailed(f"{FAILURES} trials in a row could not be measured; the last one: {problem}")
+        return trial
+
+    def _raise_if_stopped(self) -> None:
+        if self._stop.is_set():
+            done = counted(len(self._trials), "trial")
+            raise TuningStopped(f"Stopped after {done}. Run again to go on from there.")
 
     def _measured(self, settings: Mapping[str, Any], folder: Path) -> float:
         """Returns the last accuracy on the split `eval` of a training with some settings.
@@ -136,25 +197,17 @@ class ProcessTuner(keras_tuner.engine.base_tuner.BaseTuner):
         Raises:
           TrainingFailed: it failed, or was stopped.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         checkpoints = str(folder / "checkpoints")
-        spec = dataclasses.replace(
-            self._spec, job=with_settings(self._spec.job, settings), checkpoints=checkpoints, run=str(folder)
-        )
-        (folder / SPEC).write_text(to_json(spec))
+        job = with_settings(self._spec.job, settings)
+        spec = to_json(dataclasses.replace(self._spec, job=job, checkpoints=checkpoints, run=str(folder)))
+        if not (folder / SPEC).exists() or (folder / SPEC).read_text() != spec:
+            shutil.rmtree(folder, ignore_errors=True)  # of a trial with other settings, that was stopped
+            folder.mkdir(parents=True)
+            (folder / SPEC).write_text(spec)
         with (folder / "output.txt").open("a", encoding="utf-8") as output:
             run_trainer(folder / SPEC, output)
         history = json.loads((folder / "history.json").read_text())
         return next(entry[OBJECTIVE] for entry in reversed(history) if OBJECTIVE in entry)
-
-    def _keep(self, trial: Trial) -> None:
-        """Writes a trial down, and prints a line; one that was stopped after it was written down is so again."""
-        self._trials = [*(known for known in self._trials if known.trial != trial.trial), trial]
-        trials.write(self._folder, self._trials)
-        named = ", ".join(f"{name}={shown(value)}" for name, value in trial.settings.items())
-        what = trial.error or f"held-out accuracy {trial.accuracy:.4f}"
-        tqdm.write(f"trial {trial.trial}: {named}: {what} ({trial.seconds:.0f} s)")
-        self._bar.update()
 
 
 def with_settings(job: TrainingJob, settings: Mapping[str, Any]) -> TrainingJob:

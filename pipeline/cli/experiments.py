@@ -1,6 +1,7 @@
 """The verbs that write an experiment's file, look at its settings, change and tune them: new, settings, set, tune."""
 
 import dataclasses
+import functools
 import json
 import shlex
 from pathlib import Path
@@ -148,9 +149,10 @@ def tune(chosen: Chosen, trials: int, home: Home) -> None:
     conveyor run my_experiment.py --best
 
     The experiment says what to try: tuning=Tuning({"network.width": Choice((16, 32))}). Each trial is a training in a
-    process of its own, from the beginning; Keras Tuner chooses its settings by what the trials before it reached on the
-    split eval. The test split is not looked at. What was stopped goes on when it is run again, and a larger --trials
-    adds to what there is. `conveyor run --best` trains with the winner.
+    process of its own, from the beginning, measured on the split eval. The settings of the first ones are drawn, three
+    trials a setting; then Keras Tuner chooses them by what was reached. The test split is not looked at. What was
+    stopped goes on when it is run again, and a larger --trials adds to what there is. `conveyor run --best` trains
+    with the winner. Other runs in the same home have to wait.
 
     \b
     Exit codes  0    tuned
@@ -164,8 +166,9 @@ def tune(chosen: Chosen, trials: int, home: Home) -> None:
     from pipeline.tuning import search
 
     console = Console()
-    found = search.tune(chosen.experiment, home, chosen.data, trials, console)
-    chosen.remember(console.note)
+    remember = functools.partial(chosen.remember, console.note)
+    found = search.tune(chosen.experiment, home, chosen.data, trials, console, planned=remember)
+    ranked = best_first(found.trials)
     rows = [
         {
             "trial": t.trial,
@@ -174,13 +177,18 @@ def tune(chosen: Chosen, trials: int, home: Home) -> None:
             "seconds": round(t.seconds),
             "reason": t.error,
         }
-        for t in best_first(found.trials)
+        for t in ranked
     ]
     table(f"trials of {chosen.choice.name}, the best one first", rows, "")
+    if len(ranked) < trials:
+        click.echo(f"  {'of':<14} {trials}: the others would have had settings that these had")
+    others = [a for a in chosen.choice.assignments if not field_of(a).startswith("tuning.")]
+    sets = "".join(f" --set {shlex.quote(assignment)}" for assignment in others)
+    click.echo(f"  {'best':<14} {' '.join(map(shlex.quote, ranked[0].assignments))}")
     click.echo(f"  {'report':<14} {found.report}")
     click.echo(f"  {'logs':<14} {found.folder}")
-    click.echo(f"  {'use it':<14} conveyor run {chosen.choice.name} --best")
-    trials_found = [dataclasses.asdict(trial) for trial in best_first(found.trials)]
+    click.echo(f"  {'use it':<14} conveyor run {chosen.choice.name}{sets} --best")
+    trials_found = [dataclasses.asdict(trial) for trial in ranked]
     reply({"run": found.run, "report": str(found.report), "folder": str(found.folder), "trials": trials_found})
 
 

@@ -90,10 +90,18 @@ def _with_best(chosen: Chosen, home: Home, console: Console) -> Chosen:
     """Returns the experiment with the settings of its best trial; those on the command line come after them."""
     from pipeline.tuning.best import best_trial
 
-    trial, trials = best_trial(home, chosen.experiment.name)
-    found = " ".join(trial.assignments)
-    console.note(f"best of {counted(trials, 'trial')}, with a held-out accuracy of {trial.accuracy:.4f}: {found}")
-    choice = dataclasses.replace(chosen.choice, assignments=(*trial.assignments, *chosen.choice.assignments))
+    best = best_trial(home, chosen.experiment)
+    assignments = best.trial.assignments
+    console.note(
+        f"best of {counted(best.trials, 'trial')}, with a held-out accuracy of {best.trial.accuracy:.4f}: "
+        f"{' '.join(assignments)}"
+    )
+    for name, (then, now) in best.others.items():
+        console.note(f"In that search {name} was {then}; it is {now} now.")
+    if chosen.experiment.training.warm_steps:
+        console.note("Trained from the beginning, as the trials were, and not from the stable version's weights.")
+        assignments = (*assignments, "training.warm_steps=0")
+    choice = dataclasses.replace(chosen.choice, assignments=(*assignments, *chosen.choice.assignments))
     return dataclasses.replace(chosen, choice=choice)
 
 

@@ -114,7 +114,8 @@ def _settings(owner: Any, prefix: str, set_by: dict[str, list[str]]) -> Iterator
         if dataclasses.is_dataclass(value):
             yield from _settings(value, f"{name}.", set_by)
             continue
-        yield _setting(name, to_jsonable_python(value), to_jsonable_python(field.default, fallback=repr), set_by)
+        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        yield _setting(name, to_jsonable_python(value), to_jsonable_python(default, fallback=repr), set_by)
 
 
 def _parameters(network: Network, prefix: str, set_by: dict[str, list[str]]) -> Iterator[Setting]:

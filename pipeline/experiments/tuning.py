@@ -37,8 +37,8 @@ class Range:
 
     Attributes:
       low: the smallest; a range of two integers has integers alone.
-      high: the largest.
-      step: the distance of neighbours; None for any value.
+      high: the largest; with a step, the last one that is not above it.
+      step: the distance of neighbours; None for any value. An integer, where the ends are integers.
       log: whether each factor is as likely as another, as for learning rates, and not each distance.
     """
 
@@ -52,8 +52,14 @@ class Range:
             raise ConfigError(f"range.low is {self.low}; it must be below range.high, which is {self.high}.")
         if self.log and (self.low <= 0 or self.step is not None):
             raise ConfigError(f"range.log is for ranges above zero and without a step; this one is from {self.low}.")
-        if self.step is not None and self.step <= 0:
-            raise ConfigError(f"range.step is {self.step}; it must be above zero.")
+        if self.step is None:
+            return
+        if not 0 < self.step <= self.high - self.low:
+            raise ConfigError(
+                f"range.step is {self.step}; it must be above zero, and at most {self.high - self.low:g}."
+            )
+        if isinstance(self.low, int) and isinstance(self.high, int) and not isinstance(self.step, int):
+            raise ConfigError(f"range.step is {self.step}; between two integers it must be one: write {self.low}.0.")
 
     @property
     def ends(self) -> tuple[object, ...]:

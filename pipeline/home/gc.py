@@ -141,7 +141,11 @@ def _checkpoints(home: Home, known: list[metadata_store.Run], experiment: str | 
     """Returns those that no run goes on with: of trainings that have finished, or that no run is known of."""
     unfinished = metadata_store.unfinished_trainings(known)
     paths = [path for folder in _folders(home.checkpoints, experiment) for path in sorted(folder.iterdir())]
-    return [_removal("checkpoints", path) for path in paths if path.parts[-2:] not in unfinished]
+    gone = [path for path in paths if path.parts[-2:] not in unfinished]
+    for folder in _folders(home.tuning, experiment):  # of trials that were stopped, in all searches but the last one
+        searches = sorted(folder.glob("*/"), key=lambda search: search.stat().st_mtime)
+        gone += [path for search in searches[:-1] for path in sorted(search.glob("trial_*/checkpoints"))]
+    return [_removal("checkpoints", path) for path in gone]
 
 
 def _folders(root: Path, experiment: str | None) -> list[Path]:

@@ -5,6 +5,7 @@ Perturbations, https://arxiv.org/abs/1903.12261; the levels are ours.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -111,10 +112,23 @@ class Row:
     accuracy: float
 
 
-def changed(images: np.ndarray, corruption: Corruption, level: float) -> np.ndarray:
-    """Returns changed images, uint8 [N, height, width, channels]; the same ones each time."""
-    random = np.random.default_rng((SEED, round(10 * level)))
-    result = corruption.change(images.astype(np.float32), level, random)
+def generator(corruption: Corruption, level: float) -> np.random.Generator:
+    """Returns the generator of what is random in a change: the same each time."""
+    return np.random.default_rng((SEED, CORRUPTIONS.index(corruption), round(10 * level)))
+
+
+def changed(
+    images: np.ndarray, corruption: Corruption, level: float, random: np.random.Generator | None = None
+) -> np.ndarray:
+    """Returns changed images, uint8 [N, height, width, channels].
+
+    Args:
+      images: uint8 [N, height, width, channels].
+      corruption: what is done to them.
+      level: how strongly.
+      random: where what is random comes from; None for a fresh `generator`.
+    """
+    result = corruption.change(images.astype(np.float32), level, random or generator(corruption, level))
     return np.clip(np.round(result), 0, 255).astype(np.uint8)
 
 
@@ -143,8 +157,8 @@ def measure(predict: Predict, images: np.ndarray, labels: np.ndarray) -> list[Ro
     ]
     todo = [(corruption, level) for corruption in CORRUPTIONS for level in corruption.levels]
     for corruption, level in tqdm(todo, desc="robustness", leave=False, disable=None):
-        found = accuracy(scores(lambda some, of=corruption, at=level: changed(some, of, at)))  # type: ignore[misc]  # mypy knows no defaults of lambdas
-        rows.append(Row(corruption.name, level, corruption.unit, found))
+        change = functools.partial(changed, corruption=corruption, level=level, random=generator(corruption, level))
+        rows.append(Row(corruption.name, level, corruption.unit, accuracy(scores(change))))
     return rows
 
 

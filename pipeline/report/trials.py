@@ -1,5 +1,7 @@
 """Writes a page about a search for settings: what was tried, and what each trial reached."""
 
+import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +14,15 @@ from pipeline.home.reports import page_path
 from pipeline.report import page, plots
 
 
-def write(home: Home, run: str, experiment: Experiment, trials: Sequence[Trial]) -> Path:
-    """Writes `reports/<run>.html`, and returns its path.
+def write(home: Home, run: str, experiment: Experiment, trials: Sequence[Trial], failure: str | None = None) -> Path:
+    """Writes `reports/<run>.html` and `.json`, and returns the page's path.
+
+    Args:
+      home: where the reports go.
+      run: the search's name among the runs.
+      experiment: what was tried, `experiment.tuning`.
+      trials: in their order.
+      failure: why the search failed, if it did.
 
     Raises:
       StorageError: it cannot be written.
@@ -25,6 +34,7 @@ def write(home: Home, run: str, experiment: Experiment, trials: Sequence[Trial])
         experiment=experiment.name,
         run=run,
         names=names,
+        failure=failure,
         shown=shown,
         trials=best_first(trials),
         plot=plots.trials(trials, names, logarithmic),
@@ -33,4 +43,6 @@ def write(home: Home, run: str, experiment: Experiment, trials: Sequence[Trial])
     with storage_errors(f"The report {path} cannot be written"):
         home.reports.mkdir(parents=True, exist_ok=True)
         replace_file(path, text)
+        fields = {"failure": failure, "trials": [dataclasses.asdict(trial) for trial in trials]}
+        replace_file(path.with_suffix(".json"), json.dumps(fields, indent=1))
     return path

@@ -74,13 +74,21 @@ def subject(
     """
     tf.config.set_visible_devices([], "GPU")
     if version is None:
+        if format_name != SAVED_MODEL:
+            raise ConfigError(f"No version of {experiment.name} is pushed, and a checkpoint has no {format_name}.")
         return _checkpoint(experiment, home, folder)
     model = home.models.model(experiment.serving.model_name)
     name = f"{model.name}-{version}"
     what = f"version {version} ({model.label_of(version) or 'without a label'})"
     if format_name == SAVED_MODEL:
         bundle = Bundle(model.path(version))
-        return Subject(lambda images: bundle.ask("predict_pixels", {"images": images})["scores"], what, name, version)
+
+        def ask(images: np.ndarray) -> np.ndarray:
+            starts = range(0, len(images), BATCH)
+            replies = [bundle.ask("predict_pixels", {"images": images[start : start + BATCH]}) for start in starts]
+            return np.concatenate([reply["scores"] for reply in replies])
+
+        return Subject(ask, what, name, version)
     lite = LiteModel(_lite_file(model, version, format_name))
     return Subject(lite.scores, f"{what} as {format_name}", f"{name}-{format_name}", version)
 
@@ -109,9 +117,7 @@ def _lite_file(model: StoredModel, version: int, format_name: str) -> Path:
 
 def evaluate(measured: Subject, images: np.ndarray, labels: np.ndarray) -> Measured:
     """Returns the accuracy on images, uint8 [N, height, width, channels], with their labels, int64 [N]."""
-    starts = range(0, len(images), BATCH)
-    scores = np.concatenate([measured.predict(images[start : start + BATCH]) for start in starts])
-    accuracy, _ = loop.accuracy_and_loss(scores, labels)
+    accuracy, _ = loop.accuracy_and_loss(measured.predict(images), labels)
     return Measured(accuracy, len(labels), measured.what, measured.version)
 
 

@@ -98,6 +98,7 @@ def create_tuning_pipeline(plan: RunPlan, job: TrainingJob, folder: Path, trials
         seed=experiment.tuning.seed,
         trials=trials,
         folder=folder,
+        run=plan.run_id,
     )
     return _pipeline(plan, [*example_gens, tuner])
 

@@ -84,7 +84,7 @@ def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
       LabelsDamaged: nobody can say which version is stable.
     """
     inputs = read_inputs(folder, experiment)
-    _check_batch(experiment, inputs)
+    check_batch(experiment, inputs)
     baseline = find_baseline(home, experiment)
     warm_start = baseline is not None and experiment.training.warm_steps > 0
     job = experiment.training_job()
@@ -119,7 +119,7 @@ def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
     )
 
 
-def _check_batch(experiment: Experiment, inputs: tuple[Input, ...]) -> None:
+def check_batch(experiment: Experiment, inputs: tuple[Input, ...]) -> None:
     """Refuses a batch that is larger than all that is trained on: it would take memory for nothing."""
     try:
         images = sum(map(training_images, (source.part for source in inputs if source.part.trained_on)))

@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 from components.image_example_gen.dataset import HashedSplits
@@ -17,8 +19,9 @@ from pipeline.home.folders import Home
 from pipeline.home.lock import locked
 from pipeline.run.console import Console, redirected
 from pipeline.run.error_text import error_text
-from pipeline.run.plan import RunPlan, make_plan
+from pipeline.run.plan import RunPlan, check_batch, make_plan
 from pipeline.run.runner import RunFailed, RunStopped, prepare
+from pipeline.tuning.best import remember
 from trainer.settings import TrainingJob
 
 
@@ -39,7 +42,14 @@ class Search:
     report: Path
 
 
-def tune(experiment: Experiment, home: Home, source: Path | None, trials: int, console: Console) -> Search:
+def tune(
+    experiment: Experiment,
+    home: Home,
+    source: Path | None,
+    trials: int,
+    console: Console,
+    planned: Callable[[], object] = lambda: None,
+) -> Search:
     """Trains with different settings, each time from the beginning, and measures each on the split `eval`.
 
     A search with the same ranges, other settings, data and code goes on with the trials that there are.
@@ -50,6 +60,7 @@ def tune(experiment: Experiment, home: Home, source: Path | None, trials: int, c
       source: folder of the data; may be None for a data set that can be fetched, or is in the home folder.
       trials: how many there are to be in all.
       console: where progress is shown.
+      planned: called once it is known that the search can begin.
 
     Raises:
       ConfigError: there is nothing to try, a value to try is none that its setting takes, or no split to measure on.
@@ -62,16 +73,25 @@ def tune(experiment: Experiment, home: Home, source: Path | None, trials: int, c
     with locked(home):
         backup.check(home)
         plan = make_plan(cold, home, input_folder(cold, home, source, console.note))
+        _check_batches(plan)
+        planned()
         folder = home.tuning / cold.name / _key(plan)
         log = home.log(plan.run_id)
         console.note(f"run {plan.run_id}, log {log}")
         backup.save(home)
         with redirected(log):
-            _carry_out(plan, folder, trials, console, log)
-            from pipeline.report import trials as page  # which imports what reads TFX's results
+            failure = None
+            try:
+                _carry_out(plan, folder, trials, console, log)
+                remember(home, cold, folder.name)
+            except RunFailed as error:
+                failure = str(error)
+                raise
+            finally:
+                from pipeline.report import trials as page  # which imports what reads TFX's results
 
-            found = read(folder)
-            return Search(plan.run_id, folder, found, page.write(home, plan.run_id, cold, found))
+                report = page.write(home, plan.run_id, cold, read(folder), failure)
+            return Search(plan.run_id, folder, read(folder), report)
 
 
 def check(experiment: Experiment) -> None:
@@ -89,16 +109,25 @@ def check(experiment: Experiment) -> None:
         )
     for name, values in ranges.items():
         for end in values.ends:
-            override(experiment, (f"{name}={to_json(end) if not isinstance(end, str) else end}",), "tuning.ranges: ")
+            override(experiment, (f"{name}={json.dumps(end)}",), "tuning.ranges: ")
     if isinstance(splits, HashedSplits):
         held_out, way = splits.eval_share > 0, "dataset.splits.eval_share=0.1"
     else:
-        held_out, way = splits.eval is not None or splits.eval_examples > 0, "dataset.splits.eval_examples=5000"
+        held_out, way = splits.eval is not None or splits.eval_examples > 0, "dataset.splits.eval_examples=N"
     if not held_out:
         raise ConfigError(
             f"{experiment.name} holds nothing out of its training images to measure trials on, and the test split is "
-            f"not for that: --set {way}."
+            "not for that. Hold out about a tenth of them, here and in the runs to come: "
+            f"`conveyor set {experiment.name} {way}`."
         )
+
+
+def _check_batches(plan: RunPlan) -> None:
+    """Refuses batches to try that are larger than all that is trained on."""
+    name = "training.batch_size"
+    if name in plan.experiment.tuning.ranges:
+        largest = max(plan.experiment.tuning.ranges[name].ends)  # type: ignore[type-var]  # numbers: `check` has seen them
+        check_batch(override(plan.experiment, (f"{name}={largest}",)), plan.inputs)
 
 
 def _key(plan: RunPlan) -> str:

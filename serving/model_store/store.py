@@ -16,7 +16,7 @@ from pathlib import Path
 import filelock
 
 from conveyor.errors import ConfigError, ConveyorError, StorageError, storage_errors
-from conveyor.files import flush, flush_tree, replace_file, tree_digest
+from conveyor.files import file_digest, flush, flush_tree, replace_file, tree_digest
 from serving.model_store.identity import model_identity
 from serving.model_store.labels import NAMES, Labels
 from serving.model_store.records import RECORD, ModelDataset, VersionRecord, read_dataset
@@ -283,8 +283,8 @@ class StoredModel:
           source: folder of the SavedModel.
           record: where the model comes from; written into the version, with its number and the digest of its files.
           as_canary: whether it is to be tried beside the stable version first, where there is one.
-          beside: further folders that appear together with it, by their paths below the version; a version that lacks
-            one of them is not taken for the same.
+          beside: folders of further files that appear together with it, by their paths below the version; a version
+            that has other ones there is not taken for the same.
 
         Raises:
           ModelWithdrawn: a person took this model back.
@@ -296,8 +296,9 @@ class StoredModel:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self.folder / STAGING, ignore_errors=True)
-            same = [v for v in self._versions_of(identity) if all((self.path(v) / name).is_dir() for name in beside)]
-            version = same[0] if same else self._next_version()
+            same = [v for v in self._versions_of(identity) if _holds(self.path(v), beside)]
+            served = self.labels().stable
+            version = (served if served in same else same[-1]) if same else self._next_version()
             if not same:
                 self._stage(source, beside, dataclasses.replace(record, version=version))
             with self._locked():
@@ -421,6 +422,15 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copytree(source, target)
     if tree_digest(target) != tree_digest(source):
         raise StorageError(f"The copy of the model in {target} differs from {source}: the disk lost data.")
+
+
+def _holds(version: Path, beside: Mapping[Path, Path]) -> bool:
+    """Whether a version holds just the files of some folders, but for JSON, which may say when they were measured."""
+
+    def models(folder: Path) -> dict[str, str]:
+        return {path.name: file_digest(path) for path in folder.glob("*") if path.suffix != ".json"}
+
+    return all(models(version / name) == models(folder) for name, folder in beside.items())
 
 
 def _model_digest(folder: Path) -> str:

@@ -51,7 +51,8 @@ def test_a_search_goes_on_after_a_stop_and_its_winner_is_run(searched):
     answer = json.loads(out[out.index("{\n") :])
     assert answer["trials"][0]["settings"] == best.settings
     assert "digits: 3 trials" in (conveyor.home / "reports" / f"{answer['run']}.html").read_text()
-    assert conveyor.states()[-1] == {"ImageExampleGen": "cached", "Tuner": "cached"}
+    assert conveyor.states()[-1] == {"ImageExampleGen": "cached", "Tuner": "done"}
+    assert [trial.seconds for trial in found(conveyor)] == [t.seconds for t in (first, second, third)]  # none anew
     assert conveyor("runs", "digits")[1].count("tuned") == 2  # the first one was stopped
 
     formats = 'serving.formats=["tflite_float16","tflite_int8"]'

@@ -35,5 +35,5 @@ def test_any_number_of_images_is_answered_in_order(mean_model, count):
 
 def test_what_is_no_such_file_is_refused(tmp_path):
     (tmp_path / "x.tflite").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"x\.tflite|[Mm]odel"):
+    with pytest.raises(ValueError, match=r"x\.tflite"):
         LiteModel(tmp_path / "x.tflite")

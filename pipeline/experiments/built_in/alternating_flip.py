@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 
 class AlternatingFlip(keras.layers.Layer):
@@ -14,7 +15,7 @@ class AlternatingFlip(keras.layers.Layer):
     Source: Keller Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, https://arxiv.org/abs/2404.00498.
 
     Args:
-      epoch: images in an epoch.
+      epoch: images in an epoch, which the batches are drawn from in turn.
     """
 
     def __init__(self, epoch: int, **options: Any) -> None:
@@ -30,7 +31,8 @@ class AlternatingFlip(keras.layers.Layer):
         if not training:
             return images
         epoch = keras.ops.cast(self._seen // self._epoch, "int32")
-        self._seen.assign(self._seen + keras.ops.cast(keras.ops.shape(images)[0], "int64"))
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync  # each of which sees its share of a batch
+        self._seen.assign(self._seen + replicas * keras.ops.cast(keras.ops.shape(images)[0], "int64"))
         sums = keras.ops.sum(keras.ops.cast(images, "int32"), axis=(1, 2, 3))
         mirrored = keras.ops.reshape((sums + epoch) % 2 == 1, (-1, 1, 1, 1))
         return keras.ops.where(mirrored, keras.ops.flip(images, axis=2), images)

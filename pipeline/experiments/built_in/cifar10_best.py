@@ -33,8 +33,8 @@ def build(
 ) -> "keras.Model":
     """Returns a network of seven convolutions, the first of which is fixed.
 
-    Source: layers, initial weights, rates and optimizer are those of Keller Jordan's airbench94_muon,
-    https://github.com/KellerJordan/cifar10-airbench, with SiLU in place of GELU, and half as large batches.
+    Source: after Keller Jordan's airbench94_muon, https://github.com/KellerJordan/cifar10-airbench, with SiLU in place
+    of GELU, half as large batches, Keras's momentum for vectors, and a whitening bias that is trained to the end.
 
     Args:
       shape: height, width and channels of an image, whose pixels are 0 to 255.
@@ -44,7 +44,7 @@ def build(
       images: training images, uint8 [N, height, width, channels], whose patches the first convolution whitens.
       widths: filters of the three blocks.
       shift: how many pixels an image is moved at most.
-      epoch: images in an epoch; each is mirrored in every second one. 0 to mirror none.
+      epoch: how many training images there are; each is mirrored in every second epoch. 0 to mirror none.
       learning_rate: the first, of the convolutions; see `muon.Muon`.
       momentum: of the convolutions.
       weight_decay: of biases and the last layer, for each image of a batch.

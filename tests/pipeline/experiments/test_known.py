@@ -68,7 +68,9 @@ def test_a_wrong_setting_changes_nothing(known, assignments, unset, message):
 
 
 def test_a_file_is_known_by_its_name_once_it_was_named(known, own, tmp_path):
-    with pytest.raises(ConfigError, match=r"There is no experiment 'own'\. There are cifar10, mnist; or give"):
+    with pytest.raises(
+        ConfigError, match=r"There is no experiment 'own'\. There are cifar10, cifar10_best, mnist, mnist_best; or give"
+    ):
         known.choose("own")
     assert known.find("own") is None
     assert known.remember(known.choose(own), tmp_path) == []
@@ -76,7 +78,7 @@ def test_a_file_is_known_by_its_name_once_it_was_named(known, own, tmp_path):
     chosen = known.choose("own")
     assert chosen.experiment == load(own)
     assert chosen.data == tmp_path
-    with pytest.raises(ConfigError, match="There are cifar10, mnist, own; or"):
+    with pytest.raises(ConfigError, match="There are cifar10, cifar10_best, mnist, mnist_best, own; or"):
         known.choose("owl")
 
 

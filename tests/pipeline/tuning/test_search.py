@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import os
 
 import pytest
 
@@ -11,8 +10,9 @@ from conveyor.errors import ConfigError
 from pipeline.experiments import load
 from pipeline.experiments.overrides import override
 from pipeline.home.folders import Home
-from pipeline.tuning.best import best_trial
-from pipeline.tuning.search import check
+from pipeline.run.console import Console
+from pipeline.tuning.best import best_trial, remember
+from pipeline.tuning.search import check, tune
 
 
 def tuned(**ranges):
@@ -47,7 +47,7 @@ def test_values_are_ones_that_the_settings_take(experiment, problem):
 
 def test_trials_need_images_that_are_held_out():
     experiment = override(tuned(training__batch_size=Choice((25, 50))), ("dataset.splits.eval_examples=0",))
-    with pytest.raises(ConfigError, match=r"holds nothing out.*--set dataset.splits.eval_examples=5000"):
+    with pytest.raises(ConfigError, match=r"holds nothing out.*`conveyor set mnist dataset.splits.eval_examples=N`"):
         check(experiment)
 
 
@@ -60,6 +60,8 @@ def test_trials_need_images_that_are_held_out():
         (lambda: Range(2, 1), "must be below range.high"),
         (lambda: Range(0, 1, log=True), "above zero"),
         (lambda: Range(1, 2, step=0), "step is 0"),
+        (lambda: Range(1, 2, step=5), "step is 5; it must be above zero, and at most 1"),
+        (lambda: Range(10, 30, step=2.5), "between two integers it must be one"),
         (lambda: Tuning({"gate.tolerance": Range(0.1, 0.2)}), "a setting of network or training"),
         (lambda: Tuning({"steps": Range(1, 2)}), "a setting of network or training"),
     ],
@@ -82,14 +84,39 @@ def test_ranges_are_shown_among_the_settings(tmp_path):
     assert json.loads(json.dumps(setting.value))["training.steps"]["high"] == 5
 
 
-def test_the_best_trial_is_of_the_newest_search(tmp_path):
-    home = Home(tmp_path)
-    with pytest.raises(ConfigError, match=r"There is no best trial of digits in .*: run `conveyor tune digits`"):
-        best_trial(home, "digits")
-    for number, (name, accuracies) in enumerate({"old": (0.9,), "new": (None, 0.7, 0.8)}.items()):
-        folder = home.tuning / "digits" / name
+def test_the_best_trial_is_of_the_search_that_ended_last(tmp_path):
+    home, experiment = Home(tmp_path), load("mnist")
+    with pytest.raises(ConfigError, match=r"There is no best trial of mnist in .*: run `conveyor tune mnist`"):
+        best_trial(home, experiment)
+    for name, accuracies in {"second": (None, 0.7, 0.8), "first": (0.9,)}.items():
+        folder = home.tuning / "mnist" / name
         folder.mkdir(parents=True)
-        trials.write(folder, [Trial(i, {"training.steps": i}, a, 1.0) for i, a in enumerate(accuracies)])
-        os.utime(folder / trials.TRIALS_FILE, (number, number))
-    best, count = best_trial(home, "digits")
-    assert (best.trial, best.accuracy, count) == (2, 0.8, 3)
+        trials.write(folder, [Trial(i, {"training.steps": i + 1}, a, 1.0) for i, a in enumerate(accuracies)])
+    remember(home, experiment, "first")
+    assert best_trial(home, experiment).trial.accuracy == 0.9
+    remember(home, experiment, "second")
+    best = best_trial(home, experiment)
+    assert (best.trial.trial, best.trial.accuracy, best.trials, best.others) == (2, 0.8, 3, {})
+
+
+def test_settings_that_were_others_in_the_search_are_told_of(tmp_path):
+    home, experiment = Home(tmp_path), load("mnist")
+    folder = home.tuning / "mnist" / "search"
+    folder.mkdir(parents=True)
+    trials.write(folder, [Trial(0, {"training.batch_size": 10}, 0.9, 1.0)])
+    then = override(experiment, ("training.steps=60", "training.batch_size=50", "network.initial_stddev=0.1"))
+    remember(home, then, "search")
+    assert best_trial(home, experiment).others == {"training.steps": (60, 3000), "network.initial_stddev": (0.1, 0.05)}
+
+
+def test_batches_to_try_are_not_larger_than_the_data(tmp_path, small_mnist):
+    experiment = override(tuned(training__batch_size=Choice((64, 100_000))), ("dataset.splits.eval_examples=200",))
+    experiment = dataclasses.replace(experiment, dataset=dataclasses.replace(experiment.dataset, name="small"))
+    with pytest.raises(ConfigError, match=r"training\.batch_size is 100,000, and there are about"):
+        tune(experiment, Home(tmp_path / "home"), small_mnist, 2, Console())
+
+
+def test_texts_are_checked_as_they_are_used():
+    with pytest.raises(ConfigError, match="precision"):
+        check(tuned(training__precision=Choice(("auto", "float16"))))
+    check(tuned(training__precision=Choice(("auto", "float32"))))

@@ -500,6 +500,14 @@ def test_what_lies_beside_a_model_appears_with_it(stored, model, tmp_path):
     assert stored.digest(2) == stored.record(2).digest
     assert stored.is_as_pushed(2)
     assert not stored.push(model("a"), VersionRecord(), beside=beside).new
+    (tmp_path / "files" / "formats.json").write_text("when it was measured")
+    assert not stored.push(model("a"), VersionRecord(), beside=beside).new
+    assert stored.push(model("a"), VersionRecord()).version == 2  # which is stable, and holds what is asked for
+    (tmp_path / "files" / "float16.tflite").write_text("larger")
+    third = stored.push(model("a"), VersionRecord(), beside=beside)
+    assert (third.version, third.new) == (3, True)  # the second one has not all of them
+    (stored.path(3) / "assets.extra" / "tflite" / "float16.tflite").write_text("dam")
+    assert stored.push(model("a"), VersionRecord(), beside=beside).version == 4
 
     stored.push(model("b"), VersionRecord(), beside=beside)
     stored.rollback(1)
