@@ -159,6 +159,29 @@ def test_callbacks_hear_of_epochs_and_may_end_the_training(job, digits, tmp_path
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_training_that_a_callback_ends_is_measured_on_held_out_images(job, digits, tmp_path):
+    made = job("dense_only", callbacks="stop_at_once")
+    made = dataclasses.replace(made, training=dataclasses.replace(made.training, steps=100, eval_every=50))
+    result = train(made, digits, tmp_path)
+    last = result.history[-1]
+    assert (last["step"], last["ended"]) == (result.steps, 1)
+    accuracy, _ = loop.accuracy_and_loss(loop.predictor(result.model, made.shape)(digits.images), digits.labels)
+    assert last["eval_accuracy"] == pytest.approx(accuracy)
+
+
+def test_layers_that_xla_cannot_compile_are_trained_without_it(job, digits, tmp_path):
+    lines = []
+    compiling = dataclasses.replace(CPU, xla=True)
+    made, folders = job("augmented"), (tmp_path / "checkpoints", tmp_path / "logs")
+    result = loop.train(made, compiling, digits, None, *folders, lines.append)
+    assert result.steps == made.training.steps
+    (line,) = [line for line in lines if "XLA" in line]
+    assert line.startswith("XLA compiles no step of this network: it has random_")
+    lines.clear()
+    loop.train(job("dense_only"), compiling, digits, None, tmp_path / "c", tmp_path / "l", lines.append)
+    assert not [line for line in lines if "XLA" in line]
+
+
 def test_weights_that_a_callback_restores_at_the_end_are_exported_and_kept(job, digits, tmp_path):
     made = job("dense_only", callbacks="best_weights")
     made = dataclasses.replace(made, training=dataclasses.replace(made.training, steps=24))

@@ -110,8 +110,9 @@ def test_the_modules_beside_a_network_travel_with_it(name, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 @pytest.mark.parametrize("name", ["mnist_best", "cifar10_best"])
-def test_a_best_network_is_trained_restored_and_served(name, tmp_path):
+def test_a_best_network_is_trained_restored_and_served(name, precision, tmp_path):
     experiment = load(name)
     training = dataclasses.replace(
         experiment.training, batch_size=20, steps=4, log_every=2, checkpoint_every=2, eval_every=4
@@ -119,7 +120,7 @@ def test_a_best_network_is_trained_restored_and_served(name, tmp_path):
     job = dataclasses.replace(experiment.training_job(), training=training)
     random = np.random.default_rng(0)
     split = Split(random.integers(0, 256, (60, *job.shape), np.uint8), random.integers(0, 10, 60))
-    chosen = devices.choose("float32")
+    chosen = devices.choose(precision)
 
     with modules.importable(BUILT_IN):
         trained = loop.train(job, chosen, split, None, tmp_path / "checkpoints", tmp_path / "logs", print).model
