@@ -143,7 +143,7 @@ def _checkpoints(home: Home, known: list[metadata_store.Run], experiment: str | 
     paths = [path for folder in _folders(home.checkpoints, experiment) for path in sorted(folder.iterdir())]
     gone = [path for path in paths if path.parts[-2:] not in unfinished]
     for folder in _folders(home.tuning, experiment):  # of trials that were stopped, in all searches but the last one
-        searches = sorted(folder.glob("*/"), key=lambda search: search.stat().st_mtime)
+        searches = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
         gone += [path for search in searches[:-1] for path in sorted(search.glob("trial_*/checkpoints"))]
     return [_removal("checkpoints", path) for path in gone]
 

@@ -18,7 +18,7 @@ def tune(conveyor, count, *options):
 
 
 def found(conveyor):
-    (folder,) = (conveyor.home / "tuning" / "digits").iterdir()
+    (folder,) = [path for path in (conveyor.home / "tuning" / "digits").iterdir() if path.is_dir()]
     return trials.read(folder)
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -296,3 +297,14 @@ def test_the_size_of_what_goes_is_that_of_its_own_files(home):
     (home.serving / "m" / "1" / "weights").write_bytes(bytes(1_200_000))
     sizes = {removal.kind: removal.megabytes for removal in gc.plan(home, keep=4)}
     assert sizes == {"version": 1.2, "baseline": 0.0}
+
+
+def test_checkpoints_of_stopped_trials_go_with_a_newer_search(home):
+    for number, search in enumerate(("old", "new")):
+        (home.tuning / "n" / search / "trial_3" / "checkpoints").mkdir(parents=True)
+        os.utime(home.tuning / "n" / search, (number, number))
+    (home.tuning / "n" / "newest.json").write_text("{}")
+    metadata_store.connect(home)
+    found = [removal for removal in gc.plan(home, keep=5) if "tuning" in removal.path]
+    assert names(home, found) == {("checkpoints", "tuning/n/old/trial_3/checkpoints")}
+    assert [removal for removal in gc.plan(home, keep=5, experiment="m") if "tuning" in removal.path] == []
