@@ -23,7 +23,7 @@ def build(
     width: int = 24,
     shift: float = 0.1,
     rotation: float = 0.03,
-    learning_rate: float = 0.2,
+    learning_rate: float = 0.1,
     momentum: float = 0.85,
     weight_decay: float = 2e-6,
     label_smoothing: float = 0.1,
