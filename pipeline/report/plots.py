@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.report.metrics import CalibrationBin
 
@@ -31,6 +32,7 @@ matplotlib.rcParams.update(
     }
 )
 KERNEL_SCALE = 8  # screen pixels a weight
+FEW = 5  # values of a setting, each of which has a tick
 
 
 def training_curves(history: Sequence[dict[str, float]]) -> str:
@@ -148,13 +150,16 @@ def trials(trials: Sequence[Any], names: Sequence[str], logarithmic: Sequence[st
     best = list(itertools.accumulate(accuracies, max))
     first.step([trial.trial for trial in measured], best, where="post", color=ACCENT, label="best so far")
     first.set(xlabel="trial", ylabel="held-out accuracy")
-    first.legend(frameon=False, loc="lower right")
+    first.xaxis.set_major_locator(MaxNLocator(integer=True))
+    first.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     for axes, name in zip(others, names, strict=False):
         values = [trial.settings[name] for trial in measured]
         axes.plot(values if _are_numbers(values) else [*map(str, values)], accuracies, "o", color=ACCENT, markersize=4)
         axes.set_xlabel(name)
         if name in logarithmic:
             axes.set_xscale("log")
+        elif _are_numbers(values) and len(set(values)) <= FEW:
+            axes.set_xticks(sorted(set(values)))
     for axes in others[len(names) :]:
         axes.set_visible(False)
     return _svg(figure)
