@@ -1,6 +1,5 @@
 """TensorFlow Lite files of a pushed model: where they lie beside its SavedModel, and how one is asked."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ def file_of(format_name: str) -> Path:
 class LiteModel:
     """A TensorFlow Lite file from pixels, uint8 [N, height, width, channels], to probabilities, float32 [N, classes].
 
+    It computes in one thread.
+
     Args:
       path: the file.
 
@@ -29,8 +30,8 @@ class LiteModel:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._interpreter = tf.lite.Interpreter(str(path), num_threads=len(os.sched_getaffinity(0)))
+        try:  # one thread: two that wait for each other took ten times as long on a busy machine
+            self._interpreter = tf.lite.Interpreter(str(path), num_threads=1)
         except ValueError as error:
             raise ValueError(f"{path} is no TensorFlow Lite file: {error}") from error
         (self._input,) = self._interpreter.get_input_details()

@@ -38,7 +38,7 @@ class Trial:
 
 def shown(value: Any) -> str:
     """Returns a setting's value in few characters."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value) if isinstance(value, bool) else str(value)
 
 
 def read(folder: Path) -> list[Trial]:

@@ -165,6 +165,11 @@ def tune(chosen: Chosen, trials: int, home: Home) -> None:
     from pipeline.run.console import Console
     from pipeline.tuning import search
 
+    for name in map(field_of, chosen.choice.assignments):
+        if name in chosen.experiment.tuning.ranges:
+            raise ConfigError(
+                f"--set {name}: it is one of tuning.ranges, which says what to try. Give it in one place."
+            )
     console = Console()
     remember = functools.partial(chosen.remember, console.note)
     found = search.tune(chosen.experiment, home, chosen.data, trials, console, planned=remember)
@@ -172,7 +177,7 @@ def tune(chosen: Chosen, trials: int, home: Home) -> None:
     rows = [
         {
             "trial": t.trial,
-            **{name: shown(value) for name, value in t.settings.items()},
+            **{name: shown(t.settings[name]) for name in chosen.experiment.tuning.ranges},
             "accuracy": t.accuracy,
             "seconds": round(t.seconds),
             "reason": t.error,

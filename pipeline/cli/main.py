@@ -74,7 +74,8 @@ class LazyGroup(click.Group):
 def main() -> None:
     """Takes labelled images to a gated, pushed, servable network.
 
-    An EXPERIMENT is mnist, cifar10, a Python file that sets EXPERIMENT, or the name of one that the home folder knows.
+    An EXPERIMENT is mnist, cifar10, mnist_best, cifar10_best, a Python file that sets EXPERIMENT, or the name of one
+    that the home folder knows.
     `conveyor VERB --help` explains a verb.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its errors, and not what it says when it ends

@@ -99,14 +99,14 @@ def table(title: str, rows: list[dict[str, Any]], nothing: str, left_out: tuple[
     console = rich.console.Console()
     if not console.is_terminal:  # a pipe has no width, and a script wants whole lines
         console.width = 250
-    columns = {name: [name.replace("_", " "), *(_cell(name, row[name]) for row in rows)] for name in rows[0]}
+    columns = {name: [_header(name), *(_cell(name, row[name]) for row in rows)] for name in rows[0]}
     empty = [name for name, (_, *cells) in columns.items() if not any(cells)]
     missing = []
     for name in dict.fromkeys((*empty, *left_out)):
         if _width(columns) <= console.width:
             break
         del columns[name]
-        missing.append(name.replace("_", " "))
+        missing.append(_header(name))
     shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, title=title, title_justify="left")
     for header, *_ in columns.values():
         shown.add_column(header, overflow="fold", no_wrap=header not in SENTENCES)
@@ -115,6 +115,11 @@ def table(title: str, rows: list[dict[str, Any]], nothing: str, left_out: tuple[
     console.print(shown)
     if missing:
         console.print(f"  left out, for they do not fit: {', '.join(missing)}", highlight=False)
+
+
+def _header(column: str) -> str:
+    """Returns a column's name in words; that of a setting, such as `training.batch_size`, as it is written."""
+    return column if "." in column else column.replace("_", " ")
 
 
 def _width(columns: dict[str, list[str]]) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from pipeline.cli.options import (
 from pipeline.cli.output import Verb, reply, table, warn
 from pipeline.data.inputs import input_folder
 from pipeline.experiments.config import FORMATS, Experiment
+from pipeline.experiments.overrides import field_of
 from pipeline.home.folders import Home
 from pipeline.home.lock import locked
 from pipeline.home.outcome import Outcome, Verdict
@@ -62,7 +64,8 @@ def run(chosen: Chosen, home: Home, best: bool) -> ExitCode:
     conveyor run --data ./flowers
 
     The last one makes an experiment of a folder of pictures, CLASS/*.jpg, and names it after the folder. What it chose
-    is shown by `conveyor settings flowers`, and changed by `conveyor set flowers FIELD=VALUE`.
+    is shown by `conveyor settings flowers`, and changed by `conveyor set flowers FIELD=VALUE`. --best takes the best
+    trial of all searches of the experiment as it is now; without any, that of the newest search. --set comes after it.
 
     \b
     Exit codes  0    the model was pushed, or is up to date
@@ -80,8 +83,9 @@ def run(chosen: Chosen, home: Home, best: bool) -> ExitCode:
     outcome = runner.run(chosen.experiment, home, chosen.data, console, planned=remember)
     _show(outcome)
     if chosen.choice.assignments:
+        options = " ".join(shlex.quote(assignment) for assignment in chosen.choice.assignments)
         option = "--best" if best else "--set"
-        click.echo(f"  {option:<14} held for this run alone; `conveyor set {chosen.choice.name}` keeps settings")
+        click.echo(f"  {option:<14} held for this run alone; to keep it: conveyor set {chosen.choice.name} {options}")
     reply(outcome.to_dict())
     return outcome.exit_code
 
@@ -98,6 +102,9 @@ def _with_best(chosen: Chosen, home: Home, console: Console) -> Chosen:
     )
     for name, (then, now) in best.others.items():
         console.note(f"In that search {name} was {then}; it is {now} now.")
+    for assignment in chosen.choice.assignments:
+        if (name := field_of(assignment)) in best.trial.settings:
+            console.note(f"--set {assignment} comes after it, in place of {best.trial.settings[name]}.")
     if chosen.experiment.training.warm_steps:
         console.note("Trained from the beginning, as the trials were, and not from the stable version's weights.")
         assignments = (*assignments, "training.warm_steps=0")
@@ -293,8 +300,7 @@ def _robustness(home: Home, experiment: Experiment, subject: Any, images: Any, l
     from pipeline.report import robustness
 
     rows = robustness.measure(subject.predict, images, labels)
-    shown = [dataclasses.asdict(row) | {"change": row.change or "none"} for row in rows]
-    table(f"robustness of {subject.what}", shown, "")
+    table(f"robustness of {subject.what}", [dataclasses.asdict(row) for row in rows], "")
     title = f"{experiment.serving.model_name}, {subject.what}"
     path = robustness.write(home, title, subject.name, rows, images)
     click.echo(f"  {'report':<14} {path}")

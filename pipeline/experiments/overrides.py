@@ -94,14 +94,19 @@ def _value(text: str) -> Any:
 
 
 def _replaced(owner: Any, changes: dict[str, Any]) -> Any:
-    """Returns a settings object, or a mapping, with a tree of changes made."""
-    if isinstance(owner, dict):
-        return owner | changes
+    """Returns a settings object with a tree of changes made."""
+    if isinstance(owner, Network):  # of whose parameters those that are not named stay
+        return dataclasses.replace(owner, parameters=owner.parameters | changes["parameters"])
+    trees = {name for name, change in changes.items() if isinstance(change, dict) and _is_tree(getattr(owner, name))}
     values = {
-        name: _replaced(getattr(owner, name), change) if isinstance(change, dict) else change
-        for name, change in changes.items()
+        name: _replaced(getattr(owner, name), change) if name in trees else change for name, change in changes.items()
     }
     return dataclasses.replace(owner, **values)
+
+
+def _is_tree(value: Any) -> bool:
+    """Whether a setting has settings of its own, which are replaced one by one; a mapping is replaced as a whole."""
+    return dataclasses.is_dataclass(value)
 
 
 def _parsed(owner: Any, name: str, text: str) -> Any:

@@ -92,7 +92,7 @@ CORRUPTIONS = (
     Corruption("blur", "% of the side, standard deviation", (2, 4, 8), _blurred),
     Corruption("contrast", "% of its own", (75, 50, 25), _paler),
 )
-MIRRORED, AVERAGED = "mirrored", "mirrored and not, scores averaged"
+NONE, MIRRORED, AVERAGED = "none", "mirrored", "mirrored and not, scores averaged"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Row:
     """An accuracy on changed images.
 
     Attributes:
-      change: what was done to them; empty for nothing.
+      change: what was done to them; `none` for nothing.
       level: how strongly; None where there is only one way.
       unit: of the level.
       accuracy: 0 to 1.
@@ -151,7 +151,7 @@ def measure(predict: Predict, images: np.ndarray, labels: np.ndarray) -> list[Ro
 
     plain, mirrored = scores(lambda some: some), scores(lambda some: some[:, :, ::-1])
     rows = [
-        Row("", None, "", accuracy(plain)),
+        Row(NONE, None, "", accuracy(plain)),
         Row(MIRRORED, None, "", accuracy(mirrored)),
         Row(AVERAGED, None, "", accuracy(plain + mirrored)),
     ]
@@ -170,7 +170,9 @@ def write(home: Home, title: str, name: str, rows: Sequence[Row], images: np.nda
     """
     path = home.reports / f"{name}-robustness.html"
     example = images[:1]
-    pictures = [
+    plain = {"as it is": example[0], MIRRORED: example[0, :, ::-1]}
+    pictures = [{"picture": plots.picture(image), "text": text} for text, image in plain.items()]
+    pictures += [
         {"picture": plots.picture(changed(example, corruption, level)[0]), "text": f"{corruption.name} {level:g}"}
         for corruption in CORRUPTIONS
         for level in corruption.levels
@@ -181,7 +183,7 @@ def write(home: Home, title: str, name: str, rows: Sequence[Row], images: np.nda
         rows=rows,
         examples=len(images),
         plot=plots.robustness(rows),
-        pictures=[{"picture": plots.picture(example[0]), "text": "as it is"}, *pictures],
+        pictures=pictures,
     )
     with storage_errors(f"The report {path} cannot be written"):
         home.reports.mkdir(parents=True, exist_ok=True)

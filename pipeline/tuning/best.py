@@ -1,7 +1,8 @@
-"""Finds the best trial of an experiment's newest search, and what that search was of."""
+"""Finds the best trial of an experiment's searches, and what its search was of."""
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 from components.network_tuner.trials import Trial, best_first, read
@@ -10,7 +11,7 @@ from conveyor.files import replace_file
 from pipeline.experiments.config import Experiment
 from pipeline.home.folders import Home
 
-NEWEST = "newest.json"  # beside the searches of an experiment
+SEARCHED = "experiment.json"  # the experiment's fields, in the folder of a search
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Best:
     Attributes:
       trial: the best trial.
       trials: how many there are.
-      others: settings that the experiment had in the search, and has not now: by name, both values.
+      others: settings that were others in the search than they are now: by name, the value then and now.
     """
 
     trial: Trial
@@ -28,40 +29,43 @@ class Best:
     others: dict[str, tuple[Any, Any]]
 
 
-def remember(home: Home, experiment: Experiment, search: str) -> None:
-    """Writes down that a search is an experiment's newest.
+def remember(folder: Path, experiment: Experiment) -> None:
+    """Writes down what a search that has come to its end was of.
 
     Raises:
       StorageError: it cannot be written.
     """
-    path = home.tuning / experiment.name / NEWEST
-    with storage_errors(f"{path} cannot be written"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, json.dumps({"search": search, "experiment": experiment.to_dict()}, indent=1))
-
-
-def newest(home: Home, experiment: str) -> dict[str, Any] | None:
-    """Returns an experiment's newest search: `search`, its folder, and `experiment`, its settings; None without any."""
-    path = home.tuning / experiment / NEWEST
-    with storage_errors(f"{path} cannot be read"):
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    with storage_errors(f"{folder / SEARCHED} cannot be written"):
+        replace_file(folder / SEARCHED, json.dumps(experiment.to_dict(), indent=1))
 
 
 def best_trial(home: Home, experiment: Experiment) -> Best:
-    """Returns the best trial of an experiment's newest search.
+    """Returns the best trial of all searches of an experiment as it is now, or else of the newest search.
 
     Raises:
-      ConfigError: there is none.
+      ConfigError: there is none, or the network has lost a parameter that it sets.
     """
-    found = newest(home, experiment.name)
-    trials = best_first(read(home.tuning / experiment.name / found["search"])) if found else []
-    if found is None or not trials or trials[0].accuracy is None:
-        name = experiment.name
-        raise ConfigError(f"There is no best trial of {name} in {home.root}: run `conveyor tune {name}`.")
-    then, now = _settings(found["experiment"]), _settings(experiment.to_dict())
-    names = sorted((then.keys() | now.keys()) - trials[0].settings.keys())
-    others = {name: (then.get(name), now.get(name)) for name in names if then.get(name) != now.get(name)}
-    return Best(trials[0], len(trials), others)
+    paths = sorted((home.tuning / experiment.name).glob(f"*/{SEARCHED}"), key=lambda path: path.stat().st_mtime)
+    found = [best for path in paths if (best := _best(path.parent, experiment))]
+    if not found:
+        raise ConfigError(f"There is no best trial of {experiment.name} in {home.root}: `conveyor tune` finds one.")
+    same = [best for best in found if not best.others]
+    best = max(same, key=lambda best: best.trial.accuracy or 0.0) if same else found[-1]
+    known = {f"network.{name}" for name in experiment.network.parameters}
+    if lost := sorted(name for name in best.trial.settings if name.startswith("network.") and name not in known):
+        raise ConfigError(f"The best trial sets {', '.join(lost)}, which the network has no more: tune it again.")
+    return best
+
+
+def _best(folder: Path, experiment: Experiment) -> Best | None:
+    with storage_errors(f"{folder / SEARCHED} cannot be read"):
+        searched = json.loads((folder / SEARCHED).read_text(encoding="utf-8"))
+    trials = best_first(read(folder))
+    if not trials or trials[0].accuracy is None:
+        return None
+    then, now = _settings(searched), _settings(experiment.to_dict())
+    names = sorted((then.keys() & now.keys()) - trials[0].settings.keys())
+    return Best(trials[0], len(trials), {n: (then[n], now[n]) for n in names if then[n] != now[n]})
 
 
 def _settings(experiment: dict[str, Any]) -> dict[str, Any]:

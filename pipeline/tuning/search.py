@@ -83,7 +83,7 @@ def tune(
             failure = None
             try:
                 _carry_out(plan, folder, trials, console, log)
-                remember(home, cold, folder.name)
+                remember(folder, cold)
             except RunFailed as error:
                 failure = str(error)
                 raise
@@ -117,8 +117,8 @@ def check(experiment: Experiment) -> None:
     if not held_out:
         raise ConfigError(
             f"{experiment.name} holds nothing out of its training images to measure trials on, and the test split is "
-            "not for that. Hold out about a tenth of them, here and in the runs to come: "
-            f"`conveyor set {experiment.name} {way}`."
+            f"not for that. Hold out about a tenth of them, here and in the runs to come: say {way} in its file, or "
+            "with --set."
         )
 
 
@@ -127,7 +127,10 @@ def _check_batches(plan: RunPlan) -> None:
     name = "training.batch_size"
     if name in plan.experiment.tuning.ranges:
         largest = max(plan.experiment.tuning.ranges[name].ends)  # type: ignore[type-var]  # numbers: `check` has seen them
-        check_batch(override(plan.experiment, (f"{name}={largest}",)), plan.inputs)
+        try:
+            check_batch(override(plan.experiment, (f"{name}={largest}",)), plan.inputs)
+        except ConfigError as error:
+            raise ConfigError(f"tuning.ranges: {error}") from None
 
 
 def _key(plan: RunPlan) -> str:

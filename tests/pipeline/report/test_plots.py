@@ -84,7 +84,7 @@ def test_trials_show_the_best_one_so_far_and_each_setting():
 
 
 def test_robustness_has_a_panel_for_each_change():
-    rows = [Row("", None, "", 0.9), Row("mirrored", None, "", 0.5), Row("blur", 2.0, "pixels, wide", 0.8)]
+    rows = [Row("none", None, "", 0.9), Row("mirrored", None, "", 0.5), Row("blur", 2.0, "pixels, wide", 0.8)]
     rows += [Row("blur", 4.0, "pixels, wide", 0.4), Row("noise", 5.0, "%", 0.7)]
     svg = plots.robustness(rows)
     assert {"blur", "noise", "none", "2", "4", "5", "accuracy"} <= set(texts(svg))

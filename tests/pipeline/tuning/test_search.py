@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_values_are_ones_that_the_settings_take(experiment, problem):
 
 def test_trials_need_images_that_are_held_out():
     experiment = override(tuned(training__batch_size=Choice((25, 50))), ("dataset.splits.eval_examples=0",))
-    with pytest.raises(ConfigError, match=r"holds nothing out.*`conveyor set mnist dataset.splits.eval_examples=N`"):
+    with pytest.raises(ConfigError, match=r"holds nothing out.*say dataset.splits.eval_examples=N in its file"):
         check(experiment)
 
 
@@ -84,35 +85,52 @@ def test_ranges_are_shown_among_the_settings(tmp_path):
     assert json.loads(json.dumps(setting.value))["training.steps"]["high"] == 5
 
 
-def test_the_best_trial_is_of_the_search_that_ended_last(tmp_path):
-    home, experiment = Home(tmp_path), load("mnist")
-    with pytest.raises(ConfigError, match=r"There is no best trial of mnist in .*: run `conveyor tune mnist`"):
-        best_trial(home, experiment)
-    for name, accuracies in {"second": (None, 0.7, 0.8), "first": (0.9,)}.items():
-        folder = home.tuning / "mnist" / name
-        folder.mkdir(parents=True)
-        trials.write(folder, [Trial(i, {"training.steps": i + 1}, a, 1.0) for i, a in enumerate(accuracies)])
-    remember(home, experiment, "first")
-    assert best_trial(home, experiment).trial.accuracy == 0.9
-    remember(home, experiment, "second")
-    best = best_trial(home, experiment)
-    assert (best.trial.trial, best.trial.accuracy, best.trials, best.others) == (2, 0.8, 3, {})
-
-
-def test_settings_that_were_others_in_the_search_are_told_of(tmp_path):
-    home, experiment = Home(tmp_path), load("mnist")
-    folder = home.tuning / "mnist" / "search"
+def searched(home, experiment, name, accuracies, setting="training.steps", when=0):
+    folder = home.tuning / experiment.name / name
     folder.mkdir(parents=True)
-    trials.write(folder, [Trial(0, {"training.batch_size": 10}, 0.9, 1.0)])
+    trials.write(folder, [Trial(i, {setting: i + 1}, accuracy, 1.0) for i, accuracy in enumerate(accuracies)])
+    remember(folder, experiment)
+    os.utime(folder / "experiment.json", (when, when))
+
+
+def test_the_best_trial_is_of_all_searches_of_the_experiment_as_it_is_now(tmp_path):
+    home, experiment = Home(tmp_path), load("mnist")
+    with pytest.raises(ConfigError, match=r"There is no best trial of mnist in .*: `conveyor tune` finds one"):
+        best_trial(home, experiment)
+    searched(home, experiment, "failed", (None,), when=9)
+    searched(home, experiment, "good", (None, 0.9, 0.8), when=1)
+    searched(home, experiment, "short", (0.7,), when=2)
+    searched(home, override(experiment, ("training.batch_size=10",)), "other", (0.95,), when=3)
+    best = best_trial(home, experiment)
+    assert (best.trial.trial, best.trial.accuracy, best.trials, best.others) == (1, 0.9, 3, {})
+
+
+def test_settings_that_were_others_in_the_newest_search_are_told_of(tmp_path):
+    home, experiment = Home(tmp_path), load("mnist")
     then = override(experiment, ("training.steps=60", "training.batch_size=50", "network.initial_stddev=0.1"))
-    remember(home, then, "search")
-    assert best_trial(home, experiment).others == {"training.steps": (60, 3000), "network.initial_stddev": (0.1, 0.05)}
+    searched(home, then, "new", (0.5,), "training.batch_size", when=2)
+    searched(home, then, "old", (0.9,), "training.batch_size", when=1)
+    best = best_trial(home, experiment)
+    assert best.trial.accuracy == 0.5
+    assert best.others == {"training.steps": (60, 3000), "network.initial_stddev": (0.1, 0.05)}
+
+
+def test_a_parameter_that_the_network_lost_is_named(tmp_path):
+    searched(Home(tmp_path), load("mnist"), "search", (0.5,), "network.width")
+    with pytest.raises(ConfigError, match=r"sets network\.width, which the network has no more: tune it again"):
+        best_trial(Home(tmp_path), load("mnist"))
+
+
+def test_ranges_that_are_set_replace_all_others():
+    experiment = tuned(training__batch_size=Choice((25, 50)))
+    changed = override(experiment, ('tuning.ranges={"training.steps": {"low": 1, "high": 5}}',))
+    assert set(changed.tuning.ranges) == {"training.steps"}
 
 
 def test_batches_to_try_are_not_larger_than_the_data(tmp_path, small_mnist):
     experiment = override(tuned(training__batch_size=Choice((64, 100_000))), ("dataset.splits.eval_examples=200",))
     experiment = dataclasses.replace(experiment, dataset=dataclasses.replace(experiment.dataset, name="small"))
-    with pytest.raises(ConfigError, match=r"training\.batch_size is 100,000, and there are about"):
+    with pytest.raises(ConfigError, match=r"tuning\.ranges: training\.batch_size is 100,000, and there are about"):
         tune(experiment, Home(tmp_path / "home"), small_mnist, 2, Console())
 
 
