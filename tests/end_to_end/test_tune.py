@@ -60,7 +60,7 @@ def test_a_search_goes_on_after_a_stop_and_its_winner_is_run(searched):
     assert code == 0, out
     assert f"best of 3 trials, with a held-out accuracy of {best.accuracy:.4f}: {' '.join(best.assignments)}" in out
     assert "--best         held for this run alone; to keep it: conveyor set digits" in out
-    (report,) = conveyor.reports()
+    *_, report = conveyor.reports()
     for name, value in best.settings.items():
         part, field = name.split(".")
         settings = report["experiment"][part]
