@@ -40,10 +40,10 @@ def muon_model(steps):
 def test_filters_are_brought_to_one_norm_and_moved_by_the_rate():
     model = muon_model(steps=10)
     variables = model.trainable_variables
-    before = [np.array(v) for v in variables]
+    before = [keras.ops.convert_to_numpy(v).copy() for v in variables]
     gradients = [np.random.default_rng(1).normal(size=v.shape).astype(np.float32) for v in variables]
     model.optimizer.apply([keras.ops.convert_to_tensor(gradient) for gradient in gradients])
-    after = [np.array(v) for v in variables]
+    after = [keras.ops.convert_to_numpy(v).copy() for v in variables]
 
     normed = before[0] * 8**0.5 / np.linalg.norm(before[0])
     step = (normed - after[0]).reshape(-1, 8)
@@ -60,9 +60,9 @@ def test_at_the_end_of_its_steps_nothing_moves_any_more():
     model = muon_model(steps=2)
     gradients = [keras.ops.ones(v.shape) for v in model.trainable_variables]
     for _ in range(3):
-        before = [np.asarray(v) for v in model.trainable_variables]
+        before = [keras.ops.convert_to_numpy(v).copy() for v in model.trainable_variables]
         model.optimizer.apply(gradients)
-    kernel, *_ = [np.asarray(v) for v in model.trainable_variables]
+    kernel, *_ = [keras.ops.convert_to_numpy(v).copy() for v in model.trainable_variables]
     np.testing.assert_allclose(kernel, before[0] * 8**0.5 / np.linalg.norm(before[0]), rtol=1e-5)
 
 
