@@ -234,8 +234,7 @@ def _serialized(pixels: np.ndarray, labels: np.ndarray) -> Iterator[records.Reco
     means = pixels.mean(axis=1, dtype=np.float64)
     centred = pixels - means[:, np.newaxis].astype(np.float32)
     stddevs = np.sqrt(np.einsum("ij,ij->i", centred, centred) / pixels.shape[1])
-    made = [b""] * len(pixels)
-    begin = 0  # of the image, which no label moves: it comes first
+    made: list[tuple[bytes, int]] = [(b"", 0)] * len(pixels)  # and where the image begins
     for label in np.unique(labels):
         numbers = np.flatnonzero(labels == label)
         head, tail, places = _template(pixels.shape[1], int(label))
@@ -245,9 +244,8 @@ def _serialized(pixels: np.ndarray, labels: np.ndarray) -> Iterator[records.Reco
         rows[:, places["image_mean"]] = means[numbers].astype("<f4")[:, np.newaxis].view(np.uint8)
         rows[:, places["image_stddev"]] = stddevs[numbers].astype("<f4")[:, np.newaxis].view(np.uint8)
         for number, row in zip(numbers, rows, strict=True):
-            made[number] = row.tobytes()
-        begin = image.start
-    for record, label in zip(made, labels, strict=True):
+            made[number] = row.tobytes(), image.start
+    for (record, begin), label in zip(made, labels, strict=True):
         yield records.Record(record, begin, pixels.shape[1], int(label))
 
 
@@ -267,12 +265,13 @@ def _template(size: int, label: int) -> tuple[np.ndarray, np.ndarray, dict[str, 
     for name, mark in marks.items():
         feature[name].float_list.value.append(mark)
     feature["image_size"].int64_list.value.append(size)
-    # A map's order is otherwise chosen anew in each process, and two runs would differ.
+    # A map's order is otherwise chosen anew in each process, and two runs would differ. Which it is, is protobuf's
+    # choice: some versions have the image first, others the numbers.
     record = example.SerializeToString(deterministic=True)
     begin, length, _ = records.parse(record)[1:]
     places = {}
     for name, mark in marks.items():
-        at = record.index(np.float32(mark).tobytes(), begin + length)
+        at = record.index(np.float32(mark).tobytes())  # the image is all zeros, and holds no such number
         places[name] = slice(at, at + 4)
     head, tail = (np.frombuffer(part, np.uint8) for part in (record[:begin], record[begin + length :]))
     return head, tail, places
