@@ -8,6 +8,7 @@ let models = [];
 let picture = null; // a file that was dropped, pasted or opened; null while drawing
 let cursor = { x: 140, y: 140, down: false };
 let asking = false;
+let cleared = 0; // how often; answers to what was drawn before come too late
 let askAgain = false;
 
 const model = () => models.find((one) => one.name === byId("model").value);
@@ -33,6 +34,8 @@ function say(text, failed = false) {
 
 function clear() {
   picture = null;
+  cleared += 1;
+  askAgain = false;
   ink.fillStyle = "#000";
   ink.fillRect(0, 0, pad.width, pad.height);
   const [height, width] = model().shape;
@@ -213,8 +216,9 @@ async function ask() {
   asking = true;
   do {
     askAgain = false;
+    const before = cleared;
     await new Promise(requestAnimationFrame);
-    await once();
+    if (before === cleared) await once();
   } while (askAgain);
   asking = false;
 }
@@ -223,12 +227,12 @@ async function once() {
   const asked = model();
   const started = performance.now();
   try {
-    const file = picture;
+    const file = picture, before = cleared;
     const response = await fetch(`/page/models/${encodeURIComponent(asked.name)}${file ? "/picture" : ""}`, {
       method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: file ?? pixels(),
     });
     const reply = await response.json();
-    if (asked !== model() || file !== picture) return;
+    if (asked !== model() || file !== picture || before !== cleared) return; // of what is not there any more
     if (!response.ok) return say(file ? `${file.name}: ${reply.error}` : reply.error, true);
     const best = reply.scores.indexOf(Math.max(...reply.scores));
     byId("best").textContent = reply.classes[best];
