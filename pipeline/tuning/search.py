@@ -90,8 +90,9 @@ def tune(
             finally:
                 from pipeline.report import trials as page  # which imports what reads TFX's results
 
-                report = page.write(home, plan.run_id, cold, read(folder), failure)
-            return Search(plan.run_id, folder, read(folder), report)
+                found = read(folder)
+                report = page.write(home, plan.run_id, cold, found, failure)
+            return Search(plan.run_id, folder, found, report)
 
 
 def check(experiment: Experiment) -> None:
