@@ -1,4 +1,4 @@
-"""What data of 0.1, 1 and 4 GB cost: time to ingest, peak memory of ingestion and trainer, steps a second.
+"""What data of 0.1, 1 and 4 GB cost: time to ingest on all cores and on one, peak memories, and steps a second.
 
     python -m benchmarks.data_size [--gigabytes 0.1 1 4] [--steps 200]
 
@@ -10,6 +10,7 @@ memory, in turn. Each of these is a process of its own, whose peak memory is the
 import argparse
 import dataclasses
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -87,9 +88,12 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def _in_a_process(*arguments: Any) -> dict[str, float]:
+def _in_a_process(*arguments: Any, cores: int | None = None) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.data_size", "--child", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    allowed = sorted(os.sched_getaffinity(0))[:cores]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, preexec_fn=lambda: os.sched_setaffinity(0, allowed)
+    )
     if done.returncode:
         sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
@@ -100,7 +104,10 @@ def measure(gigabytes: float, steps: int, runs: int) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp())
     try:
         images = make_data(folder / "data", gigabytes)
+        one_core = _in_a_process("ingest", folder / "data", folder / "examples", cores=1)
+        shutil.rmtree(folder / "examples")
         ingestion = _in_a_process("ingest", folder / "data", folder / "examples")
+        ingestion["one core"] = one_core["seconds"]
         trainings: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
         for _ in range(runs):
             for way in WAYS:
@@ -114,7 +121,8 @@ def measure(gigabytes: float, steps: int, runs: int) -> dict[str, Any]:
     ratio = spread([a["steps_per_second"] / b["steps_per_second"] for a, b in pairs])
     print(
         f"{gigabytes:g} GB, {images:,} images: ingested in {ingestion['seconds']:.1f} s "
-        f"({images / ingestion['seconds']:,.0f} images/s, at most {ingestion['peak_gigabytes']:.2f} GB); trainer "
+        f"({images / ingestion['seconds']:,.0f} images/s, at most {ingestion['peak_gigabytes']:.2f} GB), "
+        f"on one core in {ingestion['one core']:.1f} s; trainer "
         + ", ".join(
             f"from {way} {f['steps_per_second']['median']:.1f} steps/s, at most {f['peak_gigabytes']['max']:.2f} GB"
             for way, f in figures.items()

@@ -1,14 +1,21 @@
-"""How long it takes to ingest all 70,000 images of MNIST, and what bounds it.
+"""How long it takes to ingest all 70,000 images of MNIST, what bounds it, and what a second core brings.
 
-    python -m benchmarks.ingest [--runs 5] [--home DIR]
+    python -m benchmarks.ingest [--runs 5] [--pictures 5000] [--home DIR]
 
-In turn, in one process: Conveyor's executor; the plain TFX way, an ExampleGen executor that hands Beam one record at a
-time and lets TFX shuffle, compress and write them; and two parts of ours alone, making the records and writing them.
+In turn: Conveyor's executor; the same on PNG files of 128 x 128 in class folders, which are decoded; the plain TFX way,
+an ExampleGen executor that hands Beam one record at a time and lets TFX shuffle, compress and write them; and two parts
+of ours alone, making the records and writing them. Each run is a process of its own, on all cores and then, for the
+first two, on one; what a process does first is not timed, but what it does again.
 """
 
 import argparse
+import dataclasses
+import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import PIL.Image
 import tensorflow as tf
 from tfx.components.example_gen.base_example_gen_executor import BaseExampleGenExecutor
 from tfx.types import standard_artifacts
@@ -23,7 +31,7 @@ from tfx.utils import proto_utils
 
 from benchmarks.measure import show, spread, store
 from components.image_example_gen.component import ImageExampleGen
-from components.image_example_gen.dataset import Dataset
+from components.image_example_gen.dataset import Dataset, HashedSplits
 from components.image_example_gen.executor import Executor, serialize
 from components.image_example_gen.readers import Reader, open_readers
 from components.image_example_gen.shards import plan
@@ -35,6 +43,9 @@ from pipeline.run.graph import BEAM_ARGS, INGESTION_ARGS
 from trainer import records
 
 DATASET = load("mnist").dataset
+FOLDERS = dataclasses.replace(DATASET, format="folders", splits=HashedSplits())
+SIDE = 128  # of a picture in a class folder, in pixels
+SCALED = ("conveyor", "class folders")  # what is run on one core too
 
 
 class PlainExecutor(BaseExampleGenExecutor):
@@ -90,6 +101,40 @@ def write_records(made: list[records.Record], folder: Path) -> None:
     records.write(folder / "Split-all" / "records", made)
 
 
+def make_pictures(data: Path, folder: Path, count: int) -> None:
+    """Writes digits as PNG files in class folders, enlarged."""
+    (reader,) = open_readers([*data.glob(DATASET.splits.patterns["test"])], DATASET)
+    for number, (image, label) in enumerate(zip(*reader.read(0, count), strict=True)):
+        file = folder / DATASET.classes[label] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(image[:, :, 0]).resize((SIDE, SIDE)).save(file)
+
+
+def measure(data: Path, folders: Path, ways: Sequence[str]) -> dict[str, float]:
+    """Times each way in this process, the second time that it is gone."""
+    made = all_records(data)
+    works: dict[str, Callable[[Path], Any]] = {
+        "conveyor": lambda folder: run_executor(Executor, data, folder, DATASET, INGESTION_ARGS),
+        "class folders": lambda folder: run_executor(Executor, folders, folder, FOLDERS, INGESTION_ARGS),
+        "plain TFX": lambda folder: run_executor(PlainExecutor, data, folder),
+        "part: make the records": lambda _: all_records(data),
+        "part: write the records": lambda folder: write_records(made, folder),
+    }
+    return {name: [timed(work) for _ in range(2)][1] for name, work in works.items() if not ways or name in ways}
+
+
+def in_a_process(data: Path, folders: Path, cores: int, ways: Sequence[str] = ()) -> dict[str, float]:
+    """Returns what `measure` does in a process that has so many cores."""
+    command = [sys.executable, "-m", "benchmarks.ingest", "--child", str(data), str(folders), *ways]
+    allowed = sorted(os.sched_getaffinity(0))[:cores]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, preexec_fn=lambda: os.sched_setaffinity(0, allowed)
+    )
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def timed(work: Callable[[Path], Any]) -> float:
     folder = Path(tempfile.mkdtemp())
     started = time.perf_counter()
@@ -102,30 +147,45 @@ def timed(work: Callable[[Path], Any]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--pictures", type=int, default=5000, help="PNG files in class folders, 10,000 at most")
     parser.add_argument("--home")
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
+    if options.child:
+        data, folders, *ways = options.child
+        print(json.dumps(measure(Path(data), Path(folders), ways)))
+        return
     data = fetch("mnist", Home.at(options.home).data)
-    made = all_records(data)
-    works: dict[str, Callable[[Path], Any]] = {
-        "conveyor": lambda folder: run_executor(Executor, data, folder, arguments=INGESTION_ARGS),
-        "plain TFX": lambda folder: run_executor(PlainExecutor, data, folder),
-        "part: make the records": lambda _: all_records(data),
-        "part: write the records": lambda folder: write_records(made, folder),
-    }
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for number in range(options.runs + 1):
-        for name, work in works.items():
-            seconds = timed(work)
-            if number:  # the first round warms up
-                times[name].append(seconds)
-    print(f"MNIST, {len(made):,} images, n = {options.runs}, median and range")
+    cores = len(os.sched_getaffinity(0))
+    all_cores, one_core = [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = Path(scratch)
+        make_pictures(data, folders, options.pictures)
+        for _ in range(options.runs):
+            all_cores.append(in_a_process(data, folders, cores))
+            one_core.append(in_a_process(data, folders, 1, SCALED))
+    times = {name: [run[name] for run in all_cores] for name in all_cores[0]}
+    times |= {f"{name}, one core": [run[name] for run in one_core] for name in SCALED}
+    images = len(all_records(data))
+    print(f"MNIST, {images:,} images; {options.pictures:,} pictures; {cores} cores, n = {options.runs}")
     for name, values in times.items():
         show(name, values)
-    ratios = [plain / ours for plain, ours in zip(times["plain TFX"], times["conveyor"], strict=True)]
-    show("plain TFX / conveyor", ratios, "x")
-    figures = {name: spread(values) for name, values in times.items()}
-    store("ingest", __file__, {"images": len(made), "n": options.runs, "seconds": figures, "ratio": spread(ratios)})
+
+    def ratio(slow: str, fast: str) -> dict[str, float]:
+        values = [theirs / ours for theirs, ours in zip(times[slow], times[fast], strict=True)]
+        show(f"{slow} / {fast}", values, "x")
+        return spread(values)
+
+    figures = {
+        "images": images,
+        "pictures": options.pictures,
+        "n": options.runs,
+        "seconds": {name: spread(values) for name, values in times.items()},
+        "ratio": ratio("plain TFX", "conveyor"),
+        "scaling": {name: ratio(f"{name}, one core", name) for name in SCALED},
+    }
+    store("ingest", __file__, figures)
 
 
 if __name__ == "__main__":

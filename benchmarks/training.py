@@ -1,23 +1,29 @@
 """How near a training step comes to what the processor can do, and what the same step takes elsewhere.
 
-    python -m benchmarks.training [--networks mnist cifar10] [--steps 60] [--runs 5] [--torch PYTHON]
+    python -m benchmarks.training [--networks mnist cifar10] [--steps 60] [--runs 5] [--torch PYTHON] [--isa AVX2]
 
-For each of the tutorial's networks, in turn and each time in a process of its own: Conveyor's trainer; plain
-`model.fit` of the same function, as it comes and with `jit_compile=False`; and PyTorch, where --torch names a Python
-that has it. The trainer's process also measures a large matrix product and a large convolution in the same precision.
-The data are noise: what is in them costs nothing.
+For each of the tutorial's networks, in turn and each time in a process of its own: Conveyor's trainer; the same without
+oneDNN and without a compiled optimizer; plain `model.fit` of the same function, as it comes and with
+`jit_compile=False`; and PyTorch, where --torch names a Python that has it. The trainer's process also measures a large
+matrix product and a large convolution in the same precision. Last, a whole trainer's process: from its start to the end
+of its first step, and from its last step to its end.
+
+--isa measures as on a processor with fewer instructions, which oneDNN is told to keep to. The data are noise: what is
+in them costs nothing.
 """
 
 import argparse
 import dataclasses
 import json
 import math
+import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +33,8 @@ from benchmarks.measure import spread, store
 from pipeline.experiments import load
 
 IMAGES = 2_000
+INPUT_TIMES = 10  # as many batches are read to measure the input alone as steps are timed
+PLAIN = "conveyor, plain TensorFlow"
 PEER = Path(__file__).with_name("torch_peer.py")
 PRODUCT = 2_048  # rows and columns of the large product's matrices
 CONVOLUTION = (128, 32, 32, 64)  # inputs of the large convolution, 5 x 5, to as many channels
@@ -60,7 +68,18 @@ def noise(name: str) -> tuple[np.ndarray, np.ndarray]:
     return images, random.integers(0, len(dataset.classes), IMAGES)
 
 
-def conveyor(name: str, steps: int) -> dict[str, Any]:
+def write_examples(folder: Path, name: str, splits: Sequence[str]) -> None:
+    """Writes the noise as examples, as the ingestion does, for each of some splits."""
+    from components.image_example_gen.executor import serialize
+    from trainer import records
+
+    for split in splits:
+        file = folder / f"Split-{split}" / "data"
+        file.parent.mkdir(parents=True)
+        records.write(file, serialize(*noise(name)))
+
+
+def conveyor(name: str, steps: int, compiles: bool = True) -> dict[str, Any]:
     """Times the trainer's own loop, its input alone, and the processor's limits, in this process."""
     import tensorflow as tf
 
@@ -72,19 +91,23 @@ def conveyor(name: str, steps: int) -> dict[str, Any]:
     training = dataclasses.replace(experiment.training, steps=3 * steps, **every)
     job = dataclasses.replace(experiment.training_job(), training=training)
     chosen = devices.choose(training.precision)
-    split = examples.Split(*noise(name))
     marks: list[float] = []  # when the steps 0, `steps`, 2 `steps` and 3 `steps` were told of
-    loop.COMPILED_FROM = 1  # as of the whole recipe
+    loop.COMPILED_FROM = 1 if compiles else sys.maxsize  # 1: as of the whole recipe
     with tempfile.TemporaryDirectory() as scratch:
+        write_examples(Path(scratch), name, ["train"])
+        split = examples.read_split(Path(scratch, "Split-train"), job.pictures)
         folders = [Path(scratch, kind) for kind in ("checkpoints", "logs")]
         loop.train(job, chosen, split, None, *folders, lambda _: marks.append(time.perf_counter()))
-    order = examples.shuffled_order(len(split), training.batch_size, steps, training.seed)
-    started = time.perf_counter()
-    for _ in examples.batches(split, order):
-        pass
+        order = examples.shuffled_order(len(split), training.batch_size, steps * INPUT_TIMES, training.seed)
+        batches = examples.batches(split, order)
+        count = tf.function(lambda: batches.reduce(np.int64(0), lambda number, _: number + 1))
+        count()  # traces it
+        started = time.perf_counter()
+        count()
+        input_seconds = (time.perf_counter() - started) / len(order)
     return {
         "seconds": [(marks[2] - marks[1]) / steps, (marks[3] - marks[2]) / steps],
-        "input": (time.perf_counter() - started) / steps,
+        "input": input_seconds,
         "operations": floating_point_operations(networks.build(job, "float32"), training.batch_size),
         "precision": chosen.precision,
         "limits": limits("bfloat16" if "bfloat16" in chosen.precision else "float32"),
@@ -135,31 +158,79 @@ def fit(name: str, steps: int, jit_compile: bool | str) -> dict[str, Any]:
     return {"seconds": [(marks[1] - marks[0]) / steps, (marks[2] - marks[1]) / steps]}
 
 
+def trainer(name: str) -> dict[str, float]:
+    """Times a whole trainer's process, from its start to the end of its first step, and from its last to its end."""
+    from conveyor.settings import to_json
+    from trainer.loop import COMPILED_FROM
+    from trainer.settings import SPEC, TrainingSpec
+
+    job = load(name).training_job()
+
+    def run(folder: Path, steps: int) -> Callable[[], subprocess.Popen[str]]:
+        (folder / "run").mkdir(parents=True)
+        training = dataclasses.replace(job.training, steps=steps, log_every=1)
+        places = {kind: str(folder / kind) for kind in ("run", "checkpoints", "model")}
+        examples = str(folder.parent)
+        spec = TrainingSpec(
+            job=dataclasses.replace(job, training=training),
+            examples=examples,
+            train=(examples,),
+            spans={},
+            initial=None,
+            **places,
+        )
+        (folder / "run" / SPEC).write_text(to_json(spec))
+        command = [sys.executable, "-m", "trainer", str(folder / "run" / SPEC)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        return lambda: subprocess.Popen(command, **pipes, text=True)
+
+    def first_step(process: subprocess.Popen[str]) -> float:
+        assert process.stdout is not None  # it is a pipe
+        next(line for line in process.stdout if line.startswith("step 1,"))
+        return time.perf_counter()
+
+    with tempfile.TemporaryDirectory() as scratch:
+        write_examples(Path(scratch), name, ["train", "eval", "test"])
+        started, process = time.perf_counter(), run(Path(scratch, "long"), COMPILED_FROM)()
+        start = first_step(process) - started
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        process = run(Path(scratch, "short"), 1)()
+        ended = first_step(process)
+        if process.wait():  # and keeps its standard input open, whose end would end it
+            sys.exit("the trainer failed")
+        return {"start": start, "end": time.perf_counter() - ended}
+
+
 WAYS: dict[str, Callable[[str, int], dict[str, Any]]] = {
     "conveyor": conveyor,
+    PLAIN: lambda name, steps: conveyor(name, steps, compiles=False),
     "model.fit": lambda name, steps: fit(name, steps, "auto"),
     "model.fit without XLA": lambda name, steps: fit(name, steps, False),
 }
 TORCH = "PyTorch"
 
 
-def _in_a_process(way: str, name: str, steps: int, torch: str | None) -> dict[str, Any]:
+def _in_a_process(way: str, name: str, steps: int, torch: str | None, environment: Mapping[str, str]) -> dict[str, Any]:
     if way == TORCH:
         command = [str(torch), str(PEER), name, str(steps)]
     else:
         command = [sys.executable, "-m", "benchmarks.training", "--child", way, name, str(steps)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | environment | ({"TF_ENABLE_ONEDNN_OPTS": "0"} if way == PLAIN else {})
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(name: str, ways: Sequence[str], steps: int, runs: int, torch: str | None) -> dict[str, Any]:
-    """Measures one network, the ways in turn."""
+def measure(
+    name: str, ways: Sequence[str], steps: int, runs: int, torch: str | None, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """Measures one network's step, the ways in turn."""
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     for _ in range(runs):
         for way in ways:
-            found[way].append(_in_a_process(way, name, steps, torch))
+            found[way].append(_in_a_process(way, name, steps, torch, environment))
     step = {way: [statistics.median(one["seconds"]) for one in ones] for way, ones in found.items()}
     own = found["conveyor"]
     rates = [one["operations"] / seconds for one, seconds in zip(own, step["conveyor"], strict=True)]
@@ -179,15 +250,16 @@ def measure(name: str, ways: Sequence[str], steps: int, runs: int, torch: str | 
         },
         "input": spread([one["input"] / seconds for one, seconds in zip(own, step["conveyor"], strict=True)]),
     }
-    print(f"{name}, {figures['operations'] / 1e9:.1f} GF a step, {figures['precision']}")
+    about = " ".join((f"{figures['operations'] / 1e9:.1f} GF a step, {figures['precision']}", *environment.values()))
+    print(f"{name}, {about}")
     for way, value in figures["milliseconds"].items():
         ratio = figures["ratio"][way]
         range_ = f"{value['min']:.1f} to {value['max']:.1f}"
-        print(f"  {way:<24} {value['median']:8.1f} ms   {range_}   x {ratio['median']:.2f}")
+        print(f"  {way:<28} {value['median']:8.1f} ms   {range_}   x {ratio['median']:.2f}")
     for kind, value in figures["limits"].items():
         share = figures["of_limit"][kind]["median"]
-        print(f"  of a large {kind:<13} {100 * share:8.0f} %    of {value['median'] / 1e9:.0f} GF/s")
-    print(f"  input                    {100 * figures['input']['median']:8.1f} % of a step", flush=True)
+        print(f"  of a large {kind:<17} {100 * share:8.0f} %    of {value['median'] / 1e9:.0f} GF/s")
+    print(f"  {'input':<28} {100 * figures['input']['median']:8.1f} % of a step", flush=True)
     if TORCH in ways:
         figures["torch"] = found[TORCH][0]["version"]
     return figures
@@ -199,6 +271,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--torch", metavar="PYTHON", help="a Python with PyTorch, to measure that beside it")
+    parser.add_argument("--isa", nargs="+", default=[], help="measure as on such processors too: AVX2")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -206,8 +279,20 @@ def main() -> None:
         print(json.dumps(WAYS[way](name, int(steps))))
         return
     ways = [*WAYS, *([TORCH] if options.torch else [])]
-    networks = {name: measure(name, ways, options.steps, options.runs, options.torch) for name in options.networks}
-    store("training", __file__, {"n": options.runs, "steps": options.steps, "networks": networks})
+    networks = {}
+    for isa in ("", *options.isa):
+        environment = {"ONEDNN_MAX_CPU_ISA": isa} if isa else {}
+        for name in options.networks:
+            title = f"{name}, {isa}" if isa else name
+            networks[title] = measure(name, ways, options.steps, options.runs, options.torch, environment)
+    processes = {}
+    for name in options.networks:
+        found = [trainer(name) for _ in range(options.runs)]
+        processes[name] = {part: spread([one[part] for one in found]) for part in found[0]}
+        for part, seconds in processes[name].items():
+            print(f"{name}, the trainer's {part:<20} {seconds['median']:8.1f} s", flush=True)
+    figures = {"n": options.runs, "steps": options.steps, "networks": networks, "processes": processes}
+    store("training", __file__, figures)
 
 
 if __name__ == "__main__":

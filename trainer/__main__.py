@@ -8,6 +8,7 @@ It reports its progress on standard output, and ends with 0, or with another cod
 
 import dataclasses
 import functools
+import gc
 import json
 import sys
 import tempfile
@@ -112,6 +113,7 @@ if __name__ == "__main__":
         given = from_json(TrainingSpec, Path(sys.argv[1]).read_bytes())
         with modules.importable(Path(given.job.network.folder)):  # a network may import in the midst of a call
             main(given)
+        gc.freeze()  # else the interpreter looks through TensorFlow's objects once more, for a second, before it ends
     except ConveyorError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

@@ -37,6 +37,7 @@ def decoder(rules: Pictures) -> Callable[[tf.Tensor], tf.Tensor]:
     )
 
 
+@tf.autograph.experimental.do_not_convert  # which takes 1.5 s, for nothing: but `_orientation`, all is TensorFlow's
 def decode(files: tf.Tensor, rules: Pictures) -> tf.Tensor:
     """Returns the pixels of picture files.
 

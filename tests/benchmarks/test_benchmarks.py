@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SMALLEST = {
     "data_size": ["--gigabytes", "0.01", "--steps", "20", "--runs", "1"],
-    "ingest": ["--runs", "1"],
+    "ingest": ["--runs", "1", "--pictures", "100"],
     "pipeline_overhead": ["--runs", "1", "--steps", "100"],
     "retraining": ["--runs", "1", "--steps", "20", "--warm-steps", "10"],
     "serving": ["--runs", "1", "--seconds", "1", "--networks", "mnist"],
