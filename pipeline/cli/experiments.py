@@ -187,6 +187,8 @@ def tune(chosen: Chosen, trials: int, home: Home) -> None:
     table(f"trials of {chosen.choice.name}, the best one first", rows, "")
     if len(ranked) < trials:
         click.echo(f"  {'of':<14} {trials}: the others would have had settings that these had")
+    elif len(ranked) > trials:
+        click.echo(f"  {'of':<14} {trials}: the search had more already")
     others = [a for a in chosen.choice.assignments if not field_of(a).startswith("tuning.")]
     sets = "".join(f" --set {shlex.quote(assignment)}" for assignment in others)
     click.echo(f"  {'best':<14} {' '.join(map(shlex.quote, ranked[0].assignments))}")

@@ -20,6 +20,7 @@ LARGEST_SIDE = 64  # pixels: where all pictures have one size, and it is no larg
 BATCH = 64
 EPOCHS = 20
 STEPS = (300, 10_000)  # at least, at most
+FEWER_MISTAKES = 0.9  # of those that an answer makes that is always the most frequent class
 TUNING = Tuning({"network.width": Choice((8, 16, 32)), "network.learning_rate": Range(5e-4, 1e-2, log=True)})
 GREY = ("1", "L", "LA", "I", "I;16", "I;16B")  # as Pillow calls pictures without colours
 SPLITS = {"train": ("train", "training"), "test": ("test", "testing"), "eval": ("val", "valid", "validation", "eval")}
@@ -59,7 +60,7 @@ def experiment_of(folder: Path) -> FolderExperiment:
 
     Headers of pictures are read, and none is decoded. Images are 32 x 32 pixels, unless all pictures have one size of
     at most 64 x 64; they have one channel where no picture has colours. The network is trained for 20 epochs, and must
-    be as good as an answer that is always the most frequent class.
+    make a tenth fewer mistakes than an answer that is always the most frequent class.
 
     Args:
       folder: the pictures. The experiment is named after it.
@@ -93,7 +94,7 @@ def experiment_of(folder: Path) -> FolderExperiment:
             resize="pad",
         ),
         training=_training(count if named else round(0.75 * count)),
-        gate=Gate(min_accuracy=round(max(map(len, by_class.values())) / count, 3)),
+        gate=Gate(min_accuracy=round(1 - FEWER_MISTAKES * (1 - max(map(len, by_class.values())) / count), 3)),
     )
 
 

@@ -24,12 +24,13 @@ class RunFailed(ConveyorError):
     """A component failed; says which, why, and where the log is.
 
     Attributes:
+      sentence: which, and why.
       run: name of the run.
     """
 
-    def __init__(self, message: str, run: str = "") -> None:
-        super().__init__(message)
-        self.run = run
+    def __init__(self, sentence: str, run: str = "", log: Path | None = None) -> None:
+        super().__init__(f"{sentence}\nThe log is {log}" if log else sentence)
+        self.sentence, self.run = sentence, run
 
 
 class RunDrifted(RunFailed):
@@ -91,7 +92,7 @@ def run(
         console.note(f"run {plan.run_id}, log {log}")
         backup.save(home)
         with redirected(log):
-            outcome = _carry_out(plan, console, log)
+            outcome = _verdict(plan, console, log)
             model = experiment.serving.model_name
             for server in rollout.settle(home, model) if outcome.version is not None else ():
                 state = "serves" if server.made else "does not serve" if server.runs else "is not running to serve"
@@ -127,19 +128,18 @@ def prepare(plan: RunPlan, console: Console) -> Any:
     return store
 
 
-def _carry_out(plan: RunPlan, console: Console, log: Path) -> Outcome:
-    """Runs the components and returns the verdict."""
-    store = prepare(plan, console)
+def carry_out(plan: RunPlan, store: Any, pipeline: Any, console: Console, log: Path) -> None:
+    """Runs the components of a TFX pipeline, one after the other.
+
+    Raises:
+      RunDrifted, RunFailed, RunStopped: see `run`.
+    """
     from ml_metadata.proto.metadata_store_pb2 import Execution
 
     from components.drift_gate.executor import DriftStopped
     from pipeline.home import metadata_store
-    from pipeline.report import page
-    from pipeline.report.page import Failure
-    from pipeline.run.graph import create_pipeline
     from pipeline.run.launch import ComponentFailed, PipelineRunner, Stopped
 
-    pipeline = create_pipeline(plan)
     try:
         PipelineRunner(plan.run_id, store, console).run(pipeline)
     except Stopped as error:
@@ -147,11 +147,29 @@ def _carry_out(plan: RunPlan, console: Console, log: Path) -> Outcome:
     except ComponentFailed as error:
         metadata_store.close_abandoned(store, Execution.FAILED)
         kind = RunDrifted if isinstance(error.__cause__, DriftStopped) else RunFailed
-        failure = Failure(
-            Verdict.of_exit_code(kind.exit_code), f"{error.component} failed: {error_text(error.__cause__)}", str(log)
-        )
-        page.write(plan.home, plan.provenance, metadata_store.run_by_id(store, plan.run_id), console.note, failure)
-        raise kind(f"{failure.sentence}\nThe log is {log}", plan.run_id) from error
+        raise kind(f"{error.component} failed: {error_text(error.__cause__)}", plan.run_id, log) from error
     finally:
         metadata_store.close_abandoned(store)
-    return page.write(plan.home, plan.provenance, metadata_store.run_by_id(store, plan.run_id), console.note)
+
+
+def _verdict(plan: RunPlan, console: Console, log: Path) -> Outcome:
+    """Runs the components, writes the report, and returns the verdict."""
+    store = prepare(plan, console)
+    from pipeline.home import metadata_store
+    from pipeline.report import page
+    from pipeline.report.page import Failure
+    from pipeline.run.graph import create_pipeline
+
+    def write(failure: Failure | None = None) -> Outcome:
+        return page.write(
+            plan.home, plan.provenance, metadata_store.run_by_id(store, plan.run_id), console.note, failure
+        )
+
+    try:
+        carry_out(plan, store, create_pipeline(plan), console, log)
+    except RunStopped:
+        raise
+    except RunFailed as error:
+        write(Failure(Verdict.of_exit_code(error.exit_code), error.sentence, str(log)))
+        raise
+    return write()

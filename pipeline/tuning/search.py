@@ -18,9 +18,8 @@ from pipeline.home import backup
 from pipeline.home.folders import Home
 from pipeline.home.lock import locked
 from pipeline.run.console import Console, redirected
-from pipeline.run.error_text import error_text
 from pipeline.run.plan import RunPlan, check_batch, make_plan
-from pipeline.run.runner import RunFailed, RunStopped, prepare
+from pipeline.run.runner import RunFailed, carry_out, prepare
 from pipeline.tuning.best import remember
 from trainer.settings import TrainingJob
 
@@ -82,10 +81,13 @@ def tune(
         with redirected(log):
             failure = None
             try:
-                _carry_out(plan, folder, trials, console, log)
+                store = prepare(plan, console)
+                from pipeline.run.graph import create_tuning_pipeline  # which `prepare` has imported
+
+                carry_out(plan, store, create_tuning_pipeline(plan, _job(plan, folder), folder, trials), console, log)
                 remember(folder, cold)
             except RunFailed as error:
-                failure = str(error)
+                failure = error.sentence
                 raise
             finally:
                 from pipeline.report import trials as page  # which imports what reads TFX's results
@@ -145,24 +147,3 @@ def _job(plan: RunPlan, folder: Path) -> TrainingJob:
     code = folder / "network"
     copy_code(plan.experiment.network, code)
     return dataclasses.replace(plan.job, network=dataclasses.replace(plan.job.network, folder=str(code)))
-
-
-def _carry_out(plan: RunPlan, folder: Path, trials: int, console: Console, log: Path) -> None:
-    store = prepare(plan, console)
-    from ml_metadata.proto.metadata_store_pb2 import Execution
-
-    from pipeline.home import metadata_store
-    from pipeline.run.graph import create_tuning_pipeline
-    from pipeline.run.launch import ComponentFailed, PipelineRunner, Stopped
-
-    pipeline = create_tuning_pipeline(plan, _job(plan, folder), folder, trials)
-    try:
-        PipelineRunner(plan.run_id, store, console).run(pipeline)
-    except Stopped as error:
-        raise RunStopped(str(error), plan.run_id) from error
-    except ComponentFailed as error:
-        metadata_store.close_abandoned(store, Execution.FAILED)
-        why = error_text(error.__cause__)
-        raise RunFailed(f"{error.component} failed: {why}\nThe log is {log}", plan.run_id) from error
-    finally:
-        metadata_store.close_abandoned(store)

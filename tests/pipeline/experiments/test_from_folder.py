@@ -19,7 +19,7 @@ def test_classes_are_the_folders_with_pictures(tmp_path):
     assert experiment.dataset.classes == ("daisy", "rose", "Ärger")
     assert experiment.dataset.splits == HashedSplits(eval_share=0.25, test_share=0.25)
     assert unused_folders(folder) == ["empty (no picture in it)"]
-    assert experiment.gate.min_accuracy == 0.5  # five of ten are daisies
+    assert experiment.gate.min_accuracy == 0.55  # five of ten are daisies, and a tenth fewer mistakes are made
     assert experiment.training.steps == 300
     assert experiment.training.batch_size == 2  # of the eight that are trained on
 
