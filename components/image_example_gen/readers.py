@@ -9,10 +9,12 @@ https://www.cs.toronto.edu/~kriz/cifar.html.
 """
 
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import gzip
+import os
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -175,7 +177,7 @@ class FolderReader:
     def read(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         paths = self.paths[start : start + count]
         labels = [self.dataset.classes.index(path.parent.name) for path in paths]
-        blocks = [self._decode(paths[first : first + BLOCK]) for first in range(0, count, BLOCK)]
+        blocks = list(_decoders().map(self._decode, (paths[at : at + BLOCK] for at in range(0, len(paths), BLOCK))))
         problems = [error for _, errors in blocks for error in errors]
         if problems:
             raise _all(problems)
@@ -199,6 +201,12 @@ class FolderReader:
             if len(paths) > 1:
                 return np.empty(0), [problem for path in paths for problem in self._decode([path])[1]]
             return np.empty(0), [DataError.at(paths[0], None, f"a whole picture: {KINDS}", _why(error))]
+
+
+@functools.cache
+def _decoders() -> concurrent.futures.Executor:
+    """Returns the threads that decode, of all readers together: each may hold large pictures."""
+    return concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode")
 
 
 def _why(error: Exception) -> str:
