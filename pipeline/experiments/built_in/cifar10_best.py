@@ -122,7 +122,8 @@ def whitening_kernel(images: np.ndarray) -> np.ndarray:
     Returns:
       float32 [2, 2, channels, 8 * channels].
     """
-    patches = np.lib.stride_tricks.sliding_window_view(images, (2, 2), axis=(1, 2))  # type: ignore[call-overload]  # numpy states one axis
+    sliding = np.lib.stride_tricks.sliding_window_view
+    patches = sliding(sliding(images, 2, axis=1), 2, axis=2)
     patches = patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 4 * images.shape[-1])
     values, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
     kernel = (vectors / np.sqrt(values + 5e-4)).reshape(2, 2, images.shape[-1], -1)
