@@ -104,25 +104,31 @@ def measure(gigabytes: float, steps: int, runs: int) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp())
     try:
         images = make_data(folder / "data", gigabytes)
-        one_core = _in_a_process("ingest", folder / "data", folder / "examples", cores=1)
-        shutil.rmtree(folder / "examples")
-        ingestion = _in_a_process("ingest", folder / "data", folder / "examples")
-        ingestion["one core"] = one_core["seconds"]
+        ingestions = []
         trainings: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
         for _ in range(runs):
+            one_core = _in_a_process("ingest", folder / "data", folder / "examples", cores=1)
+            shutil.rmtree(folder / "examples")
+            ingestions.append(_in_a_process("ingest", folder / "data", folder / "examples"))
+            ingestions[-1] |= {
+                "one_core": one_core["seconds"],
+                "scaling": one_core["seconds"] / ingestions[-1]["seconds"],
+            }
             for way in WAYS:
                 trainings[way].append(_in_a_process("train", folder / "examples", way, steps))
     finally:
         shutil.rmtree(folder)
+    ingestion = {name: spread([one[name] for one in ingestions]) for name in ingestions[0]}
     figures = {
         way: {name: spread([one[name] for one in found]) for name in found[0]} for way, found in trainings.items()
     }
     pairs = zip(trainings["records"], trainings["memory"], strict=True)
     ratio = spread([a["steps_per_second"] / b["steps_per_second"] for a, b in pairs])
     print(
-        f"{gigabytes:g} GB, {images:,} images: ingested in {ingestion['seconds']:.1f} s "
-        f"({images / ingestion['seconds']:,.0f} images/s, at most {ingestion['peak_gigabytes']:.2f} GB), "
-        f"on one core in {ingestion['one core']:.1f} s; trainer "
+        f"{gigabytes:g} GB, {images:,} images: ingested in {ingestion['seconds']['median']:.1f} s "
+        f"({images / ingestion['seconds']['median']:,.0f} images/s, "
+        f"at most {ingestion['peak_gigabytes']['max']:.2f} GB), "
+        f"on one core in {ingestion['one_core']['median']:.1f} s; trainer "
         + ", ".join(
             f"from {way} {f['steps_per_second']['median']:.1f} steps/s, at most {f['peak_gigabytes']['max']:.2f} GB"
             for way, f in figures.items()

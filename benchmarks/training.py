@@ -8,8 +8,9 @@ oneDNN and without a compiled optimizer; plain `model.fit` of the same function,
 matrix product and a large convolution in the same precision. Last, a whole trainer's process: from its start to the end
 of its first step, and from its last step to its end.
 
---isa measures as on a processor with fewer instructions, which oneDNN is told to keep to. The data are noise: what is
-in them costs nothing.
+--isa tells oneDNN to keep to the instructions of older processors, and so imitates one: XLA and PyTorch's other
+libraries do not. PyTorch computes in float32, the others in the trainer's precision. The data are noise: what is in
+them costs nothing.
 """
 
 import argparse
@@ -98,7 +99,7 @@ def conveyor(name: str, steps: int, compiles: bool = True) -> dict[str, Any]:
         split = examples.read_split(Path(scratch, "Split-train"), job.pictures)
         folders = [Path(scratch, kind) for kind in ("checkpoints", "logs")]
         loop.train(job, chosen, split, None, *folders, lambda _: marks.append(time.perf_counter()))
-        order = examples.shuffled_order(len(split), training.batch_size, steps * INPUT_TIMES, training.seed)
+        order = examples.ShuffledOrder(len(split), training.batch_size, steps * INPUT_TIMES, training.seed)
         batches = examples.batches(split, order)
         count = tf.function(lambda: batches.reduce(np.int64(0), lambda number, _: number + 1))
         count()  # traces it
@@ -145,9 +146,12 @@ def fit(name: str, steps: int, jit_compile: bool | str) -> dict[str, Any]:
     import keras
     import tensorflow as tf
 
+    from trainer import devices
+
     experiment = load(name)
     images, labels = noise(name)
     network, classes = experiment.network, len(experiment.dataset.classes)
+    keras.config.set_dtype_policy(devices.choose(experiment.training.precision).precision)  # as `conveyor` has it
     model = network.build(experiment.dataset.shape, classes, **network.parameters)
     model.compile(model.optimizer, model.loss, jit_compile=jit_compile)
     data = tf.data.Dataset.from_tensor_slices((images, labels)).shuffle(IMAGES).repeat()
@@ -181,12 +185,13 @@ def trainer(name: str) -> dict[str, float]:
         )
         (folder / "run" / SPEC).write_text(to_json(spec))
         command = [sys.executable, "-m", "trainer", str(folder / "run" / SPEC)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": None}
         return lambda: subprocess.Popen(command, **pipes, text=True)
 
     def first_step(process: subprocess.Popen[str]) -> float:
         assert process.stdout is not None  # it is a pipe
-        next(line for line in process.stdout if line.startswith("step 1,"))
+        if not any(line.startswith("step 1,") for line in process.stdout):
+            sys.exit("the trainer failed: see above")
         return time.perf_counter()
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -198,7 +203,7 @@ def trainer(name: str) -> dict[str, float]:
         process = run(Path(scratch, "short"), 1)()
         ended = first_step(process)
         if process.wait():  # and keeps its standard input open, whose end would end it
-            sys.exit("the trainer failed")
+            sys.exit("the trainer failed: see above")
         return {"start": start, "end": time.perf_counter() - ended}
 
 

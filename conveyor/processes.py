@@ -3,10 +3,12 @@
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
 
 
 def end_with_parent() -> None:
@@ -22,6 +24,41 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def run(
+    command: Sequence[str], cwd: Path, environment: Mapping[str, str], output: IO[str] | None = None
+) -> tuple[int, str]:
+    """Runs a program of ours that calls `end_with_parent`, and waits for it; SIGTERM goes on to it.
+
+    Args:
+      command: the program and its arguments.
+      cwd: the folder that it runs in.
+      environment: what it has besides our environment.
+      output: what it prints to; None for our standard output.
+
+    Returns:
+      Its exit code, or the signal's number below zero, and the last line of what it wrote to standard error, which goes
+      through ours.
+    """
+    with (
+        subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=os.environ | environment,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+        on_stop(process.terminate),
+    ):
+        assert process.stderr is not None  # it is a pipe
+        last_line = ""
+        for line in process.stderr:
+            sys.stderr.write(line)
+            last_line = line.strip() or last_line
+    return process.returncode, last_line
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Reads tf.Examples where they lie, and draws batches from them."""
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Sequence
@@ -132,12 +133,12 @@ def _files_of(folder: Path) -> list[Path]:
     return files
 
 
-def batches(split: Split, order: np.ndarray, first_step: int = 0, replicas: int = 1) -> tf.data.Dataset:
+def batches(split: Split, order: "ShuffledOrder", first_step: int = 0, replicas: int = 1) -> tf.data.Dataset:
     """Returns the batches of a training's steps, each in its share for every replica.
 
     Args:
       split: the examples.
-      order: which examples each step sees, int32 [steps, batch size]; see `shuffled_order`.
+      order: which examples each step sees.
       first_step: the number of the first step to return, from 0.
       replicas: how many devices share a batch.
 
@@ -145,12 +146,12 @@ def batches(split: Split, order: np.ndarray, first_step: int = 0, replicas: int 
       Elements of images, uint8 [n, height, width, channels], and labels, int64 [n]; the `replicas` elements of a step
       make up its batch.
     """
-    batch_size, shape = order.shape[1], split.images[:1].shape[1:]
+    batch_size, shape = order.batch_size, split.images[:1].shape[1:]
     encoded = split.images if isinstance(split.images, EncodedImages) else None
 
     def read(element: np.int64) -> tuple[np.ndarray, np.ndarray]:
         step, replica = divmod(int(element), replicas)
-        chosen = order[step, replica * batch_size // replicas : (replica + 1) * batch_size // replicas]
+        chosen = order[step][replica * batch_size // replicas : (replica + 1) * batch_size // replicas]
         return encoded.files(chosen) if encoded else split.images[chosen], split.labels[chosen]
 
     def share(element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -168,19 +169,42 @@ def batches(split: Split, order: np.ndarray, first_step: int = 0, replicas: int 
     return elements.map(share, READERS).prefetch(PREFETCHED).with_options(options)
 
 
-def shuffled_order(examples: int, batch_size: int, steps: int, seed: int) -> np.ndarray:
-    """Returns which examples each step sees: int32 [steps, batch size].
+@dataclasses.dataclass(frozen=True)
+class ShuffledOrder:
+    """Which examples each step sees; `order[step]` is int32 [batch size].
 
     The examples are shuffled anew in every epoch, and a batch at the end of one is filled from the next, as the
     tutorial's `next_batch` does. Every epoch's permutation has a generator of its own, seeded with the seed and the
     epoch's number, so a training that is resumed, or made longer, sees just the batches it would have seen.
 
-    Args:
+    Attributes:
       examples: how many there are.
       batch_size: examples in a step, over all replicas.
       steps: how many steps.
       seed: of the order.
     """
-    epochs = range(math.ceil(steps * batch_size / examples))
-    permutations = [np.random.default_rng((seed, epoch)).permutation(examples).astype(np.int32) for epoch in epochs]
-    return np.concatenate(permutations)[: steps * batch_size].reshape(steps, batch_size)
+
+    examples: int
+    batch_size: int
+    steps: int
+    seed: int
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        if not 0 <= step < self.steps:
+            raise IndexError(f"there are {self.steps} steps")
+        epoch, start = divmod(step * self.batch_size, self.examples)
+        parts, missing = [], self.batch_size
+        while missing:
+            parts.append(_permutation(self.examples, self.seed, epoch)[start : start + missing])
+            missing -= len(parts[-1])
+            epoch, start = epoch + 1, 0
+        return np.concatenate(parts)
+
+
+@functools.lru_cache(maxsize=4)  # two, of batches that are made ahead, and two of another training
+def _permutation(examples: int, seed: int, epoch: int) -> np.ndarray:
+    """Returns the order of the examples in an epoch: int32 [examples]."""
+    return np.random.default_rng((seed, epoch)).permutation(examples).astype(np.int32)

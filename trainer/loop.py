@@ -21,7 +21,7 @@ from conveyor.errors import ConveyorError, ExitCode
 from trainer import export, networks
 from trainer.callbacks import Callbacks
 from trainer.devices import Devices
-from trainer.examples import Images, Split, batches, shuffled_order
+from trainer.examples import Images, ShuffledOrder, Split, batches
 from trainer.settings import Training, TrainingJob
 
 STEPS_PER_EXECUTION = 10  # in one call of the compiled loop: few calls into Python, and a bar that still moves
@@ -131,10 +131,10 @@ def train(
     first_step, history = saver.restore()
     if first_step:
         say(f"Continuing from the checkpoint at step {first_step}.")
-    order = shuffled_order(len(train_split), training.batch_size, training.steps + 1, training.seed)
+    order = ShuffledOrder(len(train_split), training.batch_size, training.steps + 1, training.seed)
     shares = batches(train_split, order, first_step, devices.strategy.num_replicas_in_sync)
     iterator = iter(devices.strategy.distribute_datasets_from_function(lambda _: shares))
-    run_steps = _compiled_steps(job, devices, model)
+    run_steps = _compiled_steps(job, devices, model, say)
     if devices.xla and (layers := uncompilable(model)):
         say(f"XLA compiles no step of this network: it has {', '.join(layers)}.")
     measure = _Measure(job, model, train_split, eval_split, order)
@@ -233,7 +233,7 @@ class _Measure:
     """Accuracy and loss at a step, for the printed line, the run report and TensorBoard."""
 
     def __init__(
-        self, job: TrainingJob, model: keras.Model, train_split: Split, eval_split: Split | None, order: np.ndarray
+        self, job: TrainingJob, model: keras.Model, train_split: Split, eval_split: Split | None, order: ShuffledOrder
     ) -> None:
         self._training = job.training
         self._predict = predictor(model, job.shape)
@@ -281,16 +281,23 @@ def accuracy_and_loss(scores: np.ndarray, labels: np.ndarray) -> tuple[float, fl
     return accuracy, float(-np.mean(np.log(np.maximum(likelihoods, np.finfo(np.float32).tiny))))
 
 
-def _compiled_steps(job: TrainingJob, devices: Devices, model: keras.Model) -> Callable[..., Any]:
+def _compiled_steps(
+    job: TrainingJob, devices: Devices, model: keras.Model, say: Callable[[str], Any]
+) -> Callable[..., Any]:
     """Returns a function of an iterator and a count that takes so many steps and returns the last one's loss."""
     variables = model.trainable_variables
-    # One pass over a weight and its averages, in place of an optimizer's many. It takes a second to compile.
-    compiles = devices.is_one_cpu and job.training.steps >= COMPILED_FROM
 
     def update(slopes: list[tf.Tensor]) -> None:
         model.optimizer.apply(slopes, variables)
 
-    update = tf.function(update, jit_compile=True) if compiles else update
+    if devices.is_one_cpu and job.training.steps >= COMPILED_FROM:
+        # One pass over a weight and its averages, in place of an optimizer's many. It takes a second to compile.
+        compiled = tf.function(update, jit_compile=True)
+        try:
+            compiled.experimental_get_compiler_ir([tf.zeros_like(variable) for variable in variables])("hlo")
+            update = compiled
+        except ValueError:
+            say(f"XLA does not compile the optimizer, {type(model.optimizer).__name__}: its steps may take longer.")
     compiles_all = devices.xla and not uncompilable(model)
     by_number, replicas = networks.takes_class_numbers(model), devices.strategy.num_replicas_in_sync
 

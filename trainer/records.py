@@ -1,15 +1,16 @@
 """TFRecord files of tf.Examples that are read where they lie: any image, at any time, without the others.
 
 An index says where each image's bytes begin in its file, how many they are, and what its label is. The ingestion writes
-it beside the splits; for files without one it is made here. The files are mapped into memory, and what has been read is
-given back to the operating system every now and then, so that a process stays small however large its data are.
+it beside the splits; for files without one it is made here. An image is read with one call of the operating system,
+which keeps as much of the files in its own memory as it likes; a mapping of the files would count as this process's.
 
 The sizes of files are checked, and the checksums of records are not.
 """
 
-import mmap
+import os
 import resource
 import struct
+import weakref
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,6 @@ import tensorflow as tf
 INDEX = "index"  # folder beside the splits: <split>/<file>.npz
 ENTRY = np.dtype([("offset", "<u8"), ("size", "<u4"), ("label", "<i4")])
 IMAGES, LABEL = (b"image", b"image/encoded"), b"label"  # pixels, or a picture file
-RESIDENT_BYTES = 2**27  # of files, that are kept in this process's memory; the operating system may keep more
 OTHER_FILES = 1024  # that a process may open besides
 _FRAME_BEFORE, _FRAME_AFTER = 12, 4  # length and its checksum; the content's checksum
 _BYTES_LIST, _INT64_LIST = 1, 3  # of tf.train.Feature
@@ -148,20 +148,22 @@ class Records:
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        """Maps the files, and reads their indexes.
+        """Opens the files, and reads their indexes.
 
         Raises:
           ValueError: a file is not what was written, or has no index and none can be made.
         """
         _allow_open_files(len(files))
         indexes = [_index_of(file) for file in files]
-        self._maps = [_mapped(file) for file in files]
+        self._opened: list[int] = []
+        weakref.finalize(self, _close, self._opened)
+        for file in files:
+            self._opened.append(os.open(file, os.O_RDONLY | os.O_CLOEXEC))
         counts = [len(index) for index in indexes]
         entries = np.concatenate(indexes) if indexes else np.empty(0, ENTRY)
         self._offsets, self._sizes = entries["offset"], entries["size"]
         self._files = np.repeat(np.arange(len(files), dtype=np.int32), counts)
         self.labels = entries["label"].astype(np.int64)
-        self._read = 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -173,31 +175,29 @@ class Records:
 
     def image(self, number: int) -> bytes:
         """Returns the bytes of an image."""
-        self._account(int(self._sizes[number]))
-        offset = int(self._offsets[number])
-        return self._maps[self._files[number]][offset : offset + int(self._sizes[number])]
+        return self.pixels(np.array([number]), int(self._sizes[number])).tobytes()
 
     def pixels(self, numbers: np.ndarray, size: int) -> np.ndarray:
-        """Returns the bytes of images that are all of one size: uint8 [len(numbers), size]."""
+        """Returns the bytes of images that are all of one size: uint8 [len(numbers), size].
+
+        Raises:
+          ValueError: a file has become shorter than it was.
+        """
         pixels = np.empty((len(numbers), size), np.uint8)
-        self._account(pixels.size)
         places = zip(pixels, self._files[numbers].tolist(), self._offsets[numbers].tolist(), strict=True)
         for row, file, offset in places:
-            row[:] = np.frombuffer(self._maps[file], np.uint8, size, offset)
+            if os.preadv(self._opened[file], [row], offset) != size:
+                raise ValueError(f"A file of examples ends before byte {offset + size}: it has been changed.")
         return pixels
 
-    def _account(self, size: int) -> None:
-        """Gives what has been read back to the operating system, which keeps as much of it as it likes."""
-        self._read += size
-        if self._read > RESIDENT_BYTES:
-            self._read = 0
-            for each in self._maps:
-                if isinstance(each, mmap.mmap):
-                    each.madvise(mmap.MADV_DONTNEED)
+
+def _close(opened: list[int]) -> None:
+    for file in opened:
+        os.close(file)
 
 
 def _allow_open_files(count: int) -> None:
-    """Raises this process's limit of open files, if so many more need it: each file that is mapped is one."""
+    """Raises this process's limit of open files, if so many more need it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count + OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -206,23 +206,14 @@ def _allow_open_files(count: int) -> None:
         )
 
 
-def _mapped(file: Path) -> mmap.mmap | bytes:
-    with file.open("rb") as opened:
-        if not file.stat().st_size:  # which cannot be mapped
-            return b""
-        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    mapped.madvise(mmap.MADV_RANDOM)
-    return mapped
-
-
 def _index_of(file: Path) -> np.ndarray:
     path = _index_file(file)
     if not path.exists():
         return make_index(file)
     try:
-        with np.load(path, allow_pickle=False) as index:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as index:
             entries, file_size = index["entries"], int(index["file_size"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # it is damaged: the file itself has all
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # it is damaged: the file itself has all
         return make_index(file)
     if file_size != file.stat().st_size:
         raise ValueError(f"{file} has {file.stat().st_size} bytes, and had {file_size} when it was written.")

@@ -31,8 +31,6 @@ from trainer.settings import SPEC, TrainingJob, TrainingSpec
 CALIBRATION = 500  # training images that show int8 how large activations become
 TIMED = 200  # images, asked for one by one
 
-Scores = Callable[[np.ndarray], np.ndarray]
-
 
 def main(model: Path, run: Path, examples: Path, target: Path, formats: Sequence[str]) -> list[dict[str, Any]]:
     """Writes the files of all formats, and returns what was measured; see `executor.convert`.
@@ -66,11 +64,16 @@ def _formats(
 
 
 def _calibration(examples: Path, job: TrainingJob) -> Iterator[list[np.ndarray]]:
-    """Yields some training images, float32 [1, height, width, channels] each, drawn at random."""
+    """Yields some training images, float32 [1, height, width, channels] each, drawn at random.
+
+    Each has a black and a white pixel in its corners, so that the file takes pixels of the whole range as they are.
+    """
     train = read_split(examples / "Split-train", job.pictures)
     drawn = np.sort(np.random.default_rng(job.training.seed).permutation(len(train))[:CALIBRATION])
     for number in drawn:
-        yield [train.images[number : number + 1].astype(np.float32)]
+        image = train.images[number : number + 1].astype(np.float32)
+        image[0, 0, 0], image[0, -1, -1] = 0, 255
+        yield [image]
 
 
 def _converted(
@@ -114,7 +117,7 @@ class _Answer(tf.Module):
         return {SCORES: tf.nn.softmax(self._logits(tf.cast(images, tf.float32)))}
 
 
-def _row(name: str, size: int, scores: np.ndarray, test: Split, ask: Scores | Callable[..., Any]) -> dict[str, Any]:
+def _row(name: str, size: int, scores: np.ndarray, test: Split, ask: Callable[[np.ndarray], Any]) -> dict[str, Any]:
     """Returns what is worth knowing of a format; see `executor.convert`."""
     correct = int(np.count_nonzero(scores.argmax(axis=1) == test.labels))
     ask(test.images[:1])  # the first one takes longer

@@ -1,18 +1,17 @@
 """Has another process convert a model, and judges what it measured."""
 
 import dataclasses
-import fractions
 import json
 import math
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from conveyor import processes
 from conveyor.errors import ConveyorError
+from conveyor.numbers import exact
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMATS_FILE = "formats.json"
@@ -60,17 +59,11 @@ def convert(model: Path, run: Path, examples: Path, formats: Sequence[str], targ
         answer = Path(folder, FORMATS_FILE)
         paths = map(str, (model, run, examples, target, answer))
         command = [sys.executable, "-m", "components.format_export.convert", *paths, *formats]
-        environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
-        # Its standard input tells it when we are gone: see `conveyor.processes.end_with_parent`.
-        with subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as done:
-            assert done.stderr is not None  # it is a pipe
-            said = done.stderr.read()
-        sys.stderr.write(said)
-        if done.returncode:
-            last = (said.strip().splitlines() or ["it said nothing"])[-1].rstrip(".")
-            raise ConversionFailed(f"The process that converts the network ended with {done.returncode}: {last}.")
+        code, last = processes.run(command, ROOT, {"CUDA_VISIBLE_DEVICES": "-1"})
+        if code:
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
+            last = last.rstrip(".") or "it said nothing"
+            raise ConversionFailed(f"The process that converts the network {how}: {last}.")
         found = json.loads(answer.read_text())
     if isinstance(found, str):
         raise ConversionFailed(f"{found} Without serving.formats the model is pushed as a SavedModel alone.")
@@ -80,8 +73,8 @@ def convert(model: Path, run: Path, examples: Path, formats: Sequence[str], targ
 def shortfalls(measured: Sequence[dict[str, Any]], limits: Limits) -> list[str]:
     """Returns a sentence for each format that is not accurate enough; the comparison is one of counts, and exact."""
     own = next(row for row in measured if row["format"] == SAVED_MODEL)
-    floor = math.ceil(_exact(limits.min_accuracy) * own["examples"])
-    least = own["correct"] - math.floor(_exact(limits.tolerance) * own["examples"])
+    floor = math.ceil(exact(limits.min_accuracy) * own["examples"])
+    least = own["correct"] - math.floor(exact(limits.tolerance) * own["examples"])
     reasons = []
     for row in measured:
         text = f"{row['format']}: test accuracy {row['accuracy']:.4f} is below "
@@ -92,8 +85,3 @@ def shortfalls(measured: Sequence[dict[str, Any]], limits: Limits) -> list[str]:
                 f"{text}the {own['accuracy']:.4f} of the SavedModel by more than the tolerance of {limits.tolerance:g}"
             )
     return reasons
-
-
-def _exact(number: float) -> fractions.Fraction:
-    """Returns a number as it is written: 0.1 is a tenth."""
-    return fractions.Fraction(repr(number))

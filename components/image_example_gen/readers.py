@@ -35,6 +35,8 @@ IDX_IMAGES_MAGIC = 0x0803  # unsigned bytes in three dimensions
 IDX_LABELS_MAGIC = 0x0801  # unsigned bytes in one dimension
 LISTED = 50  # sentences in one message
 BLOCK = 32  # picture files that are read and decoded together
+# Of all readers together. Each decodes two pictures at once, which may take some hundreds of MB each.
+_DECODERS = concurrent.futures.ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0))), "decode")
 
 
 class DataError(ConveyorError):
@@ -177,7 +179,7 @@ class FolderReader:
     def read(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         paths = self.paths[start : start + count]
         labels = [self.dataset.classes.index(path.parent.name) for path in paths]
-        blocks = list(_decoders().map(self._decode, (paths[at : at + BLOCK] for at in range(0, len(paths), BLOCK))))
+        blocks = list(_DECODERS.map(self._decode, (paths[at : at + BLOCK] for at in range(0, len(paths), BLOCK))))
         problems = [error for _, errors in blocks for error in errors]
         if problems:
             raise _all(problems)
@@ -198,15 +200,11 @@ class FolderReader:
         try:
             return decode(tf.constant([as_png_or_jpeg(path.read_bytes()) for path in paths])).numpy(), []
         except (OSError, PictureError, tf.errors.InvalidArgumentError) as error:
-            if len(paths) > 1:
-                return np.empty(0), [problem for path in paths for problem in self._decode([path])[1]]
+            if len(paths) > 1:  # each by itself: some may be whole, and what was not there a moment ago may be now
+                singles = [self._decode([path]) for path in paths]
+                images = [image for image, problems in singles if not problems]
+                return np.concatenate(images or [np.empty(0)]), [found for _, each in singles for found in each]
             return np.empty(0), [DataError.at(paths[0], None, f"a whole picture: {KINDS}", _why(error))]
-
-
-@functools.cache
-def _decoders() -> concurrent.futures.Executor:
-    """Returns the threads that decode, of all readers together: each may hold large pictures."""
-    return concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode")
 
 
 def _why(error: Exception) -> str:

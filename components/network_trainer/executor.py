@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +22,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 class TrainingFailed(ConveyorError):
     """The trainer's process ended with an error; its last line says which."""
+
+
+class TrainerKilled(TrainingFailed):
+    """A signal ended the trainer's process: it may be that memory ran out, or that somebody else did it."""
 
 
 def run_fn(fn_args: Any) -> None:
@@ -89,28 +92,11 @@ def run_trainer(spec: Path, output: IO[str] | None = None) -> None:
     Raises:
       TrainingFailed: it ended with an error, or was stopped.
     """
-    # The process ends with ours, however ours ends: see `conveyor.processes.end_with_parent`.
-    command = [sys.executable, "-m", "trainer", str(spec)]
-    # In the run's own folder: a network's callbacks may write files by relative paths.
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with (
-        subprocess.Popen(
-            command,
-            cwd=spec.parent,
-            env=os.environ | {"PYTHONPATH": path},
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process,
-        processes.on_stop(process.terminate),
-    ):
-        assert process.stderr is not None  # it is a pipe
-        last_line = ""
-        for line in process.stderr:
-            sys.stderr.write(line)
-            last_line = line.strip() or last_line
-    if process.returncode < 0:
-        raise TrainingFailed(f"The trainer was killed by signal {-process.returncode}{_why(-process.returncode)}.")
-    if process.returncode:
+    # In the run's own folder: a network's callbacks may write files by relative paths.
+    command = [sys.executable, "-m", "trainer", str(spec)]
+    code, last_line = processes.run(command, spec.parent, {"PYTHONPATH": path}, output)
+    if code < 0:
+        raise TrainerKilled(f"The trainer was killed by signal {-code}{_why(-code)}.")
+    if code:
         raise TrainingFailed(last_line)

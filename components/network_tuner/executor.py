@@ -1,7 +1,6 @@
 """Searches with Keras Tuner; each trial is a training in a process of its own."""
 
 import dataclasses
-import fractions
 import json
 import shutil
 import sys
@@ -16,11 +15,12 @@ from keras_tuner import errors
 from tfx.components.tuner.component import TunerFnResult
 from tqdm import tqdm
 
-from components.network_trainer.executor import TrainingFailed, example_folders, run_trainer
+from components.network_trainer.executor import TrainerKilled, TrainingFailed, example_folders, run_trainer
 from components.network_tuner import trials
 from components.network_tuner.trials import Trial, shown
 from conveyor import processes
 from conveyor.errors import ConveyorError, ExitCode
+from conveyor.numbers import exact
 from conveyor.settings import from_json, to_json
 from conveyor.words import counted
 from trainer.settings import SPEC, TrainingJob, TrainingSpec
@@ -57,12 +57,13 @@ def tuner_fn(fn_args: Any) -> TunerFnResult:
         model=None,
         run="",
     )
+    count = max(config["trials"], len(trials.read(Path(config["folder"]))))  # those that there are, are told again
     oracle = keras_tuner.oracles.BayesianOptimizationOracle(
         objective=keras_tuner.Objective(OBJECTIVE, "max"),
-        max_trials=config["trials"],
+        max_trials=count,
         hyperparameters=_space(config["ranges"]),
         seed=config["seed"],
-        max_consecutive_failed_trials=config["trials"] + 1,  # counted here, with a sentence
+        max_consecutive_failed_trials=count + 1,  # counted here, with a sentence
     )
     tuner = ProcessTuner(oracle, config["ranges"], spec, Path(config["folder"]))
     return TunerFnResult(tuner=tuner, fit_kwargs={"verbose": 0})
@@ -88,7 +89,7 @@ def _steps(values: Mapping[str, Any]) -> Sequence[Any]:
     """Returns the values of a range with a step, as they are written: 0.1, 0.2, 0.3; nothing of one without."""
     if values["step"] is None:
         return ()
-    low, high, step = (fractions.Fraction(repr(values[name])) for name in ("low", "high", "step"))
+    low, high, step = (exact(values[name]) for name in ("low", "high", "step"))
     steps = [low + number * step for number in range(int((high - low) / step) + 1)]
     are_whole = all(isinstance(values[name], int) for name in ("low", "high", "step"))
     return [int(value) if are_whole else float(value) for value in steps]
@@ -110,6 +111,7 @@ class ProcessTuner(keras_tuner.engine.base_tuner.BaseTuner):
         folder.mkdir(parents=True, exist_ok=True)
         self._spec, self._folder, self._ranges = spec, folder, ranges
         self._trials = trials.read(folder)
+        self._killed = {trial.trial for trial in self._trials if trial.killed}  # before: they are gone on with
         self._failures = 0  # in a row, in this process
         self._stop = threading.Event()
         super().__init__(oracle=oracle, directory=str(folder), project_name="keras_tuner", overwrite=True)
@@ -145,7 +147,13 @@ class ProcessTuner(keras_tuner.engine.base_tuner.BaseTuner):
         settings = {name: self._within(name, value) for name, value in trial.hyperparameters.values.items()}
         known = next((trial for trial in self._trials if trial.settings == settings), None)
         try:
-            done = known or self._trained(settings)
+            if known is None:
+                done = self._trained(settings, len(self._trials))
+            elif known.trial in self._killed:
+                self._killed.remove(known.trial)
+                done = self._trained(settings, known.trial)
+            else:
+                done = known
         except Exception as error:  # Keras Tuner would take it for the trial's fault, and go on
             raise errors.FatalError(str(error)) from error
         self._bar.update()
@@ -159,25 +167,26 @@ class ProcessTuner(keras_tuner.engine.base_tuner.BaseTuner):
             min(value, self._ranges[name]["high"]) if isinstance(value, int) and "high" in self._ranges[name] else value
         )
 
-    def _trained(self, settings: dict[str, Any]) -> Trial:
-        """Returns a new trial, when it is written down.
+    def _trained(self, settings: dict[str, Any], number: int) -> Trial:
+        """Returns a trial, when it is written down.
 
         Raises:
           TuningFailed: it is the last of several in a row that could not be measured.
           TuningStopped: SIGTERM came, before or meanwhile.
         """
         self._raise_if_stopped()
-        number, started = len(self._trials), time.perf_counter()
-        folder, accuracy, problem = self._folder / f"trial_{number}", None, None
+        started = time.perf_counter()
+        folder, accuracy, problem, killed = self._folder / f"trial_{number}", None, None, False
         try:
             accuracy = self._measured(settings, folder)
         except TrainingFailed as failure:
             self._raise_if_stopped()
-            problem = str(failure)
-        trial = Trial(number, settings, accuracy, time.perf_counter() - started, problem)
-        self._trials.append(trial)
+            problem, killed = str(failure), isinstance(failure, TrainerKilled)
+        trial = Trial(number, settings, accuracy, time.perf_counter() - started, problem, killed)
+        self._trials[number:] = [trial, *self._trials[number + 1 :]]
         trials.write(self._folder, self._trials)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        if not killed:
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         named = ", ".join(f"{name}={shown(value)}" for name, value in settings.items())
         what = problem or f"held-out accuracy {accuracy:.4f}"
         tqdm.write(f"trial {number}: {named}: {what} ({trial.seconds:.0f} s)")

@@ -1,4 +1,4 @@
-"""The trials of a search, in a file that goes on to be read when the search is over."""
+"""The trials of a search, in a file that is still read when the search is over."""
 
 import dataclasses
 import json
@@ -22,6 +22,7 @@ class Trial:
       accuracy: on the split `eval`, 0 to 1; None where it could not be measured.
       seconds: how long it took.
       error: why it could not be measured; None where it could.
+      killed: whether a signal ended its training, so that the next search goes on with it.
     """
 
     trial: int
@@ -29,6 +30,7 @@ class Trial:
     accuracy: float | None
     seconds: float
     error: str | None = None
+    killed: bool = False
 
     @property
     def assignments(self) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from pipeline.cli.options import (
     experiment_or_folder,
 )
 from pipeline.cli.output import Verb, reply, table, warn
-from pipeline.data.inputs import input_folder
+from pipeline.data.inputs import input_folder, read_inputs
 from pipeline.experiments.config import FORMATS, Experiment
 from pipeline.experiments.overrides import field_of
 from pipeline.home.folders import Home
@@ -92,15 +92,19 @@ def run(chosen: Chosen, home: Home, best: bool) -> ExitCode:
 
 def _with_best(chosen: Chosen, home: Home, console: Console) -> Chosen:
     """Returns the experiment with the settings of its best trial; those on the command line come after them."""
+    from pipeline.home.provenance import data_digest
+    from pipeline.run.plan import part_digests
     from pipeline.tuning.best import best_trial
 
-    best = best_trial(home, chosen.experiment)
+    folder = input_folder(chosen.experiment, home, chosen.data, console.note)
+    parts = part_digests(read_inputs(folder, chosen.experiment))
+    best = best_trial(home, chosen.experiment, data_digest(parts))
     assignments = best.trial.assignments
     console.note(
         f"best of {counted(best.trials, 'trial')}, with a held-out accuracy of {best.trial.accuracy:.4f}: "
         f"{' '.join(assignments)}"
     )
-    for name, (then, now) in best.others.items():
+    for name, (then, now) in best.changed.items():
         console.note(f"In that search {name} was {then}; it is {now} now.")
     for assignment in chosen.choice.assignments:
         if (name := field_of(assignment)) in best.trial.settings:

@@ -3,7 +3,6 @@
 An experiment is Python data. This folder holds ours; a user's own is a Python file that sets `EXPERIMENT`.
 """
 
-import fractions
 import hashlib
 import json
 import math
@@ -13,6 +12,7 @@ from pydantic import Field
 
 from components.image_example_gen.dataset import Dataset, HashedSplits, NamedSplits, Spans
 from conveyor.errors import ConfigError
+from conveyor.numbers import exact
 from conveyor.settings import Name, Share, settings, to_json
 from pipeline.experiments.network import Network
 from pipeline.experiments.tuning import Choice, Range, Tuning
@@ -63,15 +63,10 @@ class Gate:
           examples: how many examples were answered.
           baseline_correct: how many the stable version answered correctly; None where there is none.
         """
-        floor = math.ceil(_exact(self.min_accuracy) * examples)
+        floor = math.ceil(exact(self.min_accuracy) * examples)
         if baseline_correct is None:
             return floor
-        return max(floor, baseline_correct - math.floor(_exact(self.tolerance) * examples))
-
-
-def _exact(number: float) -> fractions.Fraction:
-    """Returns a number as it is written: 0.1 is a tenth."""
-    return fractions.Fraction(repr(number))
+        return max(floor, baseline_correct - math.floor(exact(self.tolerance) * examples))
 
 
 @settings("serving")

@@ -5,9 +5,11 @@ from typing import Annotated
 from pydantic import Field
 
 from conveyor.errors import ConfigError
+from conveyor.numbers import exact
 from conveyor.settings import settings
 
 Number = int | float
+MOST_STEPS = 10_000  # of a range
 TUNED = ("network", "training")  # what a training is made of
 
 
@@ -54,10 +56,11 @@ class Range:
             raise ConfigError(f"range.log is for ranges above zero and without a step; this one is from {self.low}.")
         if self.step is None:
             return
-        if not 0 < self.step <= self.high - self.low:
-            raise ConfigError(
-                f"range.step is {self.step}; it must be above zero, and at most {self.high - self.low:g}."
-            )
+        distance = exact(self.high) - exact(self.low)
+        if not 0 < exact(self.step) <= distance:
+            raise ConfigError(f"range.step is {self.step}; it must be above zero, and at most {float(distance):g}.")
+        if distance / exact(self.step) > MOST_STEPS:
+            raise ConfigError(f"range.step is {self.step}; it makes more than {MOST_STEPS:,} values: leave it out.")
         if isinstance(self.low, int) and isinstance(self.high, int) and not isinstance(self.step, int):
             raise ConfigError(f"range.step is {self.step}; between two integers it must be one: write {self.low}.0.")
 

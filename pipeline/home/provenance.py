@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from components.code_digest import code_digest, stack_versions
@@ -52,9 +53,8 @@ class Provenance:
 
     @property
     def data_digest(self) -> str:
-        """The SHA-256 of all data, by the names of the parts and their content."""
-        lines = "".join(f"{part.name} {part.digest} {part.trained_on}\n" for part in self.parts)
-        return hashlib.sha256(lines.encode()).hexdigest()
+        """The SHA-256 of all data; see `data_digest`."""
+        return data_digest(self.parts)
 
     @property
     def fingerprint(self) -> str:
@@ -83,6 +83,12 @@ class Provenance:
             "code": {"trainer_digest": self.trainer_digest, "pipeline_digest": self.pipeline_digest},
             "versions": stack_versions(),
         }
+
+
+def data_digest(parts: Sequence[PartDigest]) -> str:
+    """Returns the SHA-256 of all data, by the names of the parts and their content."""
+    lines = "".join(f"{part.name} {part.digest} {part.trained_on}\n" for part in parts)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def trainer_digest() -> str:

@@ -92,7 +92,7 @@ CORRUPTIONS = (
     Corruption("blur", "% of the side, standard deviation", (2, 4, 8), _blurred),
     Corruption("contrast", "% of its own", (75, 50, 25), _paler),
 )
-NONE, MIRRORED, AVERAGED = "none", "mirrored", "mirrored and not, scores averaged"
+NONE, MIRRORED, AVERAGED = "none", "mirrored", "averaged with its mirror image"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -125,6 +125,6 @@ def test_split(experiment: Experiment, folder: Path) -> tuple[np.ndarray, np.nda
     """Reads the test images, uint8 [N, height, width, channels], and labels, int64 [N], from the files themselves."""
     dataset = experiment.dataset
     shards = plan_shards(parts(folder, dataset, experiment.spans)[0])
-    read = [piece for shard in shards if shard.split in ("test", None) for piece in shard.read(dataset)]
+    read = (piece for shard in shards if shard.split in ("test", None) for piece in shard.read(dataset))
     pieces = [piece for piece in read if piece.split == "test"]
     return np.concatenate([piece.images for piece in pieces]), np.concatenate([piece.labels for piece in pieces])

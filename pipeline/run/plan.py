@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from components.code_digest import code_digest
@@ -92,7 +93,7 @@ def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
         job = dataclasses.replace(job, training=dataclasses.replace(job.training, steps=job.training.warm_steps))
     provenance = Provenance(
         experiment,
-        tuple(PartDigest(source.part.name, source.digest, source.part.trained_on) for source in inputs),
+        part_digests(inputs),
         baseline.version if baseline and warm_start else None,
         trainer_digest(),
         pipeline_digest(),
@@ -117,6 +118,11 @@ def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
         checkpoints=checkpoints,
         provenance=provenance,
     )
+
+
+def part_digests(inputs: Sequence[Input]) -> tuple[PartDigest, ...]:
+    """Returns what a model's record says of the parts of its data."""
+    return tuple(PartDigest(source.part.name, source.digest, source.part.trained_on) for source in inputs)
 
 
 def check_batch(experiment: Experiment, inputs: tuple[Input, ...]) -> None:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 from components.image_example_gen.dataset import HashedSplits
 from components.network_tuner.trials import Trial, read
-from conveyor.errors import ConfigError
+from conveyor.errors import ConfigError, ConveyorError
 from conveyor.settings import to_json
 from pipeline.data.inputs import input_folder
 from pipeline.experiments.config import Experiment
@@ -19,9 +20,11 @@ from pipeline.home.folders import Home
 from pipeline.home.lock import locked
 from pipeline.run.console import Console, redirected
 from pipeline.run.plan import RunPlan, check_batch, make_plan
-from pipeline.run.runner import RunFailed, carry_out, prepare
+from pipeline.run.runner import carry_out, prepare
 from pipeline.tuning.best import remember
 from trainer.settings import TrainingJob
+
+CHOOSERS = ("keras-tuner", "numpy", "scikit-learn", "scipy")  # another version of one may try other settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,15 +82,16 @@ def tune(
         console.note(f"run {plan.run_id}, log {log}")
         backup.save(home)
         with redirected(log):
-            failure = None
+            store = prepare(plan, console)
+            failure: str | None = "It was interrupted."
             try:
-                store = prepare(plan, console)
                 from pipeline.run.graph import create_tuning_pipeline  # which `prepare` has imported
 
                 carry_out(plan, store, create_tuning_pipeline(plan, _job(plan, folder), folder, trials), console, log)
-                remember(folder, cold)
-            except RunFailed as error:
-                failure = error.sentence
+                remember(folder, cold, plan.provenance.data_digest)
+                failure = None
+            except ConveyorError as error:
+                failure = getattr(error, "sentence", str(error))
                 raise
             finally:
                 from pipeline.report import trials as page  # which imports what reads TFX's results
@@ -137,8 +141,9 @@ def _check_batches(plan: RunPlan) -> None:
 
 
 def _key(plan: RunPlan) -> str:
-    """Returns 16 hexadecimal digits of all that determines a search: the trainings, and what is tried."""
-    whole = f"{plan.checkpoints.name} {to_json(plan.experiment.tuning)}"
+    """Returns 16 hexadecimal digits of all that determines a search: the trainings, what is tried, and what chooses."""
+    versions = " ".join(importlib.metadata.version(name) for name in CHOOSERS)
+    whole = f"{plan.checkpoints.name} {to_json(plan.experiment.tuning)} {versions}"
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 

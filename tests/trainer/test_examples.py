@@ -5,7 +5,7 @@ import tensorflow as tf
 from components.image_example_gen.executor import serialize, serialize_files
 from tests.pictures import encode, noise
 from trainer import pictures, records
-from trainer.examples import Split, batches, read_split, shuffled_order
+from trainer.examples import ShuffledOrder, Split, batches, read_split
 from trainer.settings import Pictures
 
 
@@ -29,15 +29,23 @@ def test_refuses_an_empty_folder(tmp_path):
 
 
 def test_every_epoch_shows_every_example_once_in_a_new_order():
-    order = shuffled_order(examples=10, batch_size=4, steps=10, seed=7).ravel()
-    epochs = order.reshape(4, 10)
+    epochs = np.concatenate(list(ShuffledOrder(examples=10, batch_size=4, steps=10, seed=7))).reshape(4, 10)
     assert (np.sort(epochs, axis=1) == np.arange(10)).all()
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
 def test_order_depends_on_the_seed_alone():
-    assert (shuffled_order(100, 8, 50, seed=1) == shuffled_order(100, 8, 90, seed=1)[:50]).all()
-    assert (shuffled_order(100, 8, 50, seed=1) != shuffled_order(100, 8, 50, seed=2)).any()
+    order = np.array(list(ShuffledOrder(100, 8, 50, seed=1)))
+    assert (order == np.array(list(ShuffledOrder(100, 8, 90, seed=1)))[:50]).all()
+    assert (order != np.array(list(ShuffledOrder(100, 8, 50, seed=2)))).any()
+
+
+def test_a_batch_may_be_larger_than_all_the_examples():
+    order = ShuffledOrder(examples=3, batch_size=10, steps=3, seed=1)
+    assert [len(batch) for batch in order] == [10, 10, 10]
+    assert (np.sort(np.concatenate(list(order)).reshape(10, 3), axis=1) == np.arange(3)).all()
+    with pytest.raises(IndexError):
+        order[3]
 
 
 def test_picture_files_are_decoded_to_the_pixels_that_were_ingested(tmp_path):
@@ -52,7 +60,7 @@ def test_picture_files_are_decoded_to_the_pixels_that_were_ingested(tmp_path):
     assert (split.images[:] == seen).all()
     assert (split.images[7] == seen[7]).all()
     assert split.images[:0].shape == (0, 12, 10, 3)
-    order = shuffled_order(12, 4, 5, seed=1)
+    order = ShuffledOrder(12, 4, 5, seed=1)
     for step, (images, found) in enumerate(batches(split, order).as_numpy_iterator()):
         assert (images == seen[order[step]]).all()
         assert (found == labels[order[step]]).all()
@@ -61,9 +69,9 @@ def test_picture_files_are_decoded_to_the_pixels_that_were_ingested(tmp_path):
 @pytest.mark.parametrize("replicas", [1, 2, 3])
 def test_replicas_share_each_batch(replicas):
     split = Split(np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1), np.arange(40, dtype=np.int64))
-    order = shuffled_order(40, 10, 7, seed=3)
+    order = ShuffledOrder(40, 10, 7, seed=3)
     shares = list(batches(split, order, first_step=2, replicas=replicas).as_numpy_iterator())
     assert len(shares) == 5 * replicas
     seen = np.concatenate([labels for _, labels in shares]).reshape(5, 10)
-    assert (seen == order[2:]).all()
+    assert (seen == np.array(list(order))[2:]).all()
     assert all((images.ravel() == labels).all() for images, labels in shares)

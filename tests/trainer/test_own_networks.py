@@ -136,7 +136,7 @@ def test_one_step_is_what_keras_own_fit_makes_of_it(job, digits, tmp_path):
         split = Split(digits.images[:16], digits.labels[:16])
         ours = train(made, split, tmp_path / kind).model
         theirs = networks.build(made, "float32")
-        order = loop.shuffled_order(16, 16, 2, made.training.seed)[0]
+        order = loop.ShuffledOrder(16, 16, 2, made.training.seed)[0]
         theirs.fit(
             digits.images[:16][order].astype(np.float32), targets[order], batch_size=16, shuffle=False, verbose=0
         )

@@ -3,6 +3,7 @@ import dataclasses
 import gzip
 import shutil
 import struct
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -11,8 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from components.image_example_gen.dataset import Dataset
-from components.image_example_gen.readers import DataError, open_readers
+from components.image_example_gen.readers import DataError, FolderReader, open_readers
 from tests.digits import write_idx
+from tests.pictures import draw_classes
 
 
 @pytest.fixture
@@ -259,6 +261,27 @@ def test_refuses_corrupt_image(folders):
     (reader,) = open_readers(list(folder.glob("*/*")), dataset)
     with pytest.raises(DataError, match=r"dog/a\.png: expected a whole picture: PNG"):
         reader.read(0, 4)
+
+
+@pytest.mark.parametrize("count", [20, 40])
+def test_files_that_could_not_be_read_for_a_moment_are_not_lost(tmp_path, monkeypatch, count):
+    draw_classes(tmp_path, {"a": count // 2, "b": count // 2})
+    dataset = Dataset("some", "folders", (8, 8, 3), ("a", "b"))
+    paths = sorted(tmp_path.glob("*/*"))
+    whole, _ = FolderReader(tuple(paths), dataset).read(0, count)
+    read, failed = Path.read_bytes, []
+
+    def once(path):
+        if path == paths[3] and not failed:
+            failed.append(path)
+            raise OSError("stale file handle")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", once)
+    images, labels = FolderReader(tuple(paths), dataset).read(0, count)
+    assert failed
+    assert (images == whole).all()
+    assert len(labels) == count
 
 
 def test_every_file_that_cannot_be_used_is_told_of(folders):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.network_trainer.executor import TrainingFailed
+from components.network_trainer.executor import TrainerKilled, TrainingFailed
 from components.network_tuner import executor, trials
 from components.network_tuner.executor import TuningFailed, TuningStopped, with_settings
 from components.network_tuner.trials import Trial
@@ -181,6 +181,40 @@ def test_a_failed_trial_is_kept_and_the_search_goes_on(search, tmp_path):
     assert trials.best_first([first, *others])[-1] == first
     search(train)
     assert len(calls) == 3  # it is not tried again
+
+
+def test_a_trial_that_was_killed_goes_on_in_the_next_search(search, tmp_path):
+    calls = []
+
+    def train(spec):
+        calls.append(spec)
+        if len(calls) == 1:
+            (Path(spec.checkpoints) / "step-100").touch()
+            raise TrainerKilled("The trainer was killed by signal 9.")
+        if len(calls) == 4:
+            assert (Path(spec.checkpoints) / "step-100").exists()
+        return 0.5
+
+    search(train)
+    first, *others = trials.read(tmp_path / "search")
+    assert (first.accuracy, first.error, first.killed) == (None, "The trainer was killed by signal 9.", True)
+    assert [trial.accuracy for trial in others] == [0.5, 0.5]
+    search(train)
+    assert calls[3] == calls[0]
+    assert [trial.accuracy for trial in trials.read(tmp_path / "search")] == [0.5, 0.5, 0.5]
+    assert not (tmp_path / "search" / "trial_0" / "checkpoints").exists()
+    search(train)
+    assert len(calls) == 4
+
+
+def test_fewer_trials_than_there_are_begin_with_one_that_failed(search):
+    def train(spec):
+        if not (Path(spec.run).parent / "trials.json").exists():
+            raise TrainingFailed("It diverged.")
+        return 0.5
+
+    search(train, count=3)
+    assert search(train, count=1).get_best_hyperparameters()
 
 
 def test_three_failures_in_a_row_end_a_search(search, tmp_path):

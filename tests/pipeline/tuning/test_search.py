@@ -62,6 +62,8 @@ def test_trials_need_images_that_are_held_out():
         (lambda: Range(0, 1, log=True), "above zero"),
         (lambda: Range(1, 2, step=0), "step is 0"),
         (lambda: Range(1, 2, step=5), "step is 5; it must be above zero, and at most 1"),
+        (lambda: Range(0.1, 0.3, step=0.3), "at most 0.2"),
+        (lambda: Range(1, 10**9, step=1), "more than 10,000 values: leave it out"),
         (lambda: Range(10, 30, step=2.5), "between two integers it must be one"),
         (lambda: Tuning({"gate.tolerance": Range(0.1, 0.2)}), "a setting of network or training"),
         (lambda: Tuning({"steps": Range(1, 2)}), "a setting of network or training"),
@@ -70,6 +72,10 @@ def test_trials_need_images_that_are_held_out():
 def test_ranges_that_are_none_are_refused(make, problem):
     with pytest.raises(ConfigError, match=problem):
         make()
+
+
+def test_a_step_may_be_the_whole_range_as_it_is_written():
+    assert Range(0.1, 0.3, step=0.2).step == 0.2  # though 0.3 - 0.1 is less
 
 
 def test_what_is_tried_makes_no_other_model():
@@ -85,24 +91,32 @@ def test_ranges_are_shown_among_the_settings(tmp_path):
     assert json.loads(json.dumps(setting.value))["training.steps"]["high"] == 5
 
 
-def searched(home, experiment, name, accuracies, setting="training.steps", when=0):
+def searched(home, experiment, name, accuracies, setting="training.steps", when=0, data="same"):
     folder = home.tuning / experiment.name / name
     folder.mkdir(parents=True)
     trials.write(folder, [Trial(i, {setting: i + 1}, accuracy, 1.0) for i, accuracy in enumerate(accuracies)])
-    remember(folder, experiment)
+    remember(folder, experiment, data)
     os.utime(folder / "experiment.json", (when, when))
 
 
 def test_the_best_trial_is_of_all_searches_of_the_experiment_as_it_is_now(tmp_path):
     home, experiment = Home(tmp_path), load("mnist")
     with pytest.raises(ConfigError, match=r"There is no best trial of mnist in .*: `conveyor tune` finds one"):
-        best_trial(home, experiment)
+        best_trial(home, experiment, "same")
     searched(home, experiment, "failed", (None,), when=9)
     searched(home, experiment, "good", (None, 0.9, 0.8), when=1)
     searched(home, experiment, "short", (0.7,), when=2)
     searched(home, override(experiment, ("training.batch_size=10",)), "other", (0.95,), when=3)
-    best = best_trial(home, experiment)
-    assert (best.trial.trial, best.trial.accuracy, best.trials, best.others) == (1, 0.9, 3, {})
+    searched(home, override(experiment, ("training.log_every=7",)), "as quick", (0.85,), when=4)
+    searched(home, experiment, "easier data", (0.99,), when=5, data="another")
+    best = best_trial(home, experiment, "same")
+    assert (best.trial.trial, best.trial.accuracy, best.trials, best.changed) == (1, 0.9, 3, {})
+
+
+def test_other_data_of_the_newest_search_are_told_of(tmp_path):
+    home, experiment = Home(tmp_path), load("mnist")
+    searched(home, experiment, "search", (0.9,), data="another")
+    assert best_trial(home, experiment, "same").changed == {"the data's digest": ("another", "same")}
 
 
 def test_settings_that_were_others_in_the_newest_search_are_told_of(tmp_path):
@@ -110,15 +124,15 @@ def test_settings_that_were_others_in_the_newest_search_are_told_of(tmp_path):
     then = override(experiment, ("training.steps=60", "training.batch_size=50", "network.initial_stddev=0.1"))
     searched(home, then, "new", (0.5,), "training.batch_size", when=2)
     searched(home, then, "old", (0.9,), "training.batch_size", when=1)
-    best = best_trial(home, experiment)
+    best = best_trial(home, experiment, "same")
     assert best.trial.accuracy == 0.5
-    assert best.others == {"training.steps": (60, 3000), "network.initial_stddev": (0.1, 0.05)}
+    assert best.changed == {"training.steps": (60, 3000), "network.initial_stddev": (0.1, 0.05)}
 
 
 def test_a_parameter_that_the_network_lost_is_named(tmp_path):
     searched(Home(tmp_path), load("mnist"), "search", (0.5,), "network.width")
     with pytest.raises(ConfigError, match=r"sets network\.width, which the network has no more: tune it again"):
-        best_trial(Home(tmp_path), load("mnist"))
+        best_trial(Home(tmp_path), load("mnist"), "same")
 
 
 def test_ranges_that_are_set_replace_all_others():
