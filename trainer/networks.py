@@ -121,6 +121,10 @@ def _check(model: Any, job: TrainingJob) -> None:
             f"The model of {name} has a train_step of its own, which is not called here: compile() takes its loss, and "
             "compute_loss() may be its own."
         )
+    if getattr((model.layers or [None])[-1], "activation", None) is keras.activations.sigmoid:
+        raise NetworkError(
+            f"The model of {name} ends in a sigmoid, and must return logits: leave it out. Each image has one label."
+        )
     images = np.random.default_rng(0).integers(0, 256, (TRIED, *job.shape)).astype(np.float32)
     _check_outputs(model(images, training=False), (TRIED, len(job.classes)), name)
     if wrong := [layer.name for layer in model._flatten_layers() if _has_wrong_gradient(layer)]:

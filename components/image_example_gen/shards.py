@@ -47,7 +47,7 @@ class Shard:
           DataError: a label out of range, a file that cannot be decoded, or an image that is reserved.
         """
         images, labels = self.reader.read(self.start, self.count)
-        held = [number for number, image in enumerate(images if reserved else ()) if _digest(image) in reserved]
+        held = [number for number, image in enumerate(images if reserved else ()) if image_digest(image) in reserved]
         if held:
             raise DataError(*self._held_out([self.start + number for number in held]))
         if isinstance(dataset.splits, NamedSplits):
@@ -140,10 +140,11 @@ def reserved_digests(base: Part) -> frozenset[bytes]:
     """
     shards = [shard for shard in plan(base) if shard.split != "train"]
     pieces = (piece for shard in shards for piece in shard.read(base.dataset))
-    return frozenset(_digest(image) for piece in pieces if piece.split != "train" for image in piece.images)
+    return frozenset(image_digest(image) for piece in pieces if piece.split != "train" for image in piece.images)
 
 
-def _digest(image: np.ndarray) -> bytes:
+def image_digest(image: np.ndarray) -> bytes:
+    """Returns the SHA-256 of an image's pixels."""
     return hashlib.sha256(image.tobytes()).digest()
 
 
@@ -243,6 +244,6 @@ def content_splits(images: np.ndarray, splits: HashedSplits) -> np.ndarray:
       images: uint8 [N, height, width, channels].
       splits: the shares of test and eval.
     """
-    fractions = np.array([int.from_bytes(_digest(image)[:8], "big") / 2**64 for image in images])
+    fractions = np.array([int.from_bytes(image_digest(image)[:8], "big") / 2**64 for image in images])
     bounds = np.cumsum([splits.test_share, splits.eval_share])
     return np.array(["test", "eval", "train"])[np.searchsorted(bounds, fractions, side="right")]

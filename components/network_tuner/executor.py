@@ -133,7 +133,8 @@ class ProcessTuner(keras_tuner.engine.base_tuner.BaseTuner):
         if not Path(self._spec.examples, "Split-eval").is_dir():
             raise TuningFailed("The training images leave none to measure trials on: a larger share must be held out.")
         total = self.oracle.max_trials
-        bar = tqdm(total=total, desc="trials", leave=False, file=sys.stdout, disable=None)
+        done = len(self._trials) - len(self._killed)
+        bar = tqdm(total=total, initial=done, desc="trials", leave=False, file=sys.stdout, disable=None)
         with bar as self._bar, processes.on_stop(self._stop.set):
             try:
                 super().search(*arguments, **options)
@@ -145,21 +146,16 @@ class ProcessTuner(keras_tuner.engine.base_tuner.BaseTuner):
     def run_trial(self, trial: Any, *arguments: Any, **options: Any) -> dict[str, float]:
         """Trains with a trial's settings, and returns the accuracy on the split `eval`; equal ones are trained once."""
         settings = {name: self._within(name, value) for name, value in trial.hyperparameters.values.items()}
-        known = next((trial for trial in self._trials if trial.settings == settings), None)
-        try:
-            if known is None:
-                done = self._trained(settings, len(self._trials))
-            elif known.trial in self._killed:
-                self._killed.remove(known.trial)
-                done = self._trained(settings, known.trial)
-            else:
-                done = known
-        except Exception as error:  # Keras Tuner would take it for the trial's fault, and go on
-            raise errors.FatalError(str(error)) from error
-        self._bar.update()
-        if done.accuracy is None:
-            raise errors.FailedTrialError(str(done.error))
-        return {OBJECTIVE: done.accuracy}
+        done = next((trial for trial in self._trials if trial.settings == settings), None)
+        if done is None or done.trial in self._killed:
+            number = len(self._trials) if done is None else done.trial
+            self._killed.discard(number)
+            try:
+                done = self._trained(settings, number)
+            except Exception as error:  # Keras Tuner would take it for the trial's fault, and go on
+                raise errors.FatalError(str(error)) from error
+            self._bar.update()
+        return _reply(done)
 
     def _within(self, name: str, value: Any) -> Any:
         """Returns a value that is not above its range: Keras Tuner's logarithmic integers may be, by one."""
@@ -217,6 +213,17 @@ class ProcessTuner(keras_tuner.engine.base_tuner.BaseTuner):
             run_trainer(folder / SPEC, output)
         history = json.loads((folder / "history.json").read_text())
         return next(entry[OBJECTIVE] for entry in reversed(history) if OBJECTIVE in entry)
+
+
+def _reply(trial: Trial) -> dict[str, float]:
+    """Returns what Keras Tuner is told of a trial.
+
+    Raises:
+      keras_tuner.errors.FailedTrialError: it could not be measured.
+    """
+    if trial.accuracy is None:
+        raise errors.FailedTrialError(str(trial.error))
+    return {OBJECTIVE: trial.accuracy}
 
 
 def with_settings(job: TrainingJob, settings: Mapping[str, Any]) -> TrainingJob:

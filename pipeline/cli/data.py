@@ -8,7 +8,7 @@ import click
 from conveyor.errors import ExitCode
 from conveyor.words import counted
 from pipeline.cli.options import DATA, HOME, JSON, SET, Chosen, experiment, experiment_or_folder
-from pipeline.cli.output import Verb, error, reply, table
+from pipeline.cli.output import Verb, error, reply, table, warn
 from pipeline.data import add as adding
 from pipeline.data import check as checking
 from pipeline.data import fetch as fetching
@@ -126,7 +126,8 @@ def check(chosen: Chosen, home: Home) -> ExitCode:
     conveyor check my_experiment.py --data ./images
     conveyor check --data ./flowers
 
-    A run would stop at the same files. Spans are looked at whether they are in the window of training or not.
+    A run would stop at the same files. Spans are looked at whether they are in the window of training or not. Images
+    that are there with two labels are named, and are no reason to stop.
 
     \b
     Exit codes  0  every file can be used
@@ -138,8 +139,18 @@ def check(chosen: Chosen, home: Home) -> ExitCode:
     with quiet_libraries():
         folder = input_folder(chosen.experiment, home, chosen.data, Console().note)
         checks = checking.check(chosen.experiment, folder)
-    rows = [{"part": c.part, "images": c.images, "problems": len(c.problems), "folder": c.folder} for c in checks]
+    rows = [
+        {
+            "part": c.part,
+            "images": None if c.problems and not c.images else c.images,  # they were not counted
+            "problems": len(c.problems),
+            "folder": c.folder,
+        }
+        for c in checks
+    ]
     table("data", rows, "")
+    for warning in (warning for part in checks for warning in part.warnings):
+        warn(warning)
     for problem in (problem for part in checks for problem in part.problems):
         error(problem)
     reply({"parts": [dataclasses.asdict(part) for part in checks]})

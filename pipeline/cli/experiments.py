@@ -188,15 +188,17 @@ def tune(chosen: Chosen, trials: int, home: Home) -> None:
     if len(ranked) < trials:
         click.echo(f"  {'of':<14} {trials}: the others would have had settings that these had")
     elif len(ranked) > trials:
-        click.echo(f"  {'of':<14} {trials}: the search had more already")
+        click.echo(f"  {'asked for':<14} {trials}; the search has {len(ranked)} already")
     others = [a for a in chosen.choice.assignments if not field_of(a).startswith("tuning.")]
     sets = "".join(f" --set {shlex.quote(assignment)}" for assignment in others)
     click.echo(f"  {'best':<14} {' '.join(map(shlex.quote, ranked[0].assignments))}")
     click.echo(f"  {'report':<14} {found.report}")
     click.echo(f"  {'logs':<14} {found.folder}")
-    click.echo(f"  {'use it':<14} conveyor run {chosen.choice.name}{sets} --best")
+    command = f"conveyor run {chosen.choice.name}{sets} --best"
+    click.echo(f"  {'use it':<14} {command}")
     trials_found = [dataclasses.asdict(trial) for trial in ranked]
-    reply({"run": found.run, "report": str(found.report), "folder": str(found.folder), "trials": trials_found})
+    places = {"run": found.run, "report": str(found.report), "folder": str(found.folder)}
+    reply({**places, "best": trials_found[0], "use_it": command, "trials": trials_found})
 
 
 VERBS = (new, settings, set_, tune)

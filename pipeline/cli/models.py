@@ -30,7 +30,7 @@ from pipeline.home.lock import locked
 from serving.model_store import LabelsDamaged, StableMove, StoredModel
 
 # Columns that a narrow terminal does without, the first ones first.
-RUNS_LEFT_OUT = ("seconds", "cached", "started", "component", "accuracy", "version")
+RUNS_LEFT_OUT = ("cached", "seconds", "started", "component", "reason", "version", "accuracy")
 MODELS_LEFT_OUT = ("date", "megabytes", "data")
 
 

@@ -21,6 +21,7 @@ from pipeline.experiments.known import ChosenExperiment
 from pipeline.home.folders import Home
 from pipeline.home.listing import models_of
 from pipeline.home.outcome import EVENTS
+from pipeline.run.console import quiet_libraries
 
 if TYPE_CHECKING:
     from pipeline.schedule.notify import Notifier
@@ -41,7 +42,8 @@ class HomeType(click.ParamType):
 
 def choose(home: Home, name: str, assignments: tuple[str, ...], data: Path | None) -> "Chosen":
     """Returns an experiment as a command line names it; see `KnownExperiments.choose`."""
-    return Chosen(home, home.experiments.choose(name, assignments), data)
+    with quiet_libraries():  # a file may import Keras
+        return Chosen(home, home.experiments.choose(name, assignments), data)
 
 
 @dataclasses.dataclass(frozen=True)

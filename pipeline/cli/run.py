@@ -82,8 +82,9 @@ def run(chosen: Chosen, home: Home, best: bool) -> ExitCode:
     remember = functools.partial(chosen.remember, console.note)
     outcome = runner.run(chosen.experiment, home, chosen.data, console, planned=remember)
     _show(outcome)
-    if chosen.choice.assignments:
-        options = " ".join(shlex.quote(assignment) for assignment in chosen.choice.assignments)
+    if chosen.choice.assignments and outcome.verdict is Verdict.PUSHED:
+        last = {field_of(assignment): assignment for assignment in chosen.choice.assignments}  # of each field
+        options = " ".join(map(shlex.quote, last.values()))
         option = "--best" if best else "--set"
         click.echo(f"  {option:<14} held for this run alone; to keep it: conveyor set {chosen.choice.name} {options}")
     reply(outcome.to_dict())

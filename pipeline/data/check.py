@@ -10,7 +10,7 @@ import tqdm
 
 from components.image_example_gen import spans
 from components.image_example_gen.readers import DataError
-from components.image_example_gen.shards import plan, reserved_digests
+from components.image_example_gen.shards import Piece, Shard, image_digest, plan, reserved_digests
 from components.image_example_gen.spans import BASE, Part
 from conveyor.errors import StorageError
 from pipeline.data.inputs import read_input
@@ -27,6 +27,7 @@ class PartCheck:
       images: how many can be used.
       by_class: how many of each class, in the order of the labels.
       problems: a sentence for each file that cannot be used.
+      warnings: a sentence for each image that is there with two labels.
     """
 
     part: str
@@ -34,6 +35,7 @@ class PartCheck:
     images: int
     by_class: dict[str, int]
     problems: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def check(experiment: Experiment, folder: Path) -> list[PartCheck]:
@@ -70,6 +72,7 @@ def check_part(part: Part, reserved: frozenset[bytes] = frozenset()) -> PartChec
         lambda: np.zeros(len(classes), np.int64)
     )
     problems: list[str] = []
+    contradictions = _Contradictions(part)
     try:
         read_input(part)
         shards = plan(part)
@@ -81,6 +84,7 @@ def check_part(part: Part, reserved: frozenset[bytes] = frozenset()) -> PartChec
             try:
                 for piece in shard.read(part.dataset, reserved):
                     by_split[piece.split] += np.bincount(piece.labels, minlength=len(classes))
+                    contradictions.look(shard, piece)
             except DataError as error:
                 problems += error.sentences
             bar.update(shard.count)
@@ -89,7 +93,28 @@ def check_part(part: Part, reserved: frozenset[bytes] = frozenset()) -> PartChec
     if not problems:
         problems += _missing_classes(part, by_split) if part.name == BASE else []
         problems += [] if counts.any() else [str(DataError.at(part.folder, None, "at least one image", "none"))]
-    return PartCheck(part.name, str(part.folder), int(counts.sum()), by_class, tuple(problems))
+    warnings = tuple(contradictions.sentences)
+    return PartCheck(part.name, str(part.folder), int(counts.sum()), by_class, tuple(problems), warnings)
+
+
+class _Contradictions:
+    """Finds images that are there twice, with different labels."""
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self._seen: dict[bytes, tuple[int, Shard, int]] = {}
+        self.sentences: list[str] = []
+
+    def look(self, shard: Shard, piece: Piece) -> None:
+        """Looks at the images of a piece."""
+        for image, label, number in zip(piece.images, piece.labels.tolist(), piece.numbers.tolist(), strict=True):
+            first, other, place = self._seen.setdefault(image_digest(image), (label, shard, number))
+            if first != label:
+                classes, folder = self._part.dataset.classes, self._part.folder
+                self.sentences.append(
+                    f"{shard.source(number, folder)} is {classes[label]}, and the same image as "
+                    f"{other.source(place, folder)}, which is {classes[first]}."
+                )
 
 
 def _missing_classes(part: Part, by_split: collections.defaultdict[str, np.ndarray]) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from pipeline.report.metrics import CalibrationBin
 
@@ -89,8 +89,8 @@ def class_accuracies(classes: Sequence[str], accuracies: Sequence[float], baseli
     known = [value for value in [*accuracies, *baseline] if np.isfinite(value)]
     axes.set(xlim=(max(0, min(known) - 0.1), 1.03), xlabel="accuracy")
     axes.set_yticks(rows, classes)
+    axes.set_ylim(len(classes) - 0.5, -0.5)  # the first class above
     axes.grid(axis="y", color=MUTED, linewidth=0.4)
-    axes.invert_yaxis()
     return _svg(figure)
 
 
@@ -158,6 +158,9 @@ def trials(trials: Sequence[Any], names: Sequence[str], logarithmic: Sequence[st
         axes.set_xlabel(name)
         if name in logarithmic:
             axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())  # else the labels of few decades lie over one another
+            if len(set(values)) == 1 or max(values) < 10 * min(values):
+                axes.set_xticks([min(values), max(values)], [f"{value:.2g}" for value in (min(values), max(values))])
         elif _are_numbers(values) and len(set(values)) <= FEW:
             axes.set_xticks(sorted(set(values)))
     for axes in others[len(names) :]:

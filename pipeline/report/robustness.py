@@ -88,8 +88,8 @@ def _paler(images: np.ndarray, percent: float, _: np.random.Generator) -> np.nda
 CORRUPTIONS = (
     Corruption("shift", "% of the side", (4, 8, 16), _shifted),
     Corruption("rotation", "degrees", (5, 10, 20, 30), _rotated),
-    Corruption("noise", "% of white, standard deviation", (5, 10, 20), _noisy),
-    Corruption("blur", "% of the side, standard deviation", (2, 4, 8), _blurred),
+    Corruption("noise", "% of white (sd)", (5, 10, 20), _noisy),
+    Corruption("blur", "% of the side (sd)", (2, 4, 8), _blurred),
     Corruption("contrast", "% of its own", (75, 50, 25), _paler),
 )
 NONE, MIRRORED, AVERAGED = "none", "mirrored", "averaged with its mirror image"

@@ -37,7 +37,7 @@ def write(home: Home, run: str, experiment: Experiment, trials: Sequence[Trial],
         failure=failure,
         shown=shown,
         trials=best_first(trials),
-        plot=plots.trials(trials, names, logarithmic),
+        plot=plots.trials(trials, names, logarithmic) if any(trial.accuracy is not None for trial in trials) else None,
     )
     path = page_path(home, run)
     with storage_errors(f"The report {path} cannot be written"):

@@ -58,7 +58,12 @@ def redirected(log: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Keeps TensorFlow, where the block is the first to import it, and others from writing among what is printed."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    before = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")
+    if before == "2":  # as `pipeline.cli.main` has it; else the user has asked for another
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # which TensorFlow reads once; processes that we start say more
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = before

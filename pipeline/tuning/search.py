@@ -83,6 +83,7 @@ def tune(
         backup.save(home)
         with redirected(log):
             store = prepare(plan, console)
+            _check_networks(plan)
             failure: str | None = "It was interrupted."
             try:
                 from pipeline.run.graph import create_tuning_pipeline  # which `prepare` has imported
@@ -138,6 +139,23 @@ def _check_batches(plan: RunPlan) -> None:
             check_batch(override(plan.experiment, (f"{name}={largest}",)), plan.inputs)
         except ConfigError as error:
             raise ConfigError(f"tuning.ranges: {error}") from None
+
+
+def _check_networks(plan: RunPlan) -> None:
+    """Builds the network with each end of each range, one after the other.
+
+    Raises:
+      NetworkError: it cannot be built.
+    """
+    from components.network_tuner.executor import with_settings
+    from trainer import networks
+
+    for name, values in plan.experiment.tuning.ranges.items():
+        for end in values.ends if name.startswith("network.") else ():
+            try:
+                networks.build(with_settings(plan.job, {name: end}), "float32")
+            except networks.NetworkError as error:
+                raise networks.NetworkError(f"tuning.ranges: {name}={json.dumps(end)}: {error}") from None
 
 
 def _key(plan: RunPlan) -> str:

@@ -238,6 +238,10 @@ def with_softmax(shape, classes):
     return keras.Sequential([keras.Input(shape), layers.Flatten(), layers.Dense(classes, activation="softmax")])
 
 
+def with_sigmoid(shape, classes):
+    return keras.Sequential([keras.Input(shape), layers.Flatten(), layers.Dense(classes, activation="sigmoid")])
+
+
 def with_loss_of_probabilities(shape, classes):
     model = dense_only(shape, classes)
     model.compile("adam", "sparse_categorical_crossentropy")

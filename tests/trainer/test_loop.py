@@ -193,6 +193,30 @@ def test_accuracy_and_loss_are_accuracy_and_cross_entropy():
     assert loss == pytest.approx(-np.mean(np.log([0.9, 0.6, 0.2])))
 
 
+class InPython(keras.optimizers.SGD):
+    """An optimizer that XLA cannot compile."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        tf.py_function(lambda: None, [], [])
+        super().update_step(gradient, variable, learning_rate)
+
+
+def test_an_optimizer_that_xla_cannot_compile_is_not_compiled(short_job, digits, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(loop, "COMPILED_FROM", 1)
+    build = loop.networks.build
+
+    def build_with_it(*arguments):
+        model = build(*arguments)
+        model.compile(InPython(1e-3), model.loss)
+        return model
+
+    monkeypatch.setattr(loop.networks, "build", build_with_it)
+    result = run(short_job, digits, tmp_path, said.append)
+    assert "XLA does not compile the optimizer, InPython: its steps may take longer." in said
+    assert result.steps == short_job.training.steps
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",

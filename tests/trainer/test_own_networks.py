@@ -198,6 +198,7 @@ def test_weights_that_a_callback_restores_at_the_end_are_exported_and_kept(job, 
     ("kind", "message"),
     [
         ("with_softmax", "returns probabilities, and must return logits: leave the softmax"),
+        ("with_sigmoid", "ends in a sigmoid, and must return logits"),
         ("with_loss_of_probabilities", "sparse_categorical_crossentropy, which expects probabilities, and returns log"),
         ("with_too_few_outputs", r"returns \(2, 9\) for 2 images; it must return logits, one a class: \(2, 10\)"),
         ("no_model", r"no_model in own_networks\.py must return a keras\.Model; it returned ndarray"),

@@ -37,6 +37,17 @@ def problems(checks):
     return [problem for part in checks for problem in part.problems]
 
 
+def test_an_image_with_two_labels_is_named(root, experiment):
+    (root / "dog" / "copy.png").write_bytes((root / "cat" / "2.png").read_bytes())
+    (root / "cat" / "copy.png").write_bytes((root / "cat" / "3.png").read_bytes())  # twice with one label is no matter
+    base, span = check(experiment, root)
+    (sentence,) = base.warnings
+    assert "the same image as" in sentence
+    assert {"dog/copy.png", "cat/2.png"} <= set(sentence.replace(",", " ").split())
+    assert not problems([base, span])
+    assert not span.warnings
+
+
 def test_what_can_be_used_is_counted(root, experiment):
     base, span = check(experiment, root)
     assert (base.part, base.images, base.by_class) == ("base", 24, {"cat": 12, "dog": 12})
