@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import types
 
 import pytest
 
@@ -13,7 +14,8 @@ from pipeline.experiments.overrides import override
 from pipeline.home.folders import Home
 from pipeline.run.console import Console
 from pipeline.tuning.best import best_trial, remember
-from pipeline.tuning.search import check, tune
+from pipeline.tuning.search import _check_networks, check, tune
+from trainer.networks import NetworkError
 
 
 def tuned(**ranges):
@@ -44,6 +46,16 @@ def test_there_must_be_something_to_try():
 def test_values_are_ones_that_the_settings_take(experiment, problem):
     with pytest.raises(ConfigError, match=problem):
         check(experiment)
+
+
+def test_the_network_is_built_with_each_end_of_a_range_before_anything_is_trained():
+    def of(*widths):
+        experiment = dataclasses.replace(load("mnist_best"), tuning=Tuning({"network.width": Choice(widths)}))
+        return types.SimpleNamespace(experiment=experiment, job=experiment.training_job())
+
+    _check_networks(of(2, 4))
+    with pytest.raises(NetworkError, match=r"tuning\.ranges: network\.width=-4: The network cannot be built"):
+        _check_networks(of(2, -4))
 
 
 def test_trials_need_images_that_are_held_out():
