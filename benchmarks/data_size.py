@@ -10,11 +10,8 @@ memory, in turn. Each of these is a process of its own, whose peak memory is the
 import argparse
 import dataclasses
 import json
-import os
 import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import spread, store
+from benchmarks.measure import in_a_process, spread, store
 from components.image_example_gen.dataset import NamedSplits
 from pipeline.experiments import load
 from pipeline.experiments.built_in import mnist_tutorial
@@ -88,17 +85,6 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def _in_a_process(*arguments: Any, cores: int | None = None) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.data_size", "--child", *map(str, arguments)]
-    allowed = sorted(os.sched_getaffinity(0))[:cores]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, preexec_fn=lambda: os.sched_setaffinity(0, allowed)
-    )
-    if done.returncode:
-        sys.exit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def measure(gigabytes: float, steps: int, runs: int) -> dict[str, Any]:
     """Measures one size."""
     folder = Path(tempfile.mkdtemp())
@@ -107,15 +93,15 @@ def measure(gigabytes: float, steps: int, runs: int) -> dict[str, Any]:
         ingestions = []
         trainings: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
         for _ in range(runs):
-            one_core = _in_a_process("ingest", folder / "data", folder / "examples", cores=1)
+            one_core = in_a_process("data_size", "ingest", folder / "data", folder / "examples", cores=1)
             shutil.rmtree(folder / "examples")
-            ingestions.append(_in_a_process("ingest", folder / "data", folder / "examples"))
+            ingestions.append(in_a_process("data_size", "ingest", folder / "data", folder / "examples"))
             ingestions[-1] |= {
                 "one_core": one_core["seconds"],
                 "scaling": one_core["seconds"] / ingestions[-1]["seconds"],
             }
             for way in WAYS:
-                trainings[way].append(_in_a_process("train", folder / "examples", way, steps))
+                trainings[way].append(in_a_process("data_size", "train", folder / "examples", way, steps))
     finally:
         shutil.rmtree(folder)
     ingestion = {name: spread([one[name] for one in ingestions]) for name in ingestions[0]}

@@ -14,8 +14,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +27,7 @@ from tfx.components.example_gen.base_example_gen_executor import BaseExampleGenE
 from tfx.types import standard_artifacts
 from tfx.utils import proto_utils
 
-from benchmarks.measure import show, spread, store
+from benchmarks.measure import in_a_process, show, spread, store
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.dataset import Dataset, HashedSplits
 from components.image_example_gen.executor import Executor, serialize
@@ -123,18 +121,6 @@ def measure(data: Path, folders: Path, ways: Sequence[str]) -> dict[str, float]:
     return {name: [timed(work) for _ in range(2)][1] for name, work in works.items() if not ways or name in ways}
 
 
-def in_a_process(data: Path, folders: Path, cores: int, ways: Sequence[str] = ()) -> dict[str, float]:
-    """Returns what `measure` does in a process that has so many cores."""
-    command = [sys.executable, "-m", "benchmarks.ingest", "--child", str(data), str(folders), *ways]
-    allowed = sorted(os.sched_getaffinity(0))[:cores]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, preexec_fn=lambda: os.sched_setaffinity(0, allowed)
-    )
-    if done.returncode:
-        sys.exit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def timed(work: Callable[[Path], Any]) -> float:
     folder = Path(tempfile.mkdtemp())
     started = time.perf_counter()
@@ -163,8 +149,8 @@ def main() -> None:
         folders = Path(scratch)
         make_pictures(data, folders, options.pictures)
         for _ in range(options.runs):
-            all_cores.append(in_a_process(data, folders, cores))
-            one_core.append(in_a_process(data, folders, 1, SCALED))
+            all_cores.append(in_a_process("ingest", data, folders, cores=cores))
+            one_core.append(in_a_process("ingest", data, folders, *SCALED, cores=1))
     times = {name: [run[name] for run in all_cores] for name in all_cores[0]}
     times |= {f"{name}, one core": [run[name] for run in one_core] for name in SCALED}
     images = len(all_records(data))

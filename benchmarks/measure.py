@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,18 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "versions": stack_versions(),
     }
+
+
+def in_a_process(module: str, *arguments: Any, cores: int | None = None) -> dict[str, Any]:
+    """Returns what a benchmark's child prints last, as JSON; it may have so many cores, or all."""
+    allowed = sorted(os.sched_getaffinity(0))[:cores]
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--child", *map(str, arguments)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, preexec_fn=lambda: os.sched_setaffinity(0, allowed)
+    )
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

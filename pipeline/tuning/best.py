@@ -49,7 +49,7 @@ def best_trial(home: Home, experiment: Experiment, data_digest: str) -> Best:
     Args:
       home: where the searches are.
       experiment: the experiment.
-      data_digest: of its data; see `pipeline.data.inputs.data_digest`.
+      data_digest: of its data; see `pipeline.home.provenance.data_digest`.
 
     Raises:
       ConfigError: there is none, or the network has lost a parameter that it sets.
