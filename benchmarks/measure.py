@@ -8,7 +8,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,32 @@ def machine() -> dict[str, Any]:
     }
 
 
-def in_a_process(module: str, *arguments: Any, cores: int | None = None) -> dict[str, Any]:
-    """Returns what a benchmark's child prints last, as JSON; it may have so many cores, or all."""
-    allowed = sorted(os.sched_getaffinity(0))[:cores]
+def in_a_process(
+    module: str, *arguments: Any, cores: int | None = None, environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Returns what a benchmark's child prints last, as JSON; see `last_line`."""
     command = [sys.executable, "-m", f"benchmarks.{module}", "--child", *map(str, arguments)]
+    return last_line(command, cores, environment)
+
+
+def last_line(
+    command: Sequence[str], cores: int | None = None, environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Returns what a command prints last, as JSON.
+
+    Args:
+      command: the program and its arguments.
+      cores: how many it may have; None for all.
+      environment: variables that it has besides.
+    """
+    allowed = sorted(os.sched_getaffinity(0))[:cores]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, preexec_fn=lambda: os.sched_setaffinity(0, allowed)
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | dict(environment or {}),
+        preexec_fn=lambda: os.sched_setaffinity(0, allowed),
     )
     if done.returncode:
         sys.exit(done.stderr)

@@ -17,7 +17,6 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 import signal
 import statistics
 import subprocess
@@ -30,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import spread, store
+from benchmarks.measure import in_a_process, last_line, spread, store
 from pipeline.experiments import load
 
 IMAGES = 2_000
@@ -184,7 +183,7 @@ def trainer(name: str) -> dict[str, float]:
             **places,
         )
         (folder / "run" / SPEC).write_text(to_json(spec))
-        command = [sys.executable, "-m", "trainer", str(folder / "run" / SPEC)]
+        command = [sys.executable, "-u", "-m", "trainer", str(folder / "run" / SPEC)]  # lines come when they are made
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": None}
         return lambda: subprocess.Popen(command, **pipes, text=True)
 
@@ -218,14 +217,9 @@ TORCH = "PyTorch"
 
 def _in_a_process(way: str, name: str, steps: int, torch: str | None, environment: Mapping[str, str]) -> dict[str, Any]:
     if way == TORCH:
-        command = [str(torch), str(PEER), name, str(steps)]
-    else:
-        command = [sys.executable, "-m", "benchmarks.training", "--child", way, name, str(steps)]
-    environment = os.environ | environment | ({"TF_ENABLE_ONEDNN_OPTS": "0"} if way == PLAIN else {})
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+        return last_line([str(torch), str(PEER), name, str(steps)], environment=environment)
+    plain = {"TF_ENABLE_ONEDNN_OPTS": "0"} if way == PLAIN else {}
+    return in_a_process("training", way, name, steps, environment={**environment, **plain})
 
 
 def measure(

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,7 @@ from trainer.records import Records
 from trainer.settings import Pictures
 
 READERS = len(os.sched_getaffinity(0))  # threads that make batches
+_COMPUTING = threading.Lock()
 PREFETCHED = 8  # batches made ahead of the step that takes them
 
 
@@ -204,7 +206,12 @@ class ShuffledOrder:
         return np.concatenate(parts)
 
 
-@functools.lru_cache(maxsize=4)  # two, of batches that are made ahead, and two of another training
 def _permutation(examples: int, seed: int, epoch: int) -> np.ndarray:
-    """Returns the order of the examples in an epoch: int32 [examples]."""
+    """Returns the order of the examples in an epoch: int32 [examples]; it is computed once, whichever threads ask."""
+    with _COMPUTING:
+        return _computed_permutation(examples, seed, epoch)
+
+
+@functools.lru_cache(maxsize=4)  # two, of batches that are made ahead, and two of another training
+def _computed_permutation(examples: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(examples).astype(np.int32)

@@ -22,6 +22,7 @@ from trainer import export, networks
 from trainer.callbacks import Callbacks
 from trainer.devices import Devices
 from trainer.examples import Images, ShuffledOrder, Split, batches
+from trainer.records import changes_told
 from trainer.settings import Training, TrainingJob
 
 STEPS_PER_EXECUTION = 10  # in one call of the compiled loop: few calls into Python, and a bar that still moves
@@ -121,6 +122,7 @@ def train(
 
     Raises:
       NetworkError: the network cannot be built.
+      ExamplesChanged: a file of examples is not what it was.
       TrainingDiverged: the loss became infinite or not a number.
       TrainingStopped: SIGTERM came.
     """
@@ -170,7 +172,8 @@ def train(
             if stopped.is_set():
                 raise TrainingStopped(f"Stopped at step {step}, with a checkpoint. Run again to continue from there.")
             count = 1 if step == 0 and prove else _steps_to_next_event(step, training)
-            loss = float(run_steps(iterator, tf.constant(count)))
+            with changes_told():
+                loss = float(run_steps(iterator, tf.constant(count)))
             step += count
             bar.update(count)
             if not math.isfinite(loss):

@@ -121,18 +121,27 @@ def _check(model: Any, job: TrainingJob) -> None:
             f"The model of {name} has a train_step of its own, which is not called here: compile() takes its loss, and "
             "compute_loss() may be its own."
         )
-    if getattr((model.layers or [None])[-1], "activation", None) is keras.activations.sigmoid:
+    images = np.random.default_rng(0).integers(0, 256, (TRIED, *job.shape)).astype(np.float32)
+    _check_outputs(model(images, training=False), (TRIED, len(job.classes)), name)
+    if getattr(_last_operation(model), "activation", None) is keras.activations.sigmoid:
         raise NetworkError(
             f"The model of {name} ends in a sigmoid, and must return logits: leave it out. Each image has one label."
         )
-    images = np.random.default_rng(0).integers(0, 256, (TRIED, *job.shape)).astype(np.float32)
-    _check_outputs(model(images, training=False), (TRIED, len(job.classes)), name)
     if wrong := [layer.name for layer in model._flatten_layers() if _has_wrong_gradient(layer)]:
         raise NetworkError(
             f"The model of {name} has 1 x 1 convolutions with strides and fewer than {ONEDNN_BLOCK} channels "
             f"({', '.join(wrong)}). On a CPU their gradients are wrong, and may crash: pool first, and convolve "
             "without strides."
         )
+
+
+def _last_operation(model: keras.Model) -> Any:
+    """Returns the operation that makes a model's outputs, within models of models; None of a subclass's own call()."""
+    last: Any = model
+    while isinstance(last, keras.Model):
+        outputs = getattr(last, "outputs", None)
+        last = outputs[0]._keras_history.operation if outputs else None
+    return last
 
 
 def _check_outputs(outputs: Any, wanted: tuple[int, int], name: str) -> None:

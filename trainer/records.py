@@ -7,7 +7,9 @@ which keeps as much of the files in its own memory as it likes; a mapping of the
 The sizes of files are checked, and the checksums of records are not.
 """
 
+import contextlib
 import os
+import re
 import resource
 import struct
 import weakref
@@ -18,6 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
+from conveyor.errors import ConveyorError
 
 INDEX = "index"  # folder beside the splits: <split>/<file>.npz
 ENTRY = np.dtype([("offset", "<u8"), ("size", "<u4"), ("label", "<i4")])
@@ -140,6 +144,21 @@ def make_index(file: Path) -> np.ndarray:
     return np.array(entries, ENTRY)
 
 
+class ExamplesChanged(ConveyorError):
+    """A file of examples is not what it was when it was opened."""
+
+
+@contextlib.contextmanager
+def changes_told() -> Iterator[None]:
+    """Raises an `ExamplesChanged` of an input pipeline as it was: TensorFlow makes an error of its own of it."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if found := re.search(rf"{ExamplesChanged.__name__}: (.*)", str(error)):
+            raise ExamplesChanged(found[1]) from error
+        raise
+
+
 class Records:
     """The images of some TFRecord files, one file after the other.
 
@@ -155,6 +174,7 @@ class Records:
         """
         _allow_open_files(len(files))
         indexes = [_index_of(file) for file in files]
+        self._paths = files
         self._opened: list[int] = []
         weakref.finalize(self, _close, self._opened)
         for file in files:
@@ -181,13 +201,13 @@ class Records:
         """Returns the bytes of images that are all of one size: uint8 [len(numbers), size].
 
         Raises:
-          ValueError: a file has become shorter than it was.
+          ExamplesChanged: a file has become shorter than it was.
         """
         pixels = np.empty((len(numbers), size), np.uint8)
         places = zip(pixels, self._files[numbers].tolist(), self._offsets[numbers].tolist(), strict=True)
         for row, file, offset in places:
             if os.preadv(self._opened[file], [row], offset) != size:
-                raise ValueError(f"A file of examples ends before byte {offset + size}: it has been changed.")
+                raise ExamplesChanged(f"{self._paths[file]} ends before byte {offset + size}: it has been changed.")
         return pixels
 
 
@@ -199,7 +219,7 @@ def _close(opened: list[int]) -> None:
 def _allow_open_files(count: int) -> None:
     """Raises this process's limit of open files, if so many more need it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + OTHER_FILES
+    wanted = len(list(Path("/dev/fd").iterdir())) + count + OTHER_FILES  # those of another split may be open already
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)

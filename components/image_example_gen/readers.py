@@ -188,8 +188,8 @@ class FolderReader:
     def place(self, number: int) -> tuple[Path, int | None]:
         return self.paths[number], None
 
-    def _decode(self, paths: Sequence[Path]) -> tuple[np.ndarray, list[DataError]]:
-        """Returns the pixels of some files, or what is wrong with each that cannot be decoded."""
+    def _decode(self, paths: Sequence[Path], again: bool = True) -> tuple[np.ndarray, list[DataError]]:
+        """Returns the pixels of some files, or what is wrong with each that cannot be decoded when tried again."""
         import tensorflow as tf  # seconds, which a data set of other files need not wait for
 
         from trainer import pictures
@@ -200,8 +200,8 @@ class FolderReader:
         try:
             return decode(tf.constant([as_png_or_jpeg(path.read_bytes()) for path in paths])).numpy(), []
         except (OSError, PictureError, tf.errors.InvalidArgumentError) as error:
-            if len(paths) > 1:  # each by itself: some may be whole, and what was not there a moment ago may be now
-                singles = [self._decode([path]) for path in paths]
+            if again:  # each by itself: some may be whole, and what was not there a moment ago may be now
+                singles = [self._decode([path], again=False) for path in paths]
                 images = [image for image, problems in singles if not problems]
                 return np.concatenate(images or [np.empty(0)]), [found for _, each in singles for found in each]
             return np.empty(0), [DataError.at(paths[0], None, f"a whole picture: {KINDS}", _why(error))]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from conveyor import processes
-from conveyor.errors import ConveyorError
+from conveyor.errors import ConveyorError, ExitCode
 from conveyor.settings import from_json, to_json
 from serving import warmup
 from trainer.examples import read_split
@@ -98,5 +98,7 @@ def run_trainer(spec: Path, output: IO[str] | None = None) -> None:
     code, last_line = processes.run(command, spec.parent, {"PYTHONPATH": path}, output)
     if code < 0:
         raise TrainerKilled(f"The trainer was killed by signal {-code}{_why(-code)}.")
+    if code == ExitCode.INTERRUPTED:
+        raise TrainerKilled(last_line)
     if code:
         raise TrainingFailed(last_line)

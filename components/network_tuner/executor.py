@@ -111,7 +111,6 @@ class ProcessTuner(keras_tuner.engine.base_tuner.BaseTuner):
         folder.mkdir(parents=True, exist_ok=True)
         self._spec, self._folder, self._ranges = spec, folder, ranges
         self._trials = trials.read(folder)
-        self._killed = {trial.trial for trial in self._trials if trial.killed}  # before: they are gone on with
         self._failures = 0  # in a row, in this process
         self._stop = threading.Event()
         super().__init__(oracle=oracle, directory=str(folder), project_name="keras_tuner", overwrite=True)
@@ -133,8 +132,7 @@ class ProcessTuner(keras_tuner.engine.base_tuner.BaseTuner):
         if not Path(self._spec.examples, "Split-eval").is_dir():
             raise TuningFailed("The training images leave none to measure trials on: a larger share must be held out.")
         total = self.oracle.max_trials
-        done = len(self._trials) - len(self._killed)
-        bar = tqdm(total=total, initial=done, desc="trials", leave=False, file=sys.stdout, disable=None)
+        bar = tqdm(total=total, initial=len(self._trials), desc="trials", leave=False, file=sys.stdout, disable=None)
         with bar as self._bar, processes.on_stop(self._stop.set):
             try:
                 super().search(*arguments, **options)
@@ -147,11 +145,9 @@ class ProcessTuner(keras_tuner.engine.base_tuner.BaseTuner):
         """Trains with a trial's settings, and returns the accuracy on the split `eval`; equal ones are trained once."""
         settings = {name: self._within(name, value) for name, value in trial.hyperparameters.values.items()}
         done = next((trial for trial in self._trials if trial.settings == settings), None)
-        if done is None or done.trial in self._killed:
-            number = len(self._trials) if done is None else done.trial
-            self._killed.discard(number)
+        if done is None:
             try:
-                done = self._trained(settings, number)
+                done = self._trained(settings)
             except Exception as error:  # Keras Tuner would take it for the trial's fault, and go on
                 raise errors.FatalError(str(error)) from error
             self._bar.update()
@@ -163,8 +159,8 @@ class ProcessTuner(keras_tuner.engine.base_tuner.BaseTuner):
             min(value, self._ranges[name]["high"]) if isinstance(value, int) and "high" in self._ranges[name] else value
         )
 
-    def _trained(self, settings: dict[str, Any], number: int) -> Trial:
-        """Returns a trial, when it is written down.
+    def _trained(self, settings: dict[str, Any]) -> Trial:
+        """Returns a trial, when it is written down. A training that is killed goes on once, from its last checkpoint.
 
         Raises:
           TuningFailed: it is the last of several in a row that could not be measured.
@@ -172,17 +168,22 @@ class ProcessTuner(keras_tuner.engine.base_tuner.BaseTuner):
         """
         self._raise_if_stopped()
         started = time.perf_counter()
-        folder, accuracy, problem, killed = self._folder / f"trial_{number}", None, None, False
+        number, accuracy, problem = len(self._trials), None, None
+        folder = self._folder / f"trial_{number}"
         try:
-            accuracy = self._measured(settings, folder)
+            try:
+                accuracy = self._measured(settings, folder)
+            except TrainerKilled as killed:
+                self._raise_if_stopped()
+                tqdm.write(f"trial {number} goes on: {killed}")
+                accuracy = self._measured(settings, folder)
         except TrainingFailed as failure:
             self._raise_if_stopped()
-            problem, killed = str(failure), isinstance(failure, TrainerKilled)
-        trial = Trial(number, settings, accuracy, time.perf_counter() - started, problem, killed)
-        self._trials[number:] = [trial, *self._trials[number + 1 :]]
+            problem = str(failure)
+        trial = Trial(number, settings, accuracy, time.perf_counter() - started, problem)
+        self._trials.append(trial)
         trials.write(self._folder, self._trials)
-        if not killed:
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         named = ", ".join(f"{name}={shown(value)}" for name, value in settings.items())
         what = problem or f"held-out accuracy {accuracy:.4f}"
         tqdm.write(f"trial {number}: {named}: {what} ({trial.seconds:.0f} s)")

@@ -22,7 +22,6 @@ class Trial:
       accuracy: on the split `eval`, 0 to 1; None where it could not be measured.
       seconds: how long it took.
       error: why it could not be measured; None where it could.
-      killed: whether a signal ended its training, so that the next search goes on with it.
     """
 
     trial: int
@@ -30,7 +29,6 @@ class Trial:
     accuracy: float | None
     seconds: float
     error: str | None = None
-    killed: bool = False
 
     @property
     def assignments(self) -> tuple[str, ...]:
@@ -51,7 +49,8 @@ def read(folder: Path) -> list[Trial]:
     """
     path = folder / TRIALS_FILE
     with storage_errors(f"The trials in {path} cannot be read"):
-        return [Trial(**row) for row in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
+        rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        return [Trial(**{field.name: row[field.name] for field in dataclasses.fields(Trial)}) for row in rows]
 
 
 def write(folder: Path, trials: Sequence[Trial]) -> None:

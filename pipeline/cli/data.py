@@ -73,6 +73,8 @@ def add(chosen: Chosen, path: Path, date: str | None, home: Home) -> ExitCode:
         added = adding.add(chosen.experiment, folder, path, date)
     chosen.remember(Console().note)
     counts = ", ".join(f"{name} {count:,}" for name, count in added.by_class.items())
+    for warning in added.warnings:
+        warn(warning)
     state = "is" if added.new else "was there already:"
     click.echo(f"{added.span} {state} {added.folder}: {counted(added.images, 'image')} ({counts})")
     reply(dataclasses.asdict(added))

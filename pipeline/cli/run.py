@@ -97,9 +97,11 @@ def _with_best(chosen: Chosen, home: Home, console: Console) -> Chosen:
     from pipeline.run.plan import part_digests
     from pipeline.tuning.best import best_trial
 
-    folder = input_folder(chosen.experiment, home, chosen.data, console.note)
-    parts = part_digests(read_inputs(folder, chosen.experiment))
-    best = best_trial(home, chosen.experiment, data_digest(parts))
+    def digest() -> str:
+        folder = input_folder(chosen.experiment, home, chosen.data, console.note)
+        return data_digest(part_digests(read_inputs(folder, chosen.experiment)))
+
+    best = best_trial(home, chosen.experiment, digest)
     assignments = best.trial.assignments
     console.note(
         f"best of {counted(best.trials, 'trial')}, with a held-out accuracy of {best.trial.accuracy:.4f}: "

@@ -32,6 +32,7 @@ class Added:
       images: how many there are.
       by_class: how many of each class, in the order of the labels.
       new: False if the same files are in this span already.
+      warnings: a sentence for each image that is in it with two labels.
     """
 
     span: str
@@ -39,6 +40,7 @@ class Added:
     images: int
     by_class: dict[str, int]
     new: bool = True
+    warnings: tuple[str, ...] = ()
 
 
 def add(experiment: Experiment, root: Path, source: Path, date: str | None = None) -> Added:
@@ -68,9 +70,9 @@ def add(experiment: Experiment, root: Path, source: Path, date: str | None = Non
     with storage_errors(f"Nothing can be added to {root}"), filelock.FileLock(root / LOCK):
         for name in spans.span_names(root):
             if read_input(spans.span(root / name, dataset)).digest == new.digest:
-                return Added(name, str(root / name), checked.images, checked.by_class, new=False)
+                return Added(name, str(root / name), checked.images, checked.by_class, False, checked.warnings)
         name = _next_name(root, date)
-        added = Added(name, str(root / name), checked.images, checked.by_class)
+        added = Added(name, str(root / name), checked.images, checked.by_class, True, checked.warnings)
         _copy(new, root, added)
     return added
 

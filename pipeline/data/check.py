@@ -13,8 +13,12 @@ from components.image_example_gen.readers import DataError
 from components.image_example_gen.shards import Piece, Shard, image_digest, plan, reserved_digests
 from components.image_example_gen.spans import BASE, Part
 from conveyor.errors import StorageError
+from conveyor.words import counted
 from pipeline.data.inputs import read_input
 from pipeline.experiments.config import Experiment
+
+LISTED = 50  # images with two labels that are named, of a part
+DIGEST = 8  # bytes of an image's digest: of a hundred million images two others have the same in one of 4,000 cases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,20 +54,24 @@ def check(experiment: Experiment, folder: Path) -> list[PartCheck]:
     """
     dataset = experiment.dataset
     base, *others = spans.parts(folder, dataset, dataclasses.replace(experiment.spans, window=0))
-    checks = [check_part(base)]
+    contradictions = Contradictions()
+    checks = [check_part(base, contradictions=contradictions)]
     reserved: frozenset[bytes] = frozenset()
     if others:
         with contextlib.suppress(DataError):  # it is told of already
             reserved = reserved_digests(base)
-    return [*checks, *(check_part(part, reserved) for part in others)]
+    return [*checks, *(check_part(part, reserved, contradictions) for part in others)]
 
 
-def check_part(part: Part, reserved: frozenset[bytes] = frozenset()) -> PartCheck:
+def check_part(
+    part: Part, reserved: frozenset[bytes] = frozenset(), contradictions: "Contradictions | None" = None
+) -> PartCheck:
     """Reads every image of a part.
 
     Args:
       part: the base files, or a span.
       reserved: digests of images that must not be in it; see `shards.reserved_digests`.
+      contradictions: of the parts before, to find images of theirs with another label; None for this part alone.
 
     Where names, sizes or headers are wrong, no image is read.
     """
@@ -72,7 +80,7 @@ def check_part(part: Part, reserved: frozenset[bytes] = frozenset()) -> PartChec
         lambda: np.zeros(len(classes), np.int64)
     )
     problems: list[str] = []
-    contradictions = _Contradictions(part)
+    contradictions = contradictions or Contradictions()
     try:
         read_input(part)
         shards = plan(part)
@@ -84,7 +92,7 @@ def check_part(part: Part, reserved: frozenset[bytes] = frozenset()) -> PartChec
             try:
                 for piece in shard.read(part.dataset, reserved):
                     by_split[piece.split] += np.bincount(piece.labels, minlength=len(classes))
-                    contradictions.look(shard, piece)
+                    contradictions.look(part, shard, piece)
             except DataError as error:
                 problems += error.sentences
             bar.update(shard.count)
@@ -93,28 +101,41 @@ def check_part(part: Part, reserved: frozenset[bytes] = frozenset()) -> PartChec
     if not problems:
         problems += _missing_classes(part, by_split) if part.name == BASE else []
         problems += [] if counts.any() else [str(DataError.at(part.folder, None, "at least one image", "none"))]
-    warnings = tuple(contradictions.sentences)
-    return PartCheck(part.name, str(part.folder), int(counts.sum()), by_class, tuple(problems), warnings)
+    return PartCheck(part.name, str(part.folder), int(counts.sum()), by_class, tuple(problems), contradictions.told())
 
 
-class _Contradictions:
-    """Finds images that are there twice, with different labels."""
+class Contradictions:
+    """Finds images that are there twice, with different labels; some hundred bytes are kept of each image."""
 
-    def __init__(self, part: Part) -> None:
-        self._part = part
-        self._seen: dict[bytes, tuple[int, Shard, int]] = {}
-        self.sentences: list[str] = []
+    def __init__(self) -> None:
+        self._seen: dict[bytes, tuple[int, Part, Shard, int]] = {}
+        self._found: list[str] = []
+        self._untold = 0
 
-    def look(self, shard: Shard, piece: Piece) -> None:
+    def look(self, part: Part, shard: Shard, piece: Piece) -> None:
         """Looks at the images of a piece."""
         for image, label, number in zip(piece.images, piece.labels.tolist(), piece.numbers.tolist(), strict=True):
-            first, other, place = self._seen.setdefault(image_digest(image), (label, shard, number))
+            place = (label, part, shard, number)
+            first, *other = self._seen.setdefault(image_digest(image)[:DIGEST], place)
             if first != label:
-                classes, folder = self._part.dataset.classes, self._part.folder
-                self.sentences.append(
-                    f"{shard.source(number, folder)} is {classes[label]}, and the same image as "
-                    f"{other.source(place, folder)}, which is {classes[first]}."
+                if len(self._found) == LISTED:
+                    self._untold += 1
+                    continue
+                classes = part.dataset.classes
+                self._found.append(
+                    f"{shard.source(number, part.folder)} is {classes[label]}, and the same image as "
+                    f"{_source(*other)}, which is {classes[first]}."
                 )
+
+    def told(self) -> tuple[str, ...]:
+        """Returns a sentence for each that was found since it was asked last, and how many more there are."""
+        more = (f"{counted(self._untold, 'more image')} with two labels.",) if self._untold else ()
+        found, self._found, self._untold = tuple(self._found), [], 0
+        return found + more
+
+
+def _source(part: Part, shard: Shard, number: int) -> str:
+    return shard.source(number, part.folder)
 
 
 def _missing_classes(part: Part, by_split: collections.defaultdict[str, np.ndarray]) -> list[str]:

@@ -1,6 +1,7 @@
 """Makes an experiment of a folder of pictures: its classes, a small network, and as much training as they need."""
 
 import collections
+import math
 import re
 import unicodedata
 from pathlib import Path
@@ -77,6 +78,7 @@ def experiment_of(folder: Path) -> FolderExperiment:
     with storage_errors(f"The folder {folder} cannot be read"):
         named = _named_splits(folder)
         by_class = _pictures(folder / named["train"] if named else folder)
+        judged = _pictures(folder / named["test"]) if named else by_class  # what the gate will be measured on
     if len(by_class) < 2:
         found = f"one ({next(iter(by_class))})" if by_class else "none"
         raise ConfigError(
@@ -94,8 +96,15 @@ def experiment_of(folder: Path) -> FolderExperiment:
             resize="pad",
         ),
         training=_training(count if named else round(0.75 * count)),
-        gate=Gate(min_accuracy=round(1 - FEWER_MISTAKES * (1 - max(map(len, by_class.values())) / count), 3)),
+        gate=Gate(min_accuracy=_fewer_mistakes(judged)),
     )
+
+
+def _fewer_mistakes(by_class: dict[str, list[Path]]) -> float:
+    """Returns the accuracy of a tenth fewer mistakes than the most frequent class makes, rounded up to millionths."""
+    counts = list(map(len, by_class.values()))
+    mistakes = 1 - max(counts, default=0) / max(1, sum(counts))
+    return 1 - math.floor(FEWER_MISTAKES * mistakes * 1e6 + 1e-6) / 1e6
 
 
 def unused_folders(folder: Path) -> list[str]:

@@ -67,7 +67,10 @@ class Range:
     @property
     def ends(self) -> tuple[object, ...]:
         """Values that must all be ones that the setting takes."""
-        return (self.low, self.high)
+        if self.step is None:
+            return (self.low, self.high)
+        last = exact(self.low) + (exact(self.high) - exact(self.low)) // exact(self.step) * exact(self.step)
+        return (self.low, type(self.high)(last))
 
 
 @settings("tuning")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def remember(folder: Path, experiment: Experiment, data_digest: str) -> None:
         replace_file(folder / SEARCHED, json.dumps({**experiment.to_dict(), DATA: data_digest}, indent=1))
 
 
-def best_trial(home: Home, experiment: Experiment, data_digest: str) -> Best:
+def best_trial(home: Home, experiment: Experiment, data_digest: Callable[[], str]) -> Best:
     """Returns the best trial of all searches of an experiment and data as they are now, or else of the newest search.
 
     Accuracies on other data do not compare: nothing is said of which is better.
@@ -49,13 +50,15 @@ def best_trial(home: Home, experiment: Experiment, data_digest: str) -> Best:
     Args:
       home: where the searches are.
       experiment: the experiment.
-      data_digest: of its data; see `pipeline.home.provenance.data_digest`.
+      data_digest: returns that of its data; see `pipeline.home.provenance.data_digest`. It is asked for where there
+        are searches.
 
     Raises:
       ConfigError: there is none, or the network has lost a parameter that it sets.
     """
     paths = sorted((home.tuning / experiment.name).glob(f"*/{SEARCHED}"), key=lambda path: path.stat().st_mtime)
-    found = [best for path in paths if (best := _best(path.parent, experiment, data_digest))]
+    digest = data_digest() if paths else ""
+    found = [best for path in paths if (best := _best(path.parent, experiment, digest))]
     if not found:
         raise ConfigError(f"There is no best trial of {experiment.name} in {home.root}: `conveyor tune` finds one.")
     same = [best for best in found if not best.changed]
@@ -86,5 +89,5 @@ def _settings(experiment: dict[str, Any]) -> dict[str, Any]:
         **{f"dataset.{name}": value for name, value in experiment["dataset"].items()},
         **{f"spans.{name}": value for name, value in experiment["spans"].items()},
         "the network's code": network["digest"][:12],
-        "the data's digest": experiment.get(DATA, "another")[:12],
+        **({"the data's digest": experiment[DATA][:12]} if DATA in experiment else {}),  # older searches lack it
     }

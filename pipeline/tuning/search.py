@@ -83,16 +83,15 @@ def tune(
         backup.save(home)
         with redirected(log):
             store = prepare(plan, console)
-            _check_networks(plan)
-            failure: str | None = "It was interrupted."
+            _check_networks(plan, console)
+            failure: str | None = None
             try:
                 from pipeline.run.graph import create_tuning_pipeline  # which `prepare` has imported
 
                 carry_out(plan, store, create_tuning_pipeline(plan, _job(plan, folder), folder, trials), console, log)
                 remember(folder, cold, plan.provenance.data_digest)
-                failure = None
-            except ConveyorError as error:
-                failure = getattr(error, "sentence", str(error))
+            except BaseException as error:
+                failure = _failure(error)
                 raise
             finally:
                 from pipeline.report import trials as page  # which imports what reads TFX's results
@@ -141,21 +140,34 @@ def _check_batches(plan: RunPlan) -> None:
             raise ConfigError(f"tuning.ranges: {error}") from None
 
 
-def _check_networks(plan: RunPlan) -> None:
-    """Builds the network with each end of each range, one after the other.
+def _failure(error: BaseException) -> str:
+    """Returns why a search has ended, in a sentence."""
+    if isinstance(error, ConveyorError):
+        return getattr(error, "sentence", str(error))
+    return "It was interrupted." if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+
+
+def _check_networks(plan: RunPlan, console: Console) -> None:
+    """Builds the network with each end of each range, one after the other, and says where it cannot be built.
 
     Raises:
-      NetworkError: it cannot be built.
+      NetworkError: it can be built with none of a range's.
     """
     from components.network_tuner.executor import with_settings
     from trainer import networks
 
     for name, values in plan.experiment.tuning.ranges.items():
-        for end in values.ends if name.startswith("network.") else ():
+        ends = values.ends if name.startswith("network.") else ()
+        problems = []
+        for end in ends:
             try:
                 networks.build(with_settings(plan.job, {name: end}), "float32")
             except networks.NetworkError as error:
-                raise networks.NetworkError(f"tuning.ranges: {name}={json.dumps(end)}: {error}") from None
+                problems.append(f"tuning.ranges: {name}={json.dumps(end)}: {error}")
+        if problems and len(problems) == len(ends):
+            raise networks.NetworkError(problems[0])
+        for problem in problems:  # another setting may go with it
+            console.note(problem)
 
 
 def _key(plan: RunPlan) -> str:

@@ -242,6 +242,33 @@ def with_sigmoid(shape, classes):
     return keras.Sequential([keras.Input(shape), layers.Flatten(), layers.Dense(classes, activation="sigmoid")])
 
 
+def with_sigmoid_within(shape, classes):
+    return keras.Sequential([keras.Input(shape), layers.Flatten(), with_sigmoid((int(np.prod(shape)),), classes)])
+
+
+def with_a_gate(shape, classes):
+    """A sigmoid that is no end: it weighs the logits."""
+    inputs = keras.Input(shape)
+    flat = layers.Flatten()(inputs)
+    logits = layers.Dense(classes)(flat)
+    return keras.Model(inputs, logits * layers.Dense(classes, activation="sigmoid")(flat))
+
+
+class _Gated(keras.Model):
+    def __init__(self, classes):
+        super().__init__()
+        self.flat, self.logits = layers.Flatten(), layers.Dense(classes)
+        self.gate = layers.Dense(classes, activation="sigmoid")
+
+    def call(self, inputs):
+        flat = self.flat(inputs)
+        return self.gate(flat) * self.logits(flat)
+
+
+def with_a_gate_of_its_own(shape, classes):
+    return _Gated(classes)
+
+
 def with_loss_of_probabilities(shape, classes):
     model = dense_only(shape, classes)
     model.compile("adam", "sparse_categorical_crossentropy")

@@ -199,6 +199,7 @@ def test_weights_that_a_callback_restores_at_the_end_are_exported_and_kept(job, 
     [
         ("with_softmax", "returns probabilities, and must return logits: leave the softmax"),
         ("with_sigmoid", "ends in a sigmoid, and must return logits"),
+        ("with_sigmoid_within", "ends in a sigmoid, and must return logits"),
         ("with_loss_of_probabilities", "sparse_categorical_crossentropy, which expects probabilities, and returns log"),
         ("with_too_few_outputs", r"returns \(2, 9\) for 2 images; it must return logits, one a class: \(2, 10\)"),
         ("no_model", r"no_model in own_networks\.py must return a keras\.Model; it returned ndarray"),
@@ -215,6 +216,11 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence(kind, message, job):
     with pytest.raises(NetworkError, match=message):
         networks.build(job(kind), "float32")
     assert keras.config.dtype_policy().name == "float32"
+
+
+@pytest.mark.parametrize("kind", ["with_a_gate", "with_a_gate_of_its_own"])
+def test_a_sigmoid_that_is_not_the_end_is_no_matter(kind, job):
+    networks.build(job(kind), "float32")
 
 
 @pytest.mark.parametrize(

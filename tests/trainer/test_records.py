@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from components.image_example_gen.executor import serialize
 from trainer import records
-from trainer.records import Records
+from trainer.records import ExamplesChanged, Records
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,7 +96,7 @@ def test_files_that_shrink_while_they_are_read_are_refused(splits):
     read = Records(files)
     files[1].write_bytes(files[1].read_bytes()[:300])
     read.pixels(np.arange(12), 60)
-    with pytest.raises(ValueError, match="A file of examples ends before byte"):
+    with pytest.raises(ExamplesChanged, match=rf"{files[1]} ends before byte \d+: it has been changed"):
         read.pixels(np.arange(20), 60)
 
 

@@ -13,6 +13,7 @@ from pipeline.experiments import load
 from pipeline.experiments.network import copy_code
 from serving.tflite import FLOAT16, INT8, LiteModel, file_of
 from trainer import export, loop, networks
+from trainer.examples import Split
 from trainer.settings import SPEC, TrainingSpec
 
 
@@ -73,6 +74,7 @@ def test_a_network_becomes_files_that_answer_as_it_does(tmp_path, digits):
     job = dataclasses.replace(job, training=dataclasses.replace(job.training, steps=40, log_every=40))
     from trainer import devices
 
+    digits = Split(digits.images // 8, digits.labels)  # no pixel is white
     trained = loop.train(job, devices.choose("float32"), digits, None, tmp_path / "c", tmp_path / "l", print).model
     network = exported(tmp_path, experiment.network, job, digits, trained)
     folders = (tmp_path / "model", tmp_path / "run", tmp_path / "examples")
@@ -88,6 +90,7 @@ def test_a_network_becomes_files_that_answer_as_it_does(tmp_path, digits):
         assert row["correct"] == np.count_nonzero(answers.argmax(axis=1) == labels)
         assert (row["examples"], row["accuracy"]) == (200, row["correct"] / 200)
         assert row["milliseconds"] > 0
+        assert lite._input["quantization"] in ((0.0, 0), (1.0, 0)), "pixels are taken as they are"
     assert rows[0]["correct"] == np.count_nonzero(scores.argmax(axis=1) == labels)
     weights = 4 * network.count_params()
     assert rows[1]["bytes"] == pytest.approx(weights / 2, rel=0.02)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from components.image_example_gen.executor import serialize
 from components.network_trainer import executor
-from components.network_trainer.executor import TrainingFailed, run_fn
+from components.network_trainer.executor import TrainerKilled, TrainingFailed, run_fn
 from conveyor.settings import from_json, to_json
 from pipeline.experiments import load
 from trainer.settings import SPEC, TrainingSpec
@@ -86,4 +86,10 @@ def test_the_last_line_of_a_trainer_that_fails_says_why(arguments, trainer):
 def test_a_trainer_that_is_killed_is_said_to_be(arguments, trainer):
     trainer("import os; os.kill(os.getpid(), 9)")
     with pytest.raises(TrainingFailed, match=r"killed by signal 9, most likely because memory ran out: a smaller tr"):
+        run_fn(arguments)
+
+
+def test_a_trainer_that_was_told_to_stop_is_one_that_goes_on(arguments, trainer):
+    trainer("import sys; print('Stopped at step 60, with a checkpoint.', file=sys.stderr); sys.exit(130)")
+    with pytest.raises(TrainerKilled, match="Stopped at step 60, with a checkpoint"):
         run_fn(arguments)

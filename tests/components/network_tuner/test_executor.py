@@ -183,28 +183,41 @@ def test_a_failed_trial_is_kept_and_the_search_goes_on(search, tmp_path):
     assert len(calls) == 3  # it is not tried again
 
 
-def test_a_trial_that_was_killed_goes_on_in_the_next_search(search, tmp_path):
+def test_a_training_that_is_killed_goes_on_at_once_and_once(search, tmp_path):
     calls = []
 
     def train(spec):
         calls.append(spec)
-        if len(calls) == 1:
+        if len(calls) == 2:
+            assert (Path(spec.checkpoints) / "step-100").exists()
+        if len(calls) in (1, 3, 4):
             (Path(spec.checkpoints) / "step-100").touch()
             raise TrainerKilled("The trainer was killed by signal 9.")
-        if len(calls) == 4:
-            assert (Path(spec.checkpoints) / "step-100").exists()
         return 0.5
 
     search(train)
-    first, *others = trials.read(tmp_path / "search")
-    assert (first.accuracy, first.error, first.killed) == (None, "The trainer was killed by signal 9.", True)
-    assert [trial.accuracy for trial in others] == [0.5, 0.5]
-    search(train)
-    assert calls[3] == calls[0]
-    assert [trial.accuracy for trial in trials.read(tmp_path / "search")] == [0.5, 0.5, 0.5]
-    assert not (tmp_path / "search" / "trial_0" / "checkpoints").exists()
-    search(train)
-    assert len(calls) == 4
+    assert (calls[0], calls[2]) == (calls[1], calls[3])
+    first, second, third = trials.read(tmp_path / "search")
+    assert (first.accuracy, first.error, third.accuracy) == (0.5, None, 0.5)
+    assert (second.accuracy, second.error) == (None, "The trainer was killed by signal 9.")
+    assert not (tmp_path / "search" / "trial_1" / "checkpoints").exists()
+
+
+def test_a_search_that_is_repeated_tries_nothing_else(search, tmp_path):
+    """More trials than Keras Tuner draws at random: what it was told decides what it tries."""
+    calls = []
+
+    def train(spec):
+        calls.append(spec)
+        if len(calls) in (2, 3, 5):
+            raise TrainerKilled("The trainer was killed by signal 9.")
+        return spec.job.network.parameters["learning_rate"]
+
+    search(train, count=12)
+    before = trials.read(tmp_path / "search")
+    assert [trial.trial for trial in before if trial.error] == [1]
+    search(lambda spec: pytest.fail("there is nothing left to try"), count=12)
+    assert trials.read(tmp_path / "search") == before
 
 
 def test_fewer_trials_than_there_are_begin_with_one_that_failed(search):

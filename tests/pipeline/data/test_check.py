@@ -7,6 +7,7 @@ from click.testing import CliRunner
 from components.image_example_gen.dataset import Dataset, HashedSplits, NamedSplits
 from conveyor.errors import ExitCode
 from pipeline.cli.main import main
+from pipeline.data import check as checking
 from pipeline.data.check import check
 from pipeline.experiments import load
 from tests.pictures import encode, noise
@@ -46,6 +47,26 @@ def test_an_image_with_two_labels_is_named(root, experiment):
     assert {"dog/copy.png", "cat/2.png"} <= set(sentence.replace(",", " ").split())
     assert not problems([base, span])
     assert not span.warnings
+
+
+def test_an_image_with_another_label_in_another_part_is_named_there(root, experiment):
+    (root / "span-1" / "dog" / "copy.png").write_bytes((root / "cat" / "2.png").read_bytes())
+    base, span = check(dataclasses.replace(experiment, dataset=plain(experiment.dataset)), root)
+    assert not base.warnings
+    assert span.warnings == ("dog/copy.png is dog, and the same image as cat/2.png, which is cat.",)
+
+
+def test_many_images_with_two_labels_are_counted(root, experiment, monkeypatch):
+    monkeypatch.setattr(checking, "LISTED", 2)
+    for number in range(5):
+        (root / "dog" / f"copy{number}.png").write_bytes((root / "cat" / f"{number}.png").read_bytes())
+    base, _ = check(experiment, root)
+    assert (len(base.warnings), base.warnings[-1]) == (3, "3 more images with two labels.")
+
+
+def plain(dataset):
+    """Returns a dataset without a test split, whose images spans must not hold."""
+    return dataclasses.replace(dataset, splits=HashedSplits(eval_share=0.3, test_share=0.001))
 
 
 def test_what_can_be_used_is_counted(root, experiment):

@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from components.image_example_gen.dataset import HashedSplits, NamedSplits
 from conveyor.errors import ConfigError
-from pipeline.experiments.from_folder import experiment_of, unused_folders
+from pipeline.experiments.from_folder import _fewer_mistakes, experiment_of, unused_folders
 from tests.pictures import draw_classes
 
 
@@ -106,3 +108,19 @@ def test_folders_beside_train_and_test_are_not_used(tmp_path):
     for name in ("train", "test", "daisy"):
         draw_classes(tmp_path / "x" / name, {"a": 2, "b": 2})
     assert unused_folders(tmp_path / "x") == ["daisy (beside train and test)"]
+
+
+def test_the_gate_is_above_the_most_frequent_class_of_what_it_is_measured_on(tmp_path):
+    draw_classes(tmp_path / "x" / "train", {"ok": 4, "broken": 4})
+    draw_classes(tmp_path / "x" / "test", {"ok": 19, "broken": 1})
+    assert experiment_of(tmp_path / "x").experiment.gate.min_accuracy == 0.955
+
+
+@pytest.mark.parametrize(
+    ("most", "count", "floor"), [(9_992, 10_000, 0.99928), (19_990, 20_000, 0.99955), (2, 3, 0.7), (5, 5, 1.0)]
+)
+def test_a_floor_has_as_many_digits_as_it_needs(most, count, floor):
+    paths = [Path("x")] * count
+    found = _fewer_mistakes({"a": paths[:most], "b": paths[most:]})
+    assert found == pytest.approx(floor, abs=1e-9)
+    assert most / count < found or most == count

@@ -53,9 +53,22 @@ def test_the_network_is_built_with_each_end_of_a_range_before_anything_is_traine
         experiment = dataclasses.replace(load("mnist_best"), tuning=Tuning({"network.width": Choice(widths)}))
         return types.SimpleNamespace(experiment=experiment, job=experiment.training_job())
 
-    _check_networks(of(2, 4))
+    said = []
+    console = types.SimpleNamespace(note=said.append)
+    _check_networks(of(2, 4), console)
+    assert said == []
+    _check_networks(of(2, -4), console)  # another setting may go with it
+    (sentence,) = said
+    assert sentence.startswith("tuning.ranges: network.width=-4: The network cannot be built")
     with pytest.raises(NetworkError, match=r"tuning\.ranges: network\.width=-4: The network cannot be built"):
-        _check_networks(of(2, -4))
+        _check_networks(of(-4, -2), console)
+
+
+def test_the_ends_of_a_range_are_values_that_are_tried():
+    assert Range(8, 60, step=8).ends == (8, 56)
+    assert Range(0.1, 0.75, step=0.1).ends == (0.1, 0.7)
+    assert Range(0.1, 0.3, step=0.1).ends == (0.1, 0.3)
+    assert Range(8, 60).ends == (8, 60)
 
 
 def test_trials_need_images_that_are_held_out():
@@ -114,21 +127,21 @@ def searched(home, experiment, name, accuracies, setting="training.steps", when=
 def test_the_best_trial_is_of_all_searches_of_the_experiment_as_it_is_now(tmp_path):
     home, experiment = Home(tmp_path), load("mnist")
     with pytest.raises(ConfigError, match=r"There is no best trial of mnist in .*: `conveyor tune` finds one"):
-        best_trial(home, experiment, "same")
+        best_trial(home, experiment, lambda: pytest.fail("there is no search, and data need not be hashed"))
     searched(home, experiment, "failed", (None,), when=9)
     searched(home, experiment, "good", (None, 0.9, 0.8), when=1)
     searched(home, experiment, "short", (0.7,), when=2)
     searched(home, override(experiment, ("training.batch_size=10",)), "other", (0.95,), when=3)
     searched(home, override(experiment, ("training.log_every=7",)), "as quick", (0.85,), when=4)
     searched(home, experiment, "easier data", (0.99,), when=5, data="another")
-    best = best_trial(home, experiment, "same")
+    best = best_trial(home, experiment, lambda: "same")
     assert (best.trial.trial, best.trial.accuracy, best.trials, best.changed) == (1, 0.9, 3, {})
 
 
 def test_other_data_of_the_newest_search_are_told_of(tmp_path):
     home, experiment = Home(tmp_path), load("mnist")
     searched(home, experiment, "search", (0.9,), data="another")
-    assert best_trial(home, experiment, "same").changed == {"the data's digest": ("another", "same")}
+    assert best_trial(home, experiment, lambda: "same").changed == {"the data's digest": ("another", "same")}
 
 
 def test_settings_that_were_others_in_the_newest_search_are_told_of(tmp_path):
@@ -136,7 +149,7 @@ def test_settings_that_were_others_in_the_newest_search_are_told_of(tmp_path):
     then = override(experiment, ("training.steps=60", "training.batch_size=50", "network.initial_stddev=0.1"))
     searched(home, then, "new", (0.5,), "training.batch_size", when=2)
     searched(home, then, "old", (0.9,), "training.batch_size", when=1)
-    best = best_trial(home, experiment, "same")
+    best = best_trial(home, experiment, lambda: "same")
     assert best.trial.accuracy == 0.5
     assert best.changed == {"training.steps": (60, 3000), "network.initial_stddev": (0.1, 0.05)}
 
@@ -144,7 +157,7 @@ def test_settings_that_were_others_in_the_newest_search_are_told_of(tmp_path):
 def test_a_parameter_that_the_network_lost_is_named(tmp_path):
     searched(Home(tmp_path), load("mnist"), "search", (0.5,), "network.width")
     with pytest.raises(ConfigError, match=r"sets network\.width, which the network has no more: tune it again"):
-        best_trial(Home(tmp_path), load("mnist"), "same")
+        best_trial(Home(tmp_path), load("mnist"), lambda: "same")
 
 
 def test_ranges_that_are_set_replace_all_others():
