@@ -262,7 +262,7 @@ def pixels_of(images: np.ndarray) -> tf.Tensor:
 def convolutional_maps(network: keras.Model) -> keras.Model:
     """Returns a model from pixels to the maps after each convolution and pooling, in order."""
     wanted = (keras.layers.Conv2D, keras.layers.MaxPooling2D)
-    return keras.Model(network.input, [layer.output for layer in network.layers if isinstance(layer, wanted)])
+    return keras.Model(network.inputs, [layer.output for layer in network.layers if isinstance(layer, wanted)])
 
 
 def with_sigmoid(network: keras.Model) -> keras.Model:

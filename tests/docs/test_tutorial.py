@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline.experiments import load
+from trainer import networks
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "tutorial.md").read_text()
@@ -47,6 +48,12 @@ def defined(path: Path) -> set[str]:
         elif isinstance(node, ast.Assign):
             names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     return names
+
+
+def test_maps_are_of_each_convolution_and_pooling_of_a_network_as_it_is_built(page_code):
+    maps = page_code.convolutional_maps(networks.build(load("mnist").training_job(), "float32"))
+    shapes = [tuple(each.shape) for each in maps(np.zeros((2, 28, 28, 1), np.float32))]
+    assert shapes == [(2, 28, 28, 32), (2, 14, 14, 32), (2, 14, 14, 64), (2, 7, 7, 64)]
 
 
 # Numbers.
