@@ -115,27 +115,24 @@ class Contradictions:
     def look(self, part: Part, shard: Shard, piece: Piece) -> None:
         """Looks at the images of a piece."""
         for image, label, number in zip(piece.images, piece.labels.tolist(), piece.numbers.tolist(), strict=True):
-            place = (label, part, shard, number)
-            first, *other = self._seen.setdefault(image_digest(image)[:DIGEST], place)
-            if first != label:
-                if len(self._found) == LISTED:
-                    self._untold += 1
-                    continue
-                classes = part.dataset.classes
-                self._found.append(
-                    f"{shard.source(number, part.folder)} is {classes[label]}, and the same image as "
-                    f"{_source(*other)}, which is {classes[first]}."
-                )
+            here = (label, part, shard, number)
+            first, its_part, its_shard, its_number = self._seen.setdefault(image_digest(image)[:DIGEST], here)
+            if first == label:
+                continue
+            if len(self._found) == LISTED:
+                self._untold += 1
+                continue
+            classes = part.dataset.classes
+            self._found.append(
+                f"{shard.source(number, part.folder)} is {classes[label]}, and the same image as "
+                f"{its_shard.source(its_number, its_part.folder)}, which is {classes[first]}."
+            )
 
     def told(self) -> tuple[str, ...]:
         """Returns a sentence for each that was found since it was asked last, and how many more there are."""
         more = (f"{counted(self._untold, 'more image')} with two labels.",) if self._untold else ()
         found, self._found, self._untold = tuple(self._found), [], 0
         return found + more
-
-
-def _source(part: Part, shard: Shard, number: int) -> str:
-    return shard.source(number, part.folder)
 
 
 def _missing_classes(part: Part, by_split: collections.defaultdict[str, np.ndarray]) -> list[str]:
