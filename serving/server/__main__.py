@@ -76,7 +76,7 @@ async def serve(given: argparse.Namespace) -> None:
         if given.rest_api_port:
             await _listen_http(calls, cache, given, stack)
         if given.model_config_file and given.model_config_file_poll_wait_seconds > 0:
-            watcher = asyncio.create_task(_watch(calls.manager, given, config))
+            watcher = asyncio.create_task(_watch(calls.manager, given))
             stack.callback(watcher.cancel)
         await stop.wait()
         log.info("Stopping: running requests have %d s.", GRACE)
@@ -99,7 +99,11 @@ def model_config(given: argparse.Namespace) -> Any:
 
 
 def _calls(given: argparse.Namespace, stack: contextlib.AsyncExitStack) -> tuple[Calls, routes.ActivationCache]:
-    limits = Limits(given.max_message_bytes, given.enable_serialization_as_tensor_content)
+    limits = Limits(
+        given.max_message_bytes,
+        given.enable_serialization_as_tensor_content,
+        given.enable_signature_method_name_check,
+    )
     metrics = Metrics()
     cache = routes.ActivationCache()
     manager = Manager(
@@ -179,7 +183,8 @@ async def _listen_http(
     app = rest_api.Api(calls, given.rest_api_timeout_in_ms / 1000, metrics_path).app(given.max_message_bytes)
     if given.enable_page:
         routes.add(app, routes.Local(calls, cache))
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=GRACE)
+    # What is compressed is decompressed in `rest_api`, which stops at a limit.
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=GRACE, auto_decompress=False)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     try:
@@ -191,15 +196,17 @@ async def _listen_http(
     log.info("Exporting HTTP/REST API at:%s:%d ...", given.bind_address, given.rest_api_port)
 
 
-async def _watch(manager: Manager, given: argparse.Namespace, current: Any) -> None:
-    """Reads the model configuration again and again, and takes it where it differs; a wrong one changes nothing."""
+async def _watch(manager: Manager, given: argparse.Namespace) -> None:
+    """Reads the model configuration again and again, and takes it where it differs; a wrong one changes nothing.
+
+    What came over gRPC meanwhile differs too: the file is what counts.
+    """
     while True:
         await asyncio.sleep(given.model_config_file_poll_wait_seconds)
         try:
             config = await asyncio.to_thread(model_config, given)
-            if config != current:
+            if config != manager.config:
                 await asyncio.to_thread(manager.configure, config)
-                current = config
                 log.info("The model configuration has changed, and is served.")
         except StatusError as error:
             log.error("%s: %s. What was served is served on.", given.model_config_file, error.message)

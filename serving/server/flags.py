@@ -10,7 +10,6 @@ from collections.abc import Sequence
 # Flags that the real server has and this one takes without doing what they say: name -> what is not done.
 NOT_DONE = {
     "enable_profiler": "there is no profiler service",
-    "enable_signature_method_name_check": "method names of Predict signatures are never checked",
     "flush_filesystem_caches": "file system caches are left alone",
     "grpc_max_threads": "gRPC runs on one event loop",
     "mixed_precision": "models run in their own precision",
@@ -99,10 +98,17 @@ def _running(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("how it runs them").add_argument
     _flag(add, "--enable_batching", False, "batch across requests")
     add("--batching_parameters_file", default="", help="BatchingParameters as text")
+    _flag(
+        add,
+        "--enable_per_model_batching_parameters",
+        False,
+        "batch each version by the batching_params.pbtxt in its folder, or not at all",
+    )
     add("--tensorflow_session_parallelism", type=int, default=0, help="threads of both kinds; 0 for automatic")
     add("--tensorflow_intra_op_parallelism", type=int, default=0, help="threads within an operation")
     add("--tensorflow_inter_op_parallelism", type=int, default=0, help="operations at once")
     add("--per_process_gpu_memory_fraction", type=float, default=0.0, help="0 lets memory grow")
+    _flag(add, "--enable_signature_method_name_check", False, "ask a signature only as it was exported to be")
     _flag(add, "--enable_serialization_as_tensor_content", False, "replies carry numbers as tensor_content")
 
 

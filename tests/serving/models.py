@@ -50,6 +50,36 @@ def half_plus_two(path: Path, offset: float = 2.0) -> Path:
     return path
 
 
+class HalfPlusTwo(tf.Module):
+    """The same in TensorFlow 2: its input has two dimensions, and all its signatures are exported for Predict."""
+
+    def __init__(self):
+        super().__init__()
+        self.slope = tf.Variable(0.5)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 1], tf.float32, "x")])
+    def predict(self, x):
+        return {"y": self.slope * x + 2}
+
+    def _of(self, examples):
+        return self.slope * tf.io.parse_example(examples, {"x": tf.io.FixedLenFeature([1], tf.float32)})["x"] + 2
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+    def classify(self, inputs):
+        return {"scores": self._of(inputs)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+    def regress(self, inputs):
+        return {"outputs": self._of(inputs)}
+
+
+def half_plus_two_2(path: Path) -> Path:
+    module = HalfPlusTwo()
+    signatures = {"serving_default": module.predict, "classify": module.classify, "regress": module.regress}
+    tf.saved_model.save(module, str(path), signatures=signatures)
+    return path
+
+
 class Shapes(tf.Module):
     """Signatures of other types: int64, string, bool, float64, float16, scalars, two inputs of different lengths."""
 

@@ -16,6 +16,7 @@ from serving.server.models.versions import State
 from serving.server.protocol import example_requests, requests
 from serving.server.protocol.errors import StatusError, invalid_argument
 from serving.server.protocol.requests import Limits, PreparedRequest, Servable
+from serving.server.threads import beside_the_loop
 
 Reply = TypeVar("Reply")
 
@@ -43,13 +44,19 @@ class Calls:
     async def classify(self, request: Any, entrypoint: str = "GRPC") -> Any:
         """Answers a ClassificationRequest; see `predict`."""
         return await self._run(
-            "Classify", entrypoint, request, lambda servable: example_requests.prepare_classify(request, servable)
+            "Classify",
+            entrypoint,
+            request,
+            lambda servable: example_requests.prepare_classify(request, servable, self.limits),
         )
 
     async def regress(self, request: Any, entrypoint: str = "GRPC") -> Any:
         """Answers a RegressionRequest; see `predict`."""
         return await self._run(
-            "Regress", entrypoint, request, lambda servable: example_requests.prepare_regress(request, servable)
+            "Regress",
+            entrypoint,
+            request,
+            lambda servable: example_requests.prepare_regress(request, servable, self.limits),
         )
 
     async def multi_inference(self, request: Any) -> Any:
@@ -98,7 +105,7 @@ class Calls:
         async def answer() -> Any:
             _require_spec(request)
             with self.manager.use(request.model_spec) as version:
-                prepared = prepare(version.servable)
+                prepared = await beside_the_loop(request.ByteSize(), prepare, version.servable)
                 reply = await self.dispatcher.run(version, prepared)
             if prepared.examples:
                 self.metrics.examples(version.model, prepared.examples)
@@ -119,8 +126,7 @@ class Calls:
             status = "CANCELLED"
             raise
         finally:
-            if self.manager.serves(model):  # a name that nobody configured is not worth a counter each
-                self.metrics.request(model, api, entrypoint, status, time.perf_counter() - started)
+            self.metrics.request(model, api, entrypoint, status, time.perf_counter() - started)
 
 
 def _require_spec(request: Any) -> None:

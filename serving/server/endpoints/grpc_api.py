@@ -19,6 +19,7 @@ from tensorflow_serving.apis import (
 
 from serving.server.endpoints.calls import Calls
 from serving.server.protocol.errors import StatusError
+from serving.server.threads import beside_the_loop
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ def _handler(calls: Calls, request_type: Any, name: str) -> grpc.RpcMethodHandle
     answer = getattr(calls, name)
 
     async def handle(data: bytes, context: Any) -> bytes:
-        return await _answered(context, _parsed(request_type, data), answer)
+        request = await beside_the_loop(len(data), _parsed, request_type, data)
+        return await _answered(context, request, answer)
 
     return grpc.unary_unary_rpc_method_handler(handle)
 
@@ -61,7 +63,8 @@ async def _answered(context: Any, request: Any, answer: Callable[[Any], Awaitabl
     try:
         if request is None:
             raise StatusError("INTERNAL", "The request cannot be parsed.")  # gRPC's own code for it
-        return (await answer(request)).SerializeToString()
+        reply = await answer(request)
+        return await beside_the_loop(reply.ByteSize(), reply.SerializeToString)
     except StatusError as error:
         await context.abort(error.grpc_code, error.message)
     except Exception as error:

@@ -14,6 +14,8 @@ import threading
 _MICROS = tuple(10 * 1.8**power for power in range(33))  # the real server's bounds of latencies
 _COUNTS = tuple(2.0**power for power in range(15))
 
+MOST_NAMES, LONGEST_NAME, OTHERS = 1000, 200, "(others)"  # of models, whether they are there or not
+
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -33,15 +35,30 @@ class Metrics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counters: dict[str, dict[Labels, float]] = collections.defaultdict(lambda: collections.defaultdict(float))
-        self._histograms: dict[str, dict[Labels, _Histogram]] = collections.defaultdict(dict)
+        self._counters: dict[str, collections.defaultdict[Labels, float]] = {
+            name: collections.defaultdict(float) for name in ("request_count", "request_example_count_total")
+        }
+        self._histograms: dict[str, dict[Labels, _Histogram]] = {
+            name: {} for name in ("request_example_counts", "request_latency", "runtime_latency")
+        }
+        self._names: set[str] = set()  # of models that requests have named
 
     def request(self, model: str, api: str, entrypoint: str, status: str, seconds: float) -> None:
-        """Counts a request: its model, `Predict` and the like, `GRPC` or `REST`, its status, and how long it took."""
+        """Counts a request.
+
+        Args:
+          model: the name that it asks for, of a model that is there or not.
+          api: `Predict` and the like.
+          entrypoint: `GRPC` or `REST`.
+          status: the name of its status; how long it took is kept of what was answered.
+          seconds: how long it took.
+        """
         with self._lock:
-            self._counters["request_count"][(("model_name", model), ("status", status))] += 1
-            labels = (("model_name", model), ("API", api), ("entrypoint", entrypoint))
-            self._observe("request_latency", labels, 1e6 * seconds, _MICROS)
+            name = self._counted_name(model)
+            self._counters["request_count"][(("model_name", name), ("status", status))] += 1
+            if status == "OK":
+                labels = (("model_name", name), ("API", api), ("entrypoint", entrypoint))
+                self._observe("request_latency", labels, 1e6 * seconds, _MICROS)
 
     def runtime(self, model: str, api: str, seconds: float) -> None:
         """Counts a run in TensorFlow's session."""
@@ -67,6 +84,14 @@ class Metrics:
                 for labels, histogram in by_histogram.items():
                     lines += _histogram_lines(f":tensorflow:serving:{name}", labels, histogram)
             return "\n".join(lines) + "\n"
+
+    def _counted_name(self, model: str) -> str:
+        """Returns the name that a request is counted under: anybody may ask for any name, and each takes memory."""
+        if model not in self._names:
+            if len(self._names) >= MOST_NAMES or len(model) > LONGEST_NAME:
+                return OTHERS
+            self._names.add(model)
+        return model
 
     def _observe(self, name: str, labels: Labels, value: float, bounds: tuple[float, ...]) -> None:
         by_labels = self._histograms[name]

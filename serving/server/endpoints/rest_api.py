@@ -5,10 +5,12 @@ Source: https://www.tensorflow.org/tfx/serving/api_rest
 
 import asyncio
 import dataclasses
+import functools
 import logging
 import re
 import urllib.parse
-from collections.abc import Awaitable, Callable
+import zlib
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import google.protobuf
@@ -20,6 +22,7 @@ from serving.server.endpoints.calls import Calls
 from serving.server.protocol import json_replies, json_requests, requests
 from serving.server.protocol.errors import StatusError, invalid_argument
 from serving.server.protocol.requests import Servable
+from serving.server.threads import beside_the_loop
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +37,8 @@ HTTP_CODES = {
 _MODEL = r"(?i:/v1/models)/(?P<model>[^/:]+)(?:/(?i:versions)/(?P<version>[0-9]+)|/(?i:labels)/(?P<label>[^/:]+))?"
 _ASK = re.compile(_MODEL + r":(?P<method>(?i:classify|regress|predict))")
 _LOOK = re.compile(_MODEL + r"(?P<metadata>/(?i:metadata))?")
-_LARGE = 2**16  # bytes of a body that is parsed beside the event loop
+_PIECE = 2**18  # bytes that are decompressed at once
+WINDOWS = {"gzip": 31, "deflate": 15}  # zlib's window bits, by the encoding
 _DEFAULTS = (
     {"always_print_fields_with_no_presence": True}
     if int(google.protobuf.__version__.split(".")[0]) >= 5
@@ -69,7 +73,7 @@ class Api:
     async def _v1(self, request: web.Request) -> web.Response:
         path = request.rel_url.raw_path
         if request.method == "POST" and (match := _ASK.fullmatch(path)):
-            answer = self._ask(match, await request.read())
+            answer = self._ask(match, await _body(request))
         elif request.method == "GET" and (match := _LOOK.fullmatch(path)):
             answer = self._look(match)
         elif request.method == "GET" and path.lower().rstrip("/") == "/v1/models":
@@ -83,23 +87,29 @@ class Api:
         return web.Response(body=body, content_type="application/json")
 
     async def _ask(self, match: re.Match, body: bytes) -> bytes:
-        document = await _beside_the_loop(len(body), json_requests.parse, body)
-        method = match["method"].lower()
+        request, reply = await beside_the_loop(len(body), self._parsed, match, body)
+        call = {"predict": self.calls.predict, "classify": self.calls.classify, "regress": self.calls.regress}
+        response = await call[match["method"].lower()](request, "REST")
+        return await beside_the_loop(response.ByteSize(), reply, response)
+
+    def _parsed(self, match: re.Match, body: bytes) -> tuple[Any, Callable[[Any], bytes]]:
+        """Returns the request of a body, and what makes the body of a reply."""
+        document = json_requests.parse(body)
         signature = json_requests.signature_name(document)
+        method = match["method"].lower()
+        request: Any
+        reply: Callable[[Any], bytes]
         if method == "predict":
             with self.calls.manager.use(_filled(requests.new_spec(), match)) as version:
                 inputs = _inputs(version.servable, signature)
-            request, rows = await _beside_the_loop(len(body), json_requests.predict_request, document, inputs)
-            _filled(request.model_spec, match).signature_name = signature
-            response = await self.calls.predict(request, "REST")
-            return json_replies.predict_reply(response, rows)
-        if method == "classify":
-            request = json_requests.classification_request(document)
-            _filled(request.model_spec, match).signature_name = signature
-            return json_replies.classification_reply(await self.calls.classify(request, "REST"))
-        request = json_requests.regression_request(document)
+            request, rows = json_requests.predict_request(document, inputs)
+            reply = functools.partial(json_replies.predict_reply, rows=rows)
+        elif method == "classify":
+            request, reply = json_requests.classification_request(document), json_replies.classification_reply
+        else:
+            request, reply = json_requests.regression_request(document), json_replies.regression_reply
         _filled(request.model_spec, match).signature_name = signature
-        return json_replies.regression_reply(await self.calls.regress(request, "REST"))
+        return request, reply
 
     async def _look(self, match: re.Match) -> bytes:
         if not match["metadata"]:
@@ -138,7 +148,7 @@ async def failures_as_json(
 def _inputs(servable: Servable, name: str) -> dict[str, Any]:
     """Returns the TensorInfo of each input of a signature."""
     name = name or requests.DEFAULT_SIGNATURE
-    signature = servable.signatures.get(name)
+    signature = servable.signatures.get(name) if name in servable.plans else None
     if signature is None:
         raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')
     if not signature.inputs:
@@ -146,8 +156,47 @@ def _inputs(servable: Servable, name: str) -> dict[str, Any]:
     return dict(signature.inputs)
 
 
-async def _beside_the_loop(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
-    return await asyncio.to_thread(function, *arguments) if size > _LARGE else function(*arguments)
+async def _body(request: web.Request) -> bytes:
+    """Returns a request's body, decompressed.
+
+    Raises:
+      web.HTTPRequestEntityTooLarge: it is longer than the server takes, as it comes or decompressed.
+      StatusError: INVALID_ARGUMENT, where it cannot be decompressed.
+    """
+    data = await request.read()
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding == "identity":
+        return data
+    if encoding not in WINDOWS:
+        raise invalid_argument(f"Content-Encoding {encoding[:50]!r} is not known; use gzip or deflate.")
+    return await asyncio.to_thread(_decompressed, data, WINDOWS[encoding], request.client_max_size)
+
+
+def _decompressed(data: bytes, window: int, limit: int) -> bytes:
+    """Decompresses a body, once to see that it is not too long, and then to keep it."""
+    try:
+        size = sum(map(len, _pieces(data, window, limit)))
+        body = bytearray(size)
+        at = 0
+        for piece in _pieces(data, window, limit):
+            body[at : at + len(piece)] = piece
+            at += len(piece)
+        return bytes(body)
+    except zlib.error as error:
+        raise invalid_argument(f"The body cannot be decompressed: {error}") from error
+
+
+def _pieces(data: bytes, window: int, limit: int) -> Iterator[bytes]:
+    decompressor, size = zlib.decompressobj(window), 0
+    while not decompressor.eof:
+        piece = decompressor.decompress(data, _PIECE)
+        data = decompressor.unconsumed_tail
+        if not piece and not data and not decompressor.eof:
+            raise zlib.error("it is cut off")
+        size += len(piece)
+        if size > limit:
+            raise web.HTTPRequestEntityTooLarge(max_size=limit, actual_size=size)
+        yield piece
 
 
 def _filled(spec: Any, match: re.Match) -> Any:

@@ -21,6 +21,7 @@ from serving.server.models.manager import Manager
 from serving.server.models.versions import Version
 from serving.server.protocol.errors import StatusError
 from serving.server.protocol.requests import PreparedRequest
+from serving.server.threads import beside_the_loop
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,8 @@ class BatchDispatcher:
             self._submit((version, request.signature, ()), [waiting])
         self._busy += 1
         self._manager.acquire(version)
-        return request.reply(await waiting.answer)
+        outputs = await waiting.answer
+        return await beside_the_loop(sum(value.nbytes for value in outputs), request.reply, outputs)
 
     def close(self) -> None:
         """Waits for what runs."""

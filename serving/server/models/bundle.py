@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
 
 from serving.server.models.batching import BatchingParameters, batched
 from serving.server.protocol.errors import StatusError, invalid_argument, of_tensorflow
 from serving.server.protocol.requests import SignaturePlan
 
 Call = Callable[..., list[np.ndarray]]  # of the inputs, in the order of their sorted names
+INTERNAL = "__saved_model"  # what the names of a SavedModel's own signatures begin with
 log = logging.getLogger(__name__)
 
 
@@ -55,7 +57,11 @@ class Bundle:
             self.close()
             raise StatusError("NOT_FOUND" if isinstance(error, OSError) else "INTERNAL", str(error)) from error
         self.signatures = dict(loaded.signature_def)
-        self.plans = {name: SignaturePlan.of(signature) for name, signature in self.signatures.items()}
+        self.plans = {
+            name: SignaturePlan.of(signature)
+            for name, signature in self.signatures.items()
+            if not name.startswith(INTERNAL)  # such as the operation that initialises the model: no request's matter
+        }
         self._call: Callable[[str, tuple[str, ...]], Call] = functools.lru_cache(maxsize=64)(self._new_call)
         self._batching = batching
         self._batched = self._batched_calls(batching) if batching else {}
@@ -131,16 +137,21 @@ class Bundle:
     def _new_call(self, name: str, outputs: tuple[str, ...]) -> Call:
         signature = self.signatures[name]
         fetches = [signature.outputs[key].name for key in outputs or sorted(signature.outputs)]
-        return self._session.make_callable(fetches, [signature.inputs[key].name for key in sorted(signature.inputs)])
+        return self._callable([signature.inputs[key].name for key in sorted(signature.inputs)], fetches)
+
+    def _callable(self, feeds: Sequence[str], fetches: Sequence[str]) -> Call:
+        """Returns a call of TensorFlow's C++ session, as TensorFlow Serving makes it.
+
+        Python's own checks static shapes, which the C++ session does not: a model whose input is [None, 1] takes [3].
+        """
+        return self._session._make_callable_from_options(config_pb2.CallableOptions(feed=feeds, fetch=fetches))
 
     def _batched_calls(self, parameters: BatchingParameters) -> dict[str, Call]:
         calls = {}
-        for name, signature in self.signatures.items():
-            if name.startswith("__saved_model"):
-                continue
+        for name in self.plans:
             try:
-                placeholders, replies = batched(self._session.graph, signature, name, parameters)
-                calls[name] = self._session.make_callable(replies, placeholders)
+                placeholders, replies = batched(self._session.graph, self.signatures[name], name, parameters)
+                calls[name] = self._callable([each.name for each in placeholders], [each.name for each in replies])
             except (StatusError, ValueError, KeyError) as error:
                 log.warning("%s: signature %s is served without batching: %s", self.path, name, error)
         return calls

@@ -15,6 +15,7 @@ from serving.server.models.bundle import Bundle
 from serving.server.protocol import example_requests, requests
 from serving.server.protocol.errors import StatusError
 
+BATCHING_FILE = "batching_params.pbtxt"
 log = logging.getLogger(__name__)
 
 
@@ -25,6 +26,8 @@ class Loader:
     Attributes:
       tags: of the MetaGraph.
       batching: None for no batching.
+      own_batching: whether each version has parameters of its own, in `batching_params.pbtxt`, or is not batched; the
+        number of threads is that of `batching` for all.
       warmup_iterations: how often each warm-up request is replayed; 0 for no warm-up.
     """
 
@@ -33,6 +36,7 @@ class Loader:
     batching: BatchingParameters | None
     warmup_iterations: int
     limits: requests.Limits
+    own_batching: bool = False
 
     @classmethod
     def of(cls, flags: argparse.Namespace, limits: requests.Limits) -> "Loader":
@@ -53,7 +57,8 @@ class Loader:
             file = flags.batching_parameters_file
             batching = BatchingParameters.read(Path(file)) if file else BatchingParameters()
         iterations = max(1, flags.num_request_iterations_for_warmup) if flags.enable_model_warmup else 0
-        return cls(tuple(flags.saved_model_tags.split(",")), config, batching, iterations, limits)
+        own = flags.enable_per_model_batching_parameters
+        return cls(tuple(flags.saved_model_tags.split(",")), config, batching, iterations, limits, own)
 
     def __call__(self, model: str, path: Path) -> Bundle:
         """Returns a version, loaded and warm.
@@ -61,7 +66,7 @@ class Loader:
         Raises:
           StatusError: it cannot be loaded, or does not answer its own warm-up requests.
         """
-        bundle = Bundle(path, self.tags, self.session_config, self.batching)
+        bundle = Bundle(path, self.tags, self.session_config, self._batching_of(path))
         try:
             if self.warmup_iterations:
                 self._warm_up(model, bundle)
@@ -70,15 +75,23 @@ class Loader:
             raise
         return bundle
 
+    def _batching_of(self, path: Path) -> BatchingParameters | None:
+        if not self.own_batching or not self.batching:
+            return self.batching
+        file = path / BATCHING_FILE
+        if not file.exists():
+            return None
+        return dataclasses.replace(BatchingParameters.read(file), num_batch_threads=self.batching.num_batch_threads)
+
     def _warm_up(self, model: str, bundle: Bundle) -> None:
         servable = requests.Servable(model, 0, bundle.signatures, bundle.plans)
         prepare: dict[str, Callable[[Any], list[requests.PreparedRequest]]] = {
             "predict_log": lambda entry: [requests.prepare_predict(entry.request, servable, self.limits)],
-            "classify_log": lambda entry: [example_requests.prepare_classify(entry.request, servable)],
-            "regress_log": lambda entry: [example_requests.prepare_regress(entry.request, servable)],
+            "classify_log": lambda entry: [example_requests.prepare_classify(entry.request, servable, self.limits)],
+            "regress_log": lambda entry: [example_requests.prepare_regress(entry.request, servable, self.limits)],
             "multi_inference_log": lambda entry: [
                 (example_requests.prepare_classify if kind == "classify" else example_requests.prepare_regress)(
-                    part, servable
+                    part, servable, self.limits
                 )
                 for kind, part in example_requests.split_multi(entry.request)
             ],

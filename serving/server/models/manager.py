@@ -57,6 +57,7 @@ class Manager:
         self._poll_seconds, self._max_retries, self._retry_seconds = poll_seconds, max_retries, retry_seconds
         self._early_labels, self._any_labels = early_labels, any_labels
         self._models: dict[str, Model] = {}
+        self._config = model_server_config_pb2.ModelServerConfig()  # what was taken last, from wherever it came
         self._changed = threading.Condition()  # the lock of all state above; notified when a version changes
         self._configuring = threading.Lock()  # one configuration at a time
         self._reconciling = threading.Lock()  # a folder that was read earlier must not be acted on later
@@ -145,6 +146,12 @@ class Manager:
 
     # What is configured.
 
+    @property
+    def config(self) -> model_server_config_pb2.ModelServerConfig:
+        """The configuration that was taken last."""
+        with self._changed:
+            return self._config
+
     def configure(self, config: model_server_config_pb2.ModelServerConfig, timeout: float | None = None) -> None:
         """Takes a ModelServerConfig, and waits until each new model of it has a version that answers, or has failed.
 
@@ -166,6 +173,7 @@ class Manager:
                 for entry in config.model_config_list.config:
                     model = self._models.setdefault(entry.name, Model(entry))
                     model.config, model.labels = entry, labels[entry.name]
+                self._config = config
             self._reconcile()
             if not self._poller.is_alive() and self._poll_seconds > 0 and not self._stopped.is_set():
                 self._poller.start()
@@ -248,12 +256,13 @@ class Manager:
           complaint: why the folder could not be read; empty where it could.
         """
         paths = {} if config is None else version_policy.wanted(found, config.model_version_policy)
+        unreadable = bool(complaint)
         if config is not None and not paths:
             complaint = complaint or f"No versions of servable {name} found under base path {config.base_path}"
         if complaint and complaint != model.missing:
-            log.warning("%s. What is loaded is served on.", complaint)
+            log.warning("%s.%s", complaint, " What is loaded is served on." if unreadable else "")
         model.missing = complaint
-        if complaint:
+        if unreadable:
             return  # the folder does not say, so all stays as it is
         asked = set(paths)
         if config is not None:
@@ -272,7 +281,7 @@ class Manager:
     def _fallback(self, model: Model, paths: dict[int, Path], found: dict[int, Path]) -> dict[int, Path]:
         """Returns the newest older version, where nothing answers and all that is wanted has failed at least once."""
         failed = {number for number, version in model.versions.items() if version.error}
-        if not set(paths) <= failed or set(model.available()) & set(paths):
+        if not paths or not set(paths) <= failed or set(model.available()) & set(paths):
             return {}
         older = [number for number in found if number < min(paths) and number not in failed]
         return {max(older): found[max(older)]} if older else {}
@@ -282,7 +291,7 @@ class Manager:
         answering = [number for number in model.available() if number in paths]
         for number in sorted(set(model.versions) - set(paths)):
             version = model.versions[number]
-            if version.state == State.AVAILABLE and (answering or model.config is None):
+            if version.state == State.AVAILABLE and (answering or not paths):
                 version.state = State.UNLOADING
                 self._workers.submit(self._unload, version)
             elif version.state == State.END and version.error and number not in found:

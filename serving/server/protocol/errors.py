@@ -19,7 +19,7 @@ class StatusError(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
-        whole = message.encode("utf-8", "replace")
+        whole = message[: MAX_BYTES + 1].encode("utf-8", "replace")  # of a long one no more than can be kept
         cut = whole[:MAX_BYTES].decode("utf-8", "ignore")
         self.message = cut if len(whole) <= MAX_BYTES else f"{cut}..."
 

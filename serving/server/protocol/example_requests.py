@@ -14,18 +14,20 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import classification_pb2, inference_pb2, input_pb2, model_pb2, regression_pb2
 
 from serving.server.protocol.errors import StatusError, invalid_argument
-from serving.server.protocol.requests import DEFAULT_SIGNATURE, PreparedRequest, Servable, effective_spec
+from serving.server.protocol.requests import DEFAULT_SIGNATURE, Limits, PreparedRequest, Servable, effective_spec
 
 CLASSIFY, REGRESS = tf.saved_model.CLASSIFY_METHOD_NAME, tf.saved_model.REGRESS_METHOD_NAME
 
 
-def prepare_classify(request: classification_pb2.ClassificationRequest, servable: Servable) -> PreparedRequest:
+def prepare_classify(
+    request: classification_pb2.ClassificationRequest, servable: Servable, limits: Limits
+) -> PreparedRequest:
     """Checks a ClassificationRequest.
 
     Raises:
       StatusError: INVALID_ARGUMENT or FAILED_PRECONDITION, where the signature is not one of classification.
     """
-    name, signature = _example_signature(request.model_spec, servable, CLASSIFY, "classification")
+    name, signature = _example_signature(request.model_spec, servable, limits, CLASSIFY, "classification")
     if not 1 <= len(signature.outputs) <= 2:
         raise invalid_argument(f"Expected one or two output Tensors, found {len(signature.outputs)}")
     outputs = sorted({"classes", "scores"} & set(signature.outputs))
@@ -59,13 +61,13 @@ def prepare_classify(request: classification_pb2.ClassificationRequest, servable
     return PreparedRequest(name, [rows], outputs, reply, "Classify", len(rows))
 
 
-def prepare_regress(request: regression_pb2.RegressionRequest, servable: Servable) -> PreparedRequest:
+def prepare_regress(request: regression_pb2.RegressionRequest, servable: Servable, limits: Limits) -> PreparedRequest:
     """Checks a RegressionRequest.
 
     Raises:
       StatusError: INVALID_ARGUMENT or FAILED_PRECONDITION, where the signature is not one of regression.
     """
-    name, signature = _example_signature(request.model_spec, servable, REGRESS, "regression")
+    name, signature = _example_signature(request.model_spec, servable, limits, REGRESS, "regression")
     if len(signature.outputs) != 1:
         raise invalid_argument("Expected one output Tensor.")
     if "outputs" not in signature.outputs:
@@ -130,13 +132,13 @@ def join_multi(responses: Sequence[Any]) -> inference_pb2.MultiInferenceResponse
 
 
 def _example_signature(
-    spec: model_pb2.ModelSpec, servable: Servable, method: str, kind: str
+    spec: model_pb2.ModelSpec, servable: Servable, limits: Limits, method: str, kind: str
 ) -> tuple[str, meta_graph_pb2.SignatureDef]:
     name = spec.signature_name or DEFAULT_SIGNATURE
-    signature = servable.signatures.get(name)
+    signature = servable.signatures.get(name) if name in servable.plans else None
     if signature is None:
         raise invalid_argument(f"No signature was found with the name: {name}")
-    if signature.method_name != method:
+    if limits.checks_methods and signature.method_name != method:
         raise invalid_argument(f"Expected {kind} signature method_name to be {method}. Was: {signature.method_name}")
     if len(signature.inputs) != 1:
         raise invalid_argument("Expected one input Tensor.")

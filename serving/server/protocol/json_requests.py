@@ -8,7 +8,7 @@ import binascii
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from tensorflow_serving.apis import classification_pb2, input_pb2, predict_pb2, 
 from serving.server.protocol import tensors
 from serving.server.protocol.errors import StatusError, invalid_argument
 
+MAX_RANK = 32  # numpy's own limit of dimensions
 _JSON_NAMES = {
     type(None): "Null",
     bool: "True",
@@ -76,7 +77,10 @@ def predict_request(document: dict[str, Any], inputs: Mapping[str, Any]) -> tupl
     request = predict_pb2.PredictRequest()
     rows, columns = "instances" in document, "inputs" in document
     if rows and columns:
-        raise invalid_argument("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
+        raise invalid_argument(
+            f"JSON Value: {_shown(document)} Not formatted correctly expecting only one of 'inputs' or 'instances' "
+            "keys to exist "
+        )
     if not rows and not columns:
         raise invalid_argument("Missing 'inputs' or 'instances' key")
     arrays = _of_rows(document["instances"], inputs) if rows else _of_columns(document["inputs"], inputs)
@@ -97,29 +101,61 @@ def regression_request(document: dict[str, Any]) -> regression_pb2.RegressionReq
 
 def _of_rows(instances: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if not isinstance(instances, list):
-        raise invalid_argument("Expecting 'instances' to be an list/array")
+        raise invalid_argument(f"JSON Value: {_shown(instances)} Excepting 'instances' to be an list/array")
     if not instances:
-        raise invalid_argument("No values in 'instances' array")
-    if not _is_object(instances[0]):
-        if len(inputs) > 1:
-            raise invalid_argument(
-                "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
-                "tensorinfo_map"
-            )
-        for index, element in enumerate(instances):
-            if _is_object(element):
-                raise invalid_argument(f"Expecting value/list but got object at item {index} of input list")
+        raise invalid_argument(f"JSON Value: {_shown(instances)} No values in 'instances' array")
+    if not isinstance(instances[0], dict) and len(inputs) > 1:
+        raise invalid_argument(
+            "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
+            "tensorinfo_map"
+        )
+    try:
+        if _is_object(instances[0]):
+            if any(not _is_object(element) or element.keys() != inputs.keys() for element in instances):
+                raise invalid_argument("")  # whose words follow
+            return {name: _array([element[name] for element in instances], info) for name, info in inputs.items()}
+        if any(_is_object(element) for element in instances):
+            raise invalid_argument("")
         name, info = next(iter(inputs.items()))
-        return {name: _array(instances, info.dtype)}
+        return {name: _array(instances, info)}
+    except StatusError as error:
+        _explain_rows(instances, inputs)
+        raise error
+
+
+def _explain_rows(instances: list[Any], inputs: Mapping[str, Any]) -> None:
+    """Goes through rows one after the other, as the real server does, to raise its words for the first mistake."""
+    shapes: dict[str, list[int]] = {}
+
+    def look(value: Any, name: str) -> None:
+        if name not in inputs:
+            raise invalid_argument(f"JSON object: does not have named input: {name}")
+        shape = _dense_shape(value)
+        _explain(value, shape, tf.dtypes.as_dtype(inputs[name].dtype))
+        first = shapes.setdefault(name, shape)
+        if math.prod(first) != math.prod(shape):
+            raise invalid_argument(f"Expecting tensor size: {math.prod(first)} but got: {math.prod(shape)}")
+        if first != shape:
+            raise invalid_argument(f"Expecting shape {_shape_text(first)} but got: {_shape_text(shape)}")
+
+    are_objects = _is_object(instances[0])
     for index, element in enumerate(instances):
-        if not _is_object(element):
-            raise invalid_argument(f"Expecting object but got list at item {index} of input list")
-        if set(element) != set(inputs):
+        if are_objects != _is_object(element):
+            kinds = ("object", "list") if are_objects else ("value/list", "object")
+            raise invalid_argument(f"Expecting {kinds[0]} but got {kinds[1]} at item {index} of input list")
+        for name, value in element.items() if are_objects else [(next(iter(inputs)), element)]:
+            try:
+                look(value, name)
+            except StatusError as error:
+                key = f" key: {name}" if are_objects else ""
+                raise invalid_argument(
+                    f"Failed to process element: {index}{key} of 'instances' list. Error: {error.code}: {error.message}"
+                ) from None
+        if are_objects and element.keys() != inputs.keys():
             raise invalid_argument(
                 f"Failed to process element: {index} of 'instances' list. JSON object: {_shown(element)} "
                 f"keys must be equal to: {','.join(sorted(inputs))}"
             )
-    return {name: _array([element[name] for element in instances], info.dtype) for name, info in inputs.items()}
 
 
 def _of_columns(value: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -129,48 +165,68 @@ def _of_columns(value: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
                 "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
                 "tensorinfo_map"
             )
-        name, info = next(iter(inputs.items()))
-        return {name: _array(value, info.dtype)}
-    for name in sorted(inputs):
+        value = {next(iter(inputs)): value}
+    arrays = {}
+    for name, info in sorted(inputs.items()):
         if name not in value:
             raise invalid_argument(f"Missing named input: {name} in 'inputs' object.")
-    return {name: _array(value[name], info.dtype) for name, info in inputs.items()}
+        try:
+            arrays[name] = _array(value[name], info)
+        except StatusError as error:
+            _explain(value[name], _dense_shape(value[name]), tf.dtypes.as_dtype(info.dtype))
+            raise error
+    return arrays
 
 
-def _array(value: Any, number: int) -> np.ndarray:
-    """Returns nested lists as an array of a type.
+def _dense_shape(value: Any) -> list[int]:
+    """Returns the shape that a value's first elements have."""
+    shape: list[int] = []
+    while isinstance(value, list) and len(shape) < MAX_RANK:
+        shape.append(len(value))
+        if not value:
+            break
+        value = value[0]
+    return shape
+
+
+def _array(value: Any, info: Any) -> np.ndarray:
+    """Returns nested lists as an array of a TensorInfo's type.
 
     Raises:
-      StatusError: INVALID_ARGUMENT for ragged lists and values of another type.
+      StatusError: INVALID_ARGUMENT for ragged lists and values of another type; see `_explain` for the words.
     """
-    dtype = tf.dtypes.as_dtype(number)
-    shape: list[int] = []
-    first = value
-    while isinstance(first, list) and len(shape) < 32:
-        shape.append(len(first))
-        if not first:
-            break
-        first = first[0]
+    dtype = tf.dtypes.as_dtype(info.dtype)
+    shape = _dense_shape(value)
     leaves = [value]
-    for level, size in enumerate(shape):
-        for item in leaves:
-            if not isinstance(item, list):
-                raise invalid_argument(
-                    f"JSON Value: {_shown(item)} found at incorrect level: {level} in the JSON DOM. "
-                    f"Expected at level: {len(shape)}"
-                )
-            if len(item) != size:
-                raise invalid_argument(
-                    f"Encountered list at unexpected size: {len(item)} at level: {level} expected size: {size}"
-                )
+    for size in shape:
+        if any(not isinstance(item, list) or len(item) != size for item in leaves):
+            raise invalid_argument("The lists are ragged.")
         leaves = list(itertools.chain.from_iterable(leaves))
     return _converted(leaves, dtype).reshape(shape)
 
 
+def _explain(value: Any, shape: Sequence[int], dtype: tf.DType, level: int = 0) -> None:
+    """Goes through nested lists as the real server does, depth first, to raise its words for the first mistake."""
+    if isinstance(value, list):
+        if level >= len(shape):
+            raise invalid_argument(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
+        if len(value) != shape[level]:
+            raise invalid_argument(
+                f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: {shape[level]}"
+            )
+        for item in value:
+            _explain(item, shape, dtype, level + 1)
+        return
+    if level != len(shape):
+        raise invalid_argument(
+            f"JSON Value: {_shown(value)} found at incorrect level: {level + 1} in the JSON DOM. "
+            f"Expected at level: {len(shape)}"
+        )
+    _converted([value], dtype)
+
+
 def _converted(leaves: list[Any], dtype: tf.DType) -> np.ndarray:
     kinds = set(map(type, leaves))
-    if list in kinds:
-        raise invalid_argument("Encountered list at unexpected level")
     if dtype == tf.string:
         return np.array([_bytes(leaf) for leaf in leaves] + [None], dtype=object)[:-1]
     if dtype.is_floating:
@@ -180,40 +236,33 @@ def _converted(leaves: list[Any], dtype: tf.DType) -> np.ndarray:
     elif dtype.is_integer:
         allowed = {int}
     else:
-        raise StatusError("UNIMPLEMENTED", f"Conversion of JSON values to type: {dtype.name}")
+        raise StatusError("UNIMPLEMENTED", f"Conversion of JSON Value: {_shown(leaves[0])} to type: {dtype.name}")
     if not kinds <= allowed:
         wrong = next(leaf for leaf in leaves if type(leaf) not in allowed)
-        raise invalid_argument(
-            f"JSON Value: {_shown(wrong)} Type: {_JSON_NAMES[type(wrong)]} is not of expected type: "
-            f"{tensors.type_name(dtype.as_datatype_enum)}"
-        )
+        raise _of_another_type(wrong, dtype)
     if dtype.is_integer and leaves and not dtype.min <= min(leaves) <= max(leaves) <= dtype.max:
-        wrong = next(leaf for leaf in leaves if not dtype.min <= leaf <= dtype.max)
-        raise invalid_argument(f"JSON Value: {wrong} Type: Number is not of expected type: {dtype.name}")
-    return _lossless(leaves, kinds, dtype) if dtype.is_floating else np.array(leaves, dtype.as_numpy_dtype)
+        raise _of_another_type(next(leaf for leaf in leaves if not dtype.min <= leaf <= dtype.max), dtype)
+    if dtype.is_floating:
+        with np.errstate(over="ignore"):  # what is beyond the type's range becomes infinite, as in C++
+            return np.array(leaves, np.float64).astype(dtype.as_numpy_dtype)
+    return np.array(leaves, dtype.as_numpy_dtype)
 
 
-def _lossless(leaves: list[Any], kinds: set[type], dtype: tf.DType) -> np.ndarray:
-    """Returns floats; refuses those beyond the type's range, and integers that it cannot hold exactly."""
-    wide = np.array(leaves, np.float64)
-    beyond = np.isfinite(wide) & (np.abs(wide) > float(dtype.max))
-    if int in kinds and dtype in (tf.float32, tf.float64):
-        most = 2 ** (24 if dtype == tf.float32 else 53) - 1
-        beyond |= np.array([type(leaf) is int and abs(leaf) > most for leaf in leaves])
-    if beyond.any():
-        wrong = leaves[int(np.argmax(beyond))]
-        name = {tf.float32: "float", tf.float64: "double"}.get(dtype, dtype.name)
-        raise invalid_argument(f"Cannot convert JSON value: {wrong} to {name} without loss of precision.")
-    return wide.astype(dtype.as_numpy_dtype)
+def _of_another_type(value: Any, dtype: tf.DType) -> StatusError:
+    kind = "False" if value is False else _JSON_NAMES[type(value)]
+    expected = tensors.type_name(dtype.as_datatype_enum)
+    return invalid_argument(f"JSON Value: {_shown(value)} Type: {kind} is not of expected type: {expected}")
+
+
+def _shape_text(shape: Sequence[int]) -> str:
+    return f"[{','.join(map(str, shape))}]"
 
 
 def _bytes(value: Any) -> bytes:
     if isinstance(value, str):
         return value.encode("utf-8", "surrogatepass")
     if not isinstance(value, dict):
-        raise invalid_argument(
-            f"JSON Value: {_shown(value)} Type: {_JSON_NAMES[type(value)]} is not of expected type: string"
-        )
+        raise _of_another_type(value, tf.string)
     if set(value) != {"b64"} or not isinstance(value["b64"], str):
         raise invalid_argument(f"JSON Value: {_shown(value)} not formatted correctly for base64 data")
     text = value["b64"]
@@ -249,9 +298,9 @@ def _fill_example(value: Any, example: Any) -> None:
     for name, content in value.items():
         values = content if isinstance(content, list) else [content]
         feature = example.features.feature[name]
-        kinds = {_feature_kind(name, item) for item in values}
+        kinds = dict.fromkeys(_feature_kind(name, item) for item in values)
         if len(kinds) > 1:
-            raise invalid_argument(f"Unexpected element type in feature: {name} expecting type: {min(kinds)}")
+            raise invalid_argument(f"Unexpected element type in feature: {name} expecting type: {next(iter(kinds))}")
         for kind in kinds:
             getattr(feature, f"{kind}_list").value.extend(_CONVERT[kind](item) for item in values)
 
@@ -278,9 +327,9 @@ def _is_object(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """Returns a value for a message, cut where it is long."""
+    """Returns a value for a message, indented as the real server does it, and cut where it is long."""
     try:
-        text = json.dumps(value)
+        text = json.dumps(value, indent=4, ensure_ascii=False)
     except RecursionError:
         text = "(deeply nested)"
     return text if len(text) <= 200 else f"{text[:200]}..."

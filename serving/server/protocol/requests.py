@@ -25,6 +25,11 @@ from serving.server.protocol.errors import StatusError, invalid_argument
 
 DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 SIGNATURE_DEF = "signature_def"
+METHODS = (
+    tf.saved_model.PREDICT_METHOD_NAME,
+    tf.saved_model.CLASSIFY_METHOD_NAME,
+    tf.saved_model.REGRESS_METHOD_NAME,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +97,13 @@ class Limits:
     Attributes:
       tensor_bytes: the most bytes of a request's tensor.
       as_content: whether replies carry numbers as `tensor_content`.
+      checks_methods: whether a signature must have been exported for the call that asks it. TensorFlow 2 exports all
+        for Predict.
     """
 
     tensor_bytes: int = 2**27
     as_content: bool = False
+    checks_methods: bool = False
 
 
 def new_spec() -> model_pb2.ModelSpec:
@@ -126,6 +134,11 @@ def prepare_predict(request: predict_pb2.PredictRequest, servable: Servable, lim
     plan = servable.plans.get(name)
     if plan is None:
         raise StatusError("FAILED_PRECONDITION", f'Serving signature key "{name}" not found.')
+    if limits.checks_methods and (method := servable.signatures[name].method_name) not in METHODS:
+        raise StatusError(
+            "INTERNAL",
+            f"Expected prediction signature method_name to be one of {{{', '.join(METHODS)}}}. Was: {method}",
+        )
     given_inputs = dict(request.inputs)
     _check_names(plan, given_inputs)
     inputs = []

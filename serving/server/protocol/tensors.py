@@ -45,7 +45,8 @@ def to_array(proto: tensor_pb2.TensorProto, limit: int) -> np.ndarray:
     """Returns a tensor's values.
 
     Args:
-      proto: the tensor; fewer values than elements repeat the last, as TensorFlow reads it.
+      proto: the tensor; of fewer values than elements the last is repeated, or zero where there is none, and of more
+        the first ones are taken, as TensorFlow reads it.
       limit: the most bytes that the array may take.
 
     Raises:
@@ -89,6 +90,7 @@ def fill(proto: tensor_pb2.TensorProto, array: np.ndarray, as_content: bool = Fa
         proto.CopyFrom(tf.make_tensor_proto(array))
         return
     proto.dtype = number
+    proto.tensor_shape.SetInParent()  # of a scalar too, which has no dimension
     dims = proto.tensor_shape.dim
     for size in array.shape:
         dims.add().size = size
@@ -127,9 +129,14 @@ def _values(proto: tensor_pb2.TensorProto, dtype: tf.DType) -> np.ndarray:
 
 
 def _filled(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns as many values as a shape has: the first ones, or those that there are and the last one again."""
     count = math.prod(shape)
-    if len(array) > count or (count and not len(array)):
-        raise invalid_argument(f"{len(array)} values were given for shape {list(shape)}, which has {count}.")
     if len(array) < count:
-        array = np.concatenate([array, np.repeat(array[-1:], count - len(array))])
-    return array.reshape(shape)
+        filling = array[-1:] if len(array) else _nothing(array.dtype)
+        array = np.concatenate([array, np.repeat(filling, count - len(array))])
+    return array[:count].reshape(shape)
+
+
+def _nothing(dtype: np.dtype) -> np.ndarray:
+    """Returns the value of a type where none is given."""
+    return np.array([b""], dtype=object) if dtype.kind == "O" else np.zeros(1, dtype)

@@ -10,9 +10,10 @@ CONFIG = 'model_config_list { config { name: "NAME" base_path: "/models/m" model
 
 class FakeManager:
     def __init__(self):
-        self.names = []
+        self.names, self.config = [], None
 
     def configure(self, config):
+        self.config = config
         self.names.append([entry.name for entry in config.model_config_list.config])
 
 
@@ -20,12 +21,12 @@ def test_a_configuration_that_changes_while_the_server_starts_is_read(tmp_path):
     file = tmp_path / "models.config"
     file.write_text(CONFIG.replace("NAME", "first"))
     given = SimpleNamespace(model_config_file=str(file), model_config_file_poll_wait_seconds=0.01)
-    started_with = program.model_config(given)
-    file.write_text(CONFIG.replace("NAME", "second"))
     manager = FakeManager()
+    manager.config = program.model_config(given)
+    file.write_text(CONFIG.replace("NAME", "second"))
 
     async def watch():
-        watching = asyncio.create_task(program._watch(manager, given, started_with))
+        watching = asyncio.create_task(program._watch(manager, given))
         await asyncio.to_thread(eventually, lambda: manager.names == [["second"]])
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):

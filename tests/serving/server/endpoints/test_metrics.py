@@ -1,3 +1,4 @@
+from serving.server.endpoints import metrics as module
 from serving.server.endpoints.metrics import Metrics
 
 
@@ -21,3 +22,17 @@ def test_names_labels_and_format_are_the_real_servers():
     assert f":tensorflow:serving:request_latency_count{{{labels}}} 2" in lines
     assert ':tensorflow:serving:runtime_latency_count{model_name="m",API="Predict",runtime="TF1"} 1' in lines
     assert ':tensorflow:serving:request_example_count_total{model="m"} 3' in lines
+
+
+def test_names_that_anybody_asks_for_are_counted_and_bounded(monkeypatch):
+    monkeypatch.setattr(module, "MOST_NAMES", 2)
+    metrics = Metrics()
+    for name in ("a", "b", "c", "d", "a", "x" * 201):
+        metrics.request(name, "Predict", "GRPC", "NOT_FOUND", 1.0)
+    lines = [line for line in metrics.text().splitlines() if line.startswith(":tensorflow:serving:request_count")]
+    assert [line.partition("{")[2] for line in lines] == [
+        'model_name="a",status="NOT_FOUND"} 2',
+        'model_name="b",status="NOT_FOUND"} 1',
+        'model_name="(others)",status="NOT_FOUND"} 3',
+    ]
+    assert "request_latency_count" not in metrics.text()  # nothing was answered

@@ -5,9 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from serving.server.flags import parse
 from serving.server.models.batching import BatchingParameters
 from serving.server.models.bundle import Bundle
+from serving.server.models.loader import Loader
 from serving.server.protocol.errors import StatusError
+from serving.server.protocol.requests import Limits
+from tests.serving.models import half_plus_two as make_half_plus_two
 
 SLOW = BatchingParameters(max_batch_size=8, batch_timeout_micros=200_000, num_batch_threads=1)
 
@@ -105,3 +109,18 @@ def test_parameters_are_read_from_the_real_servers_file(tmp_path):
     path.write_text("max_batch_size { value: 100 } allowed_batch_sizes: 32")
     with pytest.raises(StatusError, match="must rise and end with max_batch_size, 100"):
         BatchingParameters.read(path)
+
+
+def test_versions_may_have_parameters_of_their_own(tmp_path):
+    """As with `--enable_per_model_batching_parameters`: those of the flags count for nothing but the threads."""
+    own, none = make_half_plus_two(tmp_path / "own" / "1"), make_half_plus_two(tmp_path / "none" / "1")
+    (own / "batching_params.pbtxt").write_text("max_batch_size { value: 7 } num_batch_threads { value: 99 }")
+    for flags, sizes in (([], (4, 4)), (["--enable_per_model_batching_parameters"], (7, 0))):
+        (tmp_path / "batching").write_text("max_batch_size { value: 4 } num_batch_threads { value: 3 }")
+        given = ["--model_base_path=/", "--enable_batching", f"--batching_parameters_file={tmp_path / 'batching'}"]
+        load = Loader.of(parse([*given, *flags]), Limits())
+        bundles = [load("m", path) for path in (own, none)]
+        assert tuple(bundle.max_batch_size("serving_default") for bundle in bundles) == sizes
+        assert bundles[0].batch_threads == 3
+        for bundle in bundles:
+            bundle.close()

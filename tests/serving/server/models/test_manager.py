@@ -179,13 +179,31 @@ def test_rollback_by_taking_the_newest_away(manager, world):
     eventually(lambda: answers(manager, 1))
 
 
-def test_what_is_loaded_stays_when_the_folder_goes(manager, world):
+def test_what_is_loaded_stays_when_the_models_folder_goes(manager, world):
+    world.push(1)
+    manager.configure(world.config())
+    (world.root / "m").rename(world.root / "elsewhere")
+    threading.Event().wait(0.2)
+    assert answering(manager) == 1
+
+
+def test_the_last_version_is_unloaded_with_its_folder(manager, world):
     world.push(1)
     manager.configure(world.config())
     (world.root / "m" / "1").rmdir()
-    (world.root / "m").rmdir()
-    threading.Event().wait(0.2)
-    assert answering(manager) == 1
+    eventually(lambda: state(manager, 1) == State.END)
+    assert world.loaded[0].closed
+    world.push(2)
+    eventually(lambda: answers(manager, 2))
+
+
+def test_a_policy_of_no_version_unloads_all(manager, world):
+    world.push(1)
+    manager.configure(world.config())
+    manager.configure(world.config("model_version_policy { specific {} }"))
+    eventually(lambda: state(manager, 1) == State.END)
+    manager.configure(world.config("model_version_policy { specific { versions: 1 } }"))
+    eventually(lambda: answers(manager, 1))
 
 
 def test_policies_and_a_reload(manager, world):

@@ -52,6 +52,13 @@ def test_bytes_in_base64_with_and_without_padding():
     assert found["image_bytes"].tolist() == [b"hi", b"hi"]
 
 
+def test_any_number_is_taken_for_a_float():
+    found, _ = arrays({"inputs": [1435774380, 2**24 + 1, 1e39, -1e39, 2**70]})
+    assert found["x"].tolist() == [1435774336, 2**24, math.inf, -math.inf, 2**70]
+    found, _ = arrays({"inputs": [2**53 + 1, 1e39]}, infos(x=tf.float64))
+    assert found["x"].tolist() == [2**53, 1e39]
+
+
 def test_nan_and_infinities_are_numbers():
     request, _ = json_requests.predict_request(json_requests.parse(b'{"inputs": [NaN, Infinity, -Infinity]}'), X)
     values = tensors.to_array(request.inputs["x"], 100).tolist()
@@ -64,22 +71,31 @@ def test_nan_and_infinities_are_numbers():
     [
         ({}, X, "Missing 'inputs' or 'instances' key"),
         ({"instances": [1], "inputs": [1]}, X, "only one of 'inputs' or 'instances'"),
-        ({"instances": 3}, X, "Expecting 'instances' to be an list/array"),
+        ({"instances": 3}, X, "JSON Value: 3 Excepting 'instances' to be an list/array"),
         ({"instances": []}, X, "No values in 'instances' array"),
-        ({"instances": [[1, 2], [3]]}, X, "unexpected size: 1 at level: 1 expected size: 2"),
-        ({"instances": [[1], 2]}, X, "found at incorrect level"),
-        ({"instances": [1, [2]]}, X, "Encountered list at unexpected level"),
+        (
+            {"instances": [[1, 2], [3]]}, X,
+            "^Failed to process element: 1 of 'instances' list. "
+            "Error: INVALID_ARGUMENT: Expecting tensor size: 2 but got: 1$",
+        ),
+        ({"instances": [[1], 2]}, X, r"element: 1 of 'instances' list.*Expecting shape \[1\] but got: \[\]$"),
+        ({"instances": [[[1, 2]], [[1], [2]]]}, X, r"Expecting shape \[1,2\] but got: \[2,1\]$"),
+        ({"instances": [1, [2, 3]]}, X, "element: 1 of 'instances' list.*Expecting tensor size: 1 but got: 2$"),
+        ({"instances": [[[1, 2], [3]]]}, X, "Encountered list at unexpected size: 1 at level: 1 expected size: 2$"),
+        ({"inputs": [[1, 2], [3]]}, X, "^Encountered list at unexpected size: 1 at level: 1 expected size: 2$"),
+        ({"inputs": [[1], 2]}, X, "^JSON Value: 2 found at incorrect level: 2 in the JSON DOM. Expected at level: 2$"),
+        ({"inputs": [1, [2]]}, X, "^Encountered list at unexpected level: 1 expected < 1$"),
+        ({"instances": [{"x": [1], "z": 2}]}, X, "element: 0 key: z of .*does not have named input: z$"),
+        ({"inputs": [False]}, X, "^JSON Value: false Type: False is not of expected type: float$"),
         ({"instances": ["a"]}, X, 'JSON Value: "a" Type: String is not of expected type: float'),
         ({"instances": [True]}, X, "is not of expected type: float"),
         ({"instances": [None]}, X, "Type: Null"),
-        ({"instances": [{"y": 1}]}, X, "keys must be equal to: x"),
+        ({"instances": [{}]}, X, "element: 0 of 'instances' list. JSON object: {} keys must be equal to: x$"),
         ({"instances": [{"x": 1}, 2]}, X, "Expecting object but got list at item 1"),
         ({"instances": [1, {"x": 1}]}, X, "Expecting value/list but got object at item 1"),
         ({"instances": [1]}, infos(x=tf.float32, y=tf.float32), "multiple input tensors required"),
         ({"inputs": [1]}, infos(x=tf.float32, y=tf.float32), "multiple input tensors required"),
         ({"inputs": {"y": [1]}}, X, "Missing named input: x in 'inputs' object."),
-        ({"instances": [1e39]}, X, "Cannot convert JSON value: 1e\\+39 to float without loss of precision."),
-        ({"instances": [2**24 + 1]}, X, "without loss of precision"),
         ({"instances": [300]}, infos(x=tf.uint8), "300 Type: Number is not of expected type: uint8"),
         ({"instances": [1.5]}, infos(x=tf.int64), "is not of expected type: int64"),
         ({"instances": [1]}, infos(x=tf.string), "is not of expected type: string"),

@@ -97,11 +97,11 @@ def test_classify_with_and_without_context(half):
     request = classification_pb2.ClassificationRequest()
     request.model_spec.name, request.model_spec.signature_name = "m", "classify"
     request.input.example_list.examples.extend([example(x=2), example(x=10)])
-    result = run(half, example_requests.prepare_classify(request, half.servable)).result
+    result = run(half, example_requests.prepare_classify(request, half.servable, LIMITS)).result
     assert [(c.classes[0].label, c.classes[0].score) for c in result.classifications] == [("low", 3), ("high", 7)]
     request.input.example_list_with_context.context.CopyFrom(example(c=100))
     request.input.example_list_with_context.examples.extend([example(x=2), example(x=2, c=1)])
-    result = run(half, example_requests.prepare_classify(request, half.servable)).result
+    result = run(half, example_requests.prepare_classify(request, half.servable, LIMITS)).result
     assert [c.classes[0].score for c in result.classifications] == [103, 4]
 
 
@@ -109,7 +109,11 @@ def test_classify_of_scores_alone(half):
     request = classification_pb2.ClassificationRequest()
     request.model_spec.name, request.model_spec.signature_name = "m", "scores_only"
     request.input.example_list.examples.append(example(x=2))
-    entry = run(half, example_requests.prepare_classify(request, half.servable)).result.classifications[0].classes[0]
+    entry = (
+        run(half, example_requests.prepare_classify(request, half.servable, LIMITS))
+        .result.classifications[0]
+        .classes[0]
+    )
     assert (entry.label, entry.score) == ("", 3)
 
 
@@ -117,7 +121,7 @@ def test_regress(half):
     request = regression_pb2.RegressionRequest()
     request.model_spec.name, request.model_spec.signature_name = "m", "regress"
     request.input.example_list.examples.extend([example(x=2), example(x=4)])
-    response = run(half, example_requests.prepare_regress(request, half.servable))
+    response = run(half, example_requests.prepare_regress(request, half.servable, LIMITS))
     assert [one.value for one in response.result.regressions] == [3, 4]
 
 
@@ -135,7 +139,7 @@ def test_refusals_of_classify(half, signature, rows, code, message):
     request.model_spec.name, request.model_spec.signature_name = "m", signature
     request.input.example_list.examples.extend([example(x=2)] * rows)
     with pytest.raises(StatusError) as error:
-        example_requests.prepare_classify(request, half.servable)
+        example_requests.prepare_classify(request, half.servable, requests.Limits(checks_methods=True))
     assert error.value.code == code
     assert message in error.value.message
 
@@ -153,7 +157,7 @@ def test_multi_inference_joins_its_tasks(half):
     request = multi(("m", "classify", example_requests.CLASSIFY), ("m", "regress", example_requests.REGRESS))
     prepare = {"classify": example_requests.prepare_classify, "regress": example_requests.prepare_regress}
     joined = example_requests.join_multi(
-        [run(half, prepare[kind](part, half.servable)) for kind, part in example_requests.split_multi(request)]
+        [run(half, prepare[kind](part, half.servable, LIMITS)) for kind, part in example_requests.split_multi(request)]
     )
     assert joined.results[0].classification_result.classifications[0].classes[0].label == "low"
     assert joined.results[1].regression_result.regressions[0].value == 3

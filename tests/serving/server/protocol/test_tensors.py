@@ -35,10 +35,24 @@ def test_strings_and_negative_numbers():
     assert tensors.to_array(tf.make_tensor_proto([-5, 3], tf.int8), 2**20).tolist() == [-5, 3]
 
 
-def test_few_values_repeat_the_last_as_in_tensorflow():
-    proto = tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, float_val=[1, 2])
-    proto.tensor_shape.dim.add().size = 4
-    assert tensors.to_array(proto, 2**20).tolist() == tf.make_ndarray(proto).tolist() == [1, 2, 2, 2]
+@pytest.mark.parametrize(("values", "expected"), [([1, 2], [1, 2, 2, 2]), ([], [0, 0, 0, 0])])
+def test_few_values_repeat_the_last_and_none_are_zero_as_in_tensorflow(values, expected):
+    proto = shaped(4, float_val=values)
+    assert tensors.to_array(proto, 2**20).tolist() == tf.make_ndarray(proto).tolist() == expected
+
+
+def test_of_more_values_than_a_shape_has_the_first_are_taken():
+    assert tensors.to_array(shaped(2, float_val=[1, 2, 3]), 2**20).tolist() == [1, 2]
+
+
+def test_strings_that_are_not_given_are_empty():
+    assert tensors.to_array(shaped(2, dtype=types_pb2.DT_STRING), 2**20).tolist() == [b"", b""]
+
+
+def test_scalars_have_a_shape_without_dimensions():
+    proto = tensors.to_proto(np.float32(3))
+    assert proto.HasField("tensor_shape")
+    assert not proto.tensor_shape.dim
 
 
 def shaped(*sizes, dtype=types_pb2.DT_FLOAT, **values):
@@ -56,8 +70,6 @@ def shaped(*sizes, dtype=types_pb2.DT_FLOAT, **values):
         (shaped(784, 2**62, 0), "at most"),
         (shaped(-1, float_val=[0]), "is not one of a tensor"),
         (shaped(*[1] * 200, float_val=[0]), "is not one of a tensor"),
-        (shaped(2, float_val=[1, 2, 3]), "3 values were given for shape"),
-        (shaped(2), "0 values were given"),
         (shaped(2, tensor_content=b"123"), "tensor_content has 3 bytes"),
         (shaped(1, dtype=types_pb2.DT_STRING, tensor_content=b"1"), "cannot be given as tensor_content"),
         (shaped(1, dtype=types_pb2.DT_RESOURCE), "type resource cannot be fed"),

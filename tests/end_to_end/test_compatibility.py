@@ -1,0 +1,209 @@
+"""What TensorFlow Serving does with models and requests that people have, case by case."""
+
+import contextlib
+import gzip
+import http.client
+import json
+import urllib.request
+import zlib
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    classification_pb2,
+    inference_pb2,
+    model_management_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_log_pb2,
+    prediction_service_pb2_grpc,
+    regression_pb2,
+)
+
+from tests.serving import models
+from tests.serving.server_process import Server, eventually
+
+
+def ask(server, path, body, headers=None):
+    """Returns the status and the JSON of a request over REST."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    with contextlib.closing(http.client.HTTPConnection("localhost", server.rest_port, timeout=30)) as connection:
+        connection.request("POST", path, data, headers or {})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+
+
+def example(x):
+    made = tf.train.Example()
+    made.features.feature["x"].float_list.value.append(x)
+    return made
+
+
+def of_examples(request, signature, *values):
+    request.model_spec.name, request.model_spec.signature_name = "half", signature
+    request.input.example_list.examples.extend(map(example, values))
+    return request
+
+
+def predict_request(values, signature=""):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "half", signature
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(values, tf.float32))
+    return request
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A model of TensorFlow 2, whose warm-up requests have other shapes than its input says."""
+    path = models.half_plus_two_2(tmp_path_factory.mktemp("half") / "1")
+    (path / "assets.extra").mkdir()
+    log = prediction_log_pb2.PredictionLog(predict_log={"request": predict_request([1, 2, 5])})
+    with tf.io.TFRecordWriter(str(path / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+        writer.write(log.SerializeToString())
+    return path.parent
+
+
+@pytest.fixture(scope="module", params=["--enable_batching=false", "--enable_batching=true"])
+def server(base, tmp_path_factory, request):
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "monitoring").write_text("prometheus_config { enable: true }")
+    flags = ["--model_name=half", f"--model_base_path={base}", f"--monitoring_config_file={folder / 'monitoring'}"]
+    with Server(folder / "log", *flags, request.param) as running:
+        yield running
+
+
+@pytest.fixture
+def stub(server):
+    with grpc.insecure_channel(server.target) as channel:
+        yield prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+
+def test_static_shapes_are_not_checked(server, stub):
+    assert ask(server, "/v1/models/half:predict", {"instances": [1.0, 2.0, 5.0]}) == (
+        200,
+        {"predictions": [2.5, 3.0, 4.5]},
+    )
+    assert ask(server, "/v1/models/half:predict", {"instances": [[1.0]]})[1] == {"predictions": [[2.5]]}
+    reply = stub.Predict(predict_request([1, 2, 5]))
+    assert list(reply.outputs["y"].float_val) == [2.5, 3.0, 4.5]
+
+
+def test_models_of_tensorflow_2_classify_and_regress(server, stub):
+    found = stub.Classify(of_examples(classification_pb2.ClassificationRequest(), "classify", 2, 6)).result
+    assert [each.classes[0].score for each in found.classifications] == [3, 5]
+    found = stub.Regress(of_examples(regression_pb2.RegressionRequest(), "regress", 2, 6)).result
+    assert [each.value for each in found.regressions] == [3, 5]
+    request = inference_pb2.MultiInferenceRequest()
+    for kind in ("classify", "regress"):
+        task = request.tasks.add(method_name=f"tensorflow/serving/{kind}")
+        task.model_spec.name, task.model_spec.signature_name = "half", kind
+    request.input.example_list.examples.append(example(2))
+    one, other = stub.MultiInference(request).results
+    assert one.classification_result.classifications[0].classes[0].score == 3
+    assert other.regression_result.regressions[0].value == 3
+    assert ask(server, "/v1/models/half:regress", {"signature_name": "regress", "examples": [{"x": 2.0}]}) == (
+        200,
+        {"results": [3.0]},
+    )
+
+
+def test_integers_and_what_is_too_large_are_floats(server):
+    code, reply = ask(server, "/v1/models/half:predict", {"instances": [16777216, 1435774380]})
+    assert (code, reply["predictions"]) == (200, [8388610.0, 717887170.0])
+    code, reply = ask(server, "/v1/models/half:predict", {"instances": [1e39]})
+    assert (code, reply["predictions"]) == (200, [float("inf")])
+
+
+@pytest.mark.parametrize("name", ["__saved_model_init_op", "none", "n" * 100_000])
+def test_what_is_no_signature_is_not_run(server, stub, name):
+    with pytest.raises(grpc.RpcError) as error:
+        stub.Predict(predict_request([1], name))
+    assert error.value.code().name == "FAILED_PRECONDITION"
+    assert error.value.details().startswith(f'Serving signature key "{name[:50]}')
+    code, reply = ask(server, "/v1/models/half:predict", {"signature_name": name, "instances": [1.0]})
+    assert (code, "not found in signature def" in reply["error"] or len(name) > 1000) == (400, True)
+    assert "Traceback" not in server.said()
+
+
+def test_values_that_a_tensor_lacks_are_its_last(stub):
+    request = predict_request([[1], [1], [1]])
+    del request.inputs["x"].float_val[:]
+    request.inputs["x"].tensor_content = b""
+    assert list(stub.Predict(request).outputs["y"].float_val) == [2, 2, 2]
+    request.inputs["x"].float_val.append(4)
+    assert list(stub.Predict(request).outputs["y"].float_val) == [4, 4, 4]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_compressed_bodies(server, encoding):
+    pack = {"gzip": gzip.compress, "deflate": zlib.compress}[encoding]
+    headers = {"Content-Encoding": encoding}
+    body = pack(json.dumps({"instances": [2.0] * 1000}).encode())
+    assert ask(server, "/v1/models/half:predict", body, headers)[1] == {"predictions": [3.0] * 1000}
+    code, reply = ask(server, "/v1/models/half:predict", body[:-9], headers)
+    assert (code, "cannot be decompressed" in reply["error"]) == (400, True)
+    code, reply = ask(server, "/v1/models/half:predict", body, {"Content-Encoding": "br"})
+    assert (code, "is not known; use gzip or deflate" in reply["error"]) == (400, True)
+
+
+def test_a_compressed_bomb_takes_no_memory(server):
+    bomb = gzip.compress(b" " * 400_000_000, compresslevel=9)
+    assert len(bomb) < 400_000
+    before = peak(server)
+    code, reply = ask(server, "/v1/models/half:predict", bomb, {"Content-Encoding": "gzip"})
+    assert (code, "too large" in reply["error"]) == (413, True)
+    assert peak(server) - before < 20
+
+
+def peak(server):
+    """Returns the most memory that a server has had, in megabytes."""
+    lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1000
+
+
+def test_metrics_are_there_from_the_start_and_count_what_is_unknown(base, tmp_path):
+    (tmp_path / "monitoring").write_text("prometheus_config { enable: true }")
+    flags = [f"--model_base_path={base}", f"--monitoring_config_file={tmp_path / 'monitoring'}"]
+    with Server(tmp_path / "log", *flags) as running:
+
+        def metrics():
+            with urllib.request.urlopen(f"{running.rest}/monitoring/prometheus/metrics") as response:
+                return response.read().decode()
+
+        for name, kind in (("request_count", "counter"), ("request_latency", "histogram")):
+            assert f"# TYPE :tensorflow:serving:{name} {kind}\n" in metrics()
+        with grpc.insecure_channel(running.target) as channel, pytest.raises(grpc.RpcError):
+            prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(predict_request([1]))
+        assert ':tensorflow:serving:request_count{model_name="half",status="NOT_FOUND"} 1\n' in metrics()
+
+
+def test_method_names_are_checked_where_the_flag_asks_for_it(base, tmp_path):
+    flags = ["--model_name=half", f"--model_base_path={base}", "--enable_signature_method_name_check"]
+    with Server(tmp_path / "log", *flags) as running, grpc.insecure_channel(running.target) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        assert stub.Predict(predict_request([2])).outputs["y"].float_val[0] == 3
+        with pytest.raises(grpc.RpcError, match="Expected classification signature method_name to be"):
+            stub.Classify(of_examples(classification_pb2.ClassificationRequest(), "classify", 2))
+
+
+def test_the_file_of_the_configuration_comes_after_what_was_given_over_grpc(base, tmp_path):
+    entry = f'config {{ name: "half" base_path: "{base}" model_platform: "tensorflow" }}'
+    (tmp_path / "models.config").write_text(f"model_config_list {{ {entry} }}")
+    flags = [f"--model_config_file={tmp_path / 'models.config'}", "--model_config_file_poll_wait_seconds=1"]
+    with Server(tmp_path / "log", *flags) as running, grpc.insecure_channel(running.target) as channel:
+        request = model_management_pb2.ReloadConfigRequest()
+        other = request.config.model_config_list.config.add(name="other", base_path=str(base))
+        other.model_platform = "tensorflow"
+        model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest(request)
+
+        def answers(name):
+            with running.client(name, retries=0) as client:
+                try:
+                    return client.call("serving_default", {"x": np.ones(1, np.float32)})["y"].tolist() == [2.5]
+                except Exception:
+                    return False
+
+        eventually(lambda: answers("half") and not answers("other"))
