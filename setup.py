@@ -20,6 +20,7 @@ INSTALL_REQUIRES = [
     "cronsim",  # which times a cron expression means, as Debian's cron does, also where the clocks change
     "aiohttp",  # the embedded server's REST API and page
     "click",  # the command line
+    "flatbuffers",  # the SignatureDefs that a TensorFlow Lite file may hold; it comes with TensorFlow
     "filelock",  # one run at a time in a home folder
     "grpcio",  # the embedded server's and the client's gRPC
     "grpcio-health-checking",  # the standard health service

@@ -25,9 +25,9 @@ class Classifier(litserve.LitAPI):
         self.model, self.shape = model, shape
 
     def setup(self, device: str) -> None:  # noqa: ARG002 (litserve's signature)
-        from serving.server.models.bundle import Bundle
+        from serving.server.models.bundle import SavedModelBundle
 
-        self.bundle = Bundle(self.model)
+        self.bundle = SavedModelBundle(self.model)
         self.names = self.bundle.plans["predict_images"].outputs
 
     def decode_request(self, request: dict[str, Any]) -> np.ndarray:

@@ -14,12 +14,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from serving.server.models.bundle import Bundle
+from serving.server.models.bundle import SavedModelBundle
 
 
 def main(model: Path, shape: list[int], seconds: float) -> None:
     """Runs `predict_images` for some seconds, after some runs that are not counted."""
-    bundle = Bundle(model)
+    bundle = SavedModelBundle(model)
     images = np.random.default_rng(0).random(shape, np.float32)
     for _ in range(5):
         bundle.run("predict_images", [images])

@@ -16,7 +16,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from conveyor.errors import ConveyorError
 from serving import warmup
-from serving.server.models.bundle import Bundle
+from serving.server.models.bundle import Bundle, SavedModelBundle
 from serving.server.protocol.errors import StatusError
 from serving.signatures import DECODE, OUTPUTS, SIGNATURES, encoded
 
@@ -45,7 +45,7 @@ def check(model: Path, images: np.ndarray, scores: np.ndarray) -> dict[str, floa
         the trainer.
     """
     try:
-        bundle = Bundle(model)
+        bundle = SavedModelBundle(model)
     except StatusError as error:
         raise NotServable(f"the server's loader refuses it: {error}") from error
     try:

@@ -22,7 +22,7 @@ import tensorflow as tf
 from components.format_export.executor import SAVED_MODEL, ConversionFailed
 from conveyor import modules, processes
 from conveyor.settings import from_json
-from serving.server.models.bundle import Bundle
+from serving.server.models.bundle import SavedModelBundle
 from serving.tflite import FLOAT16, IMAGES, INT8, SCORES, LiteModel, file_of
 from trainer import export, networks
 from trainer.examples import Split, read_split
@@ -51,7 +51,7 @@ def _formats(
     network = networks.build(job, "float32")
     networks.set_weights(network, export.read_weights(model))
     test = read_split(examples / "Split-test", job.pictures)
-    bundle = Bundle(model)
+    bundle = SavedModelBundle(model)
     scores = np.load(run / "test_scores.npy", allow_pickle=False)
     size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
     rows = [_row(SAVED_MODEL, size, scores, test, lambda image: bundle.ask("predict_pixels", {"images": image}))]

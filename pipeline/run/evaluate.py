@@ -15,7 +15,7 @@ from pipeline.experiments.config import FORMATS, Experiment
 from pipeline.home.folders import Home
 from pipeline.run.plan import make_plan
 from serving.model_store import StoredModel
-from serving.server.models.bundle import Bundle
+from serving.server.models.bundle import SavedModelBundle
 from serving.tflite import LiteModel, file_of
 from trainer import loop
 
@@ -81,7 +81,7 @@ def subject(
     name = f"{model.name}-{version}"
     what = f"version {version} ({model.label_of(version) or 'without a label'})"
     if format_name == SAVED_MODEL:
-        bundle = Bundle(model.path(version))
+        bundle = SavedModelBundle(model.path(version))
 
         def ask(images: np.ndarray) -> np.ndarray:
             starts = range(0, len(images), BATCH)

@@ -14,19 +14,15 @@ NOT_DONE = {
     "grpc_max_threads": "gRPC runs on one event loop",
     "mixed_precision": "models run in their own precision",
     "num_load_threads": "models load on a pool of threads",
-    "num_tflite_interpreters_per_pool": "TensorFlow Lite models are not served",
-    "num_tflite_pools": "TensorFlow Lite models are not served",
+    "num_tflite_interpreters_per_pool": "requests to TensorFlow Lite models are not batched",
     "num_unload_threads": "models unload on a pool of threads",
     "platform_config_file": "there is one platform, tensorflow",
-    "prefer_tflite_model": "TensorFlow Lite models are not served",
     "remove_unused_fields_from_bundle_metagraph": "the MetaGraph is kept as it was loaded",
-    "rest_api_enable_cors_support": "no CORS headers are sent",
     "skip_initialize_tpu": "there is no TPU",
-    "tensorflow_session_config_file": "the session is configured by the other flags alone",
     "thread_pool_factory_config_file": "TensorFlow's own thread pools are used",
     "total_model_memory_limit_bytes": "memory is not limited",
     "use_alts_credentials": "ALTS is not spoken",
-    "use_tflite_model": "TensorFlow Lite models are not served",
+    "use_tflite_model": "its name is --prefer_tflite_model now",
     "xla_cpu_compilation_enabled": "nothing is compiled with XLA",
     "xla_gpu_compilation_enabled": "nothing is compiled with XLA",
 }
@@ -74,6 +70,7 @@ def _listening(parser: argparse.ArgumentParser) -> None:
     add("--rest_api_timeout_in_ms", type=int, default=30000, help="time limit of a REST request")
     add("--grpc_channel_arguments", default="", help="comma-separated key=value pairs for gRPC")
     add("--ssl_config_file", default="", help="SSLConfig as text: TLS for gRPC")
+    _flag(add, "--rest_api_enable_cors_support", False, "let pages of other sites ask the REST API")
     _flag(add, "--enable_grpc_healthcheck_service", False, "serve grpc.health.v1.Health")
     add("--monitoring_config_file", default="", help="MonitoringConfig as text: Prometheus metrics")
 
@@ -88,6 +85,8 @@ def _models(parser: argparse.ArgumentParser) -> None:
     add("--max_num_load_retries", type=int, default=5, help="how often loading a version is tried again")
     add("--load_retry_interval_micros", type=int, default=60_000_000, help="how long between")
     add("--saved_model_tags", default="serve", help="comma-separated tags of the MetaGraph")
+    _flag(add, "--prefer_tflite_model", False, "serve a version's model.tflite, where it has one")
+    add("--num_tflite_pools", type=int, default=_cores(), help="requests at once to such a version")
     _flag(add, "--enable_model_warmup", True, "replay assets.extra/tf_serving_warmup_requests on loading")
     add("--num_request_iterations_for_warmup", type=int, default=0, help="how often each is replayed; 0 for once")
     _flag(add, "--allow_version_labels_for_unavailable_models", False, "new labels may name versions not loaded yet")
@@ -104,6 +103,7 @@ def _running(parser: argparse.ArgumentParser) -> None:
         False,
         "batch each version by the batching_params.pbtxt in its folder, or not at all",
     )
+    add("--tensorflow_session_config_file", default="", help="ConfigProto as text; other flags go before it")
     add("--tensorflow_session_parallelism", type=int, default=0, help="threads of both kinds; 0 for automatic")
     add("--tensorflow_intra_op_parallelism", type=int, default=0, help="threads within an operation")
     add("--tensorflow_inter_op_parallelism", type=int, default=0, help="operations at once")

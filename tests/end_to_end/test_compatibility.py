@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import (
     classification_pb2,
+    get_model_metadata_pb2,
     inference_pb2,
     model_management_pb2,
     model_service_pb2_grpc,
@@ -21,6 +22,7 @@ from tensorflow_serving.apis import (
     prediction_log_pb2,
     prediction_service_pb2_grpc,
     regression_pb2,
+    session_service_pb2,
 )
 
 from tests.serving import models
@@ -207,3 +209,56 @@ def test_the_file_of_the_configuration_comes_after_what_was_given_over_grpc(base
                     return False
 
         eventually(lambda: answers("half") and not answers("other"))
+
+
+def test_session_run_asks_for_tensors_by_the_names_that_the_metadata_gives(server, stub):
+    asked = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    asked.model_spec.name = "half"
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    stub.GetModelMetadata(asked).metadata["signature_def"].Unpack(signatures)
+    signature = signatures.signature_def["serving_default"]
+    request = session_service_pb2.SessionRunRequest(fetch=[signature.outputs["y"].name])
+    request.model_spec.name = "half"
+    request.feed.add(name=signature.inputs["x"].name, tensor=tf.make_tensor_proto([2.0, 6.0]))
+    with grpc.insecure_channel(server.target) as channel:
+        run = channel.unary_unary(
+            "/tensorflow.serving.SessionService/SessionRun",
+            request.SerializeToString,
+            session_service_pb2.SessionRunResponse.FromString,
+        )
+        (tensor,) = run(request).tensor
+        assert (tensor.name, list(tensor.tensor.float_val)) == (signature.outputs["y"].name, [3, 5])
+        assert run(request).model_spec.version.value == 1
+        request.feed.add(name="saver_filename", tensor=tf.make_tensor_proto("/tmp/stolen"))
+        with pytest.raises(grpc.RpcError, match="unable to find feed output saver_filename"):
+            run(request)
+
+
+def test_a_tensorflow_lite_model_is_served(tmp_path):
+    models.half_plus_two_lite(tmp_path / "half" / "1", {"serving_default": "x"})
+    flags = ["--model_name=half", f"--model_base_path={tmp_path / 'half'}", "--prefer_tflite_model=true"]
+    with Server(tmp_path / "log", *flags, "--num_tflite_pools=2", "--enable_batching") as running:
+        assert ask(running, "/v1/models/half:predict", {"instances": [[2.0], [3.0], [4.0]]}) == (
+            200,
+            {"predictions": [[3.0], [3.5], [4.0]]},
+        )
+        with grpc.insecure_channel(running.target) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            assert list(stub.Predict(predict_request([[6.0]])).outputs["y"].float_val) == [5]
+
+
+def test_pages_of_other_sites_may_ask_where_the_flag_says_so(base, tmp_path):
+    def headers(running, method, path):
+        with contextlib.closing(http.client.HTTPConnection("localhost", running.rest_port, timeout=30)) as connection:
+            connection.request(method, path)
+            response = connection.getresponse()
+            return response.status, response.headers["Access-Control-Allow-Origin"]
+
+    flags = ["--model_name=half", f"--model_base_path={base}"]
+    with Server(tmp_path / "log", *flags, "--rest_api_enable_cors_support") as running:
+        assert headers(running, "OPTIONS", "/v1/models/half:predict") == (200, "*")
+        assert headers(running, "GET", "/v1/models/half") == (200, "*")
+        assert headers(running, "GET", "/v1/models/none") == (404, "*")
+    with Server(tmp_path / "log", *flags) as running:
+        assert headers(running, "OPTIONS", "/v1/models/half:predict") == (400, None)
+        assert headers(running, "GET", "/v1/models/half") == (200, None)

@@ -20,7 +20,8 @@ from tests.serving.server_process import Server
 SERVICE = "/tensorflow.serving."
 METHODS = [
     "PredictionService/Predict", "PredictionService/Classify", "PredictionService/Regress",
-    "PredictionService/MultiInference", "PredictionService/GetModelMetadata", "ModelService/GetModelStatus",
+    "PredictionService/MultiInference", "PredictionService/GetModelMetadata", "SessionService/SessionRun",
+    "ModelService/GetModelStatus",
     "ModelService/HandleReloadConfigRequest",
 ]  # fmt: skip
 SEED = 2019

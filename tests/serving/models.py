@@ -4,8 +4,12 @@ import dataclasses
 import json
 from pathlib import Path
 
+import flatbuffers
 import numpy as np
 import tensorflow as tf
+from flatbuffers import flexbuffers
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow.lite.python import schema_py_generated
 
 from pipeline.experiments import load
 from serving import warmup
@@ -78,6 +82,53 @@ def half_plus_two_2(path: Path) -> Path:
     signatures = {"serving_default": module.predict, "classify": module.classify, "regress": module.regress}
     tf.saved_model.save(module, str(path), signatures=signatures)
     return path
+
+
+def half_plus_two_lite(path: Path, inputs: dict[str, str] | None = None, tensor: str = "") -> Path:
+    """TensorFlow 2's as `model.tflite`; with SignatureDefs as metadata, by name, of inputs that are named so."""
+    path.mkdir(parents=True)
+    module = HalfPlusTwo()
+    data = tf.lite.TFLiteConverter.from_concrete_functions([module.predict.get_concrete_function()], module).convert()
+    if inputs:
+        data = _with_signatures(data, inputs, tensor)
+    (path / "model.tflite").write_bytes(data)
+    return path
+
+
+def lite(path: Path, signature: str) -> Path:
+    """Adds a `model.tflite` of one of its signatures' scores to a SavedModel."""
+    loaded = tf.saved_model.load(str(path))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 28, 28, 1], tf.uint8, "images")])
+    def scores(images):
+        return loaded.signatures[signature](images=images)["scores"]
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([scores.get_concrete_function()], loaded)
+    (path / "model.tflite").write_bytes(converter.convert())
+    return path
+
+
+def _with_signatures(data: bytes, inputs: dict[str, str], tensor: str) -> bytes:
+    """Returns a TensorFlow Lite file with SignatureDefs, where TensorFlow's tool for that puts them."""
+    model = schema_py_generated.ModelT.InitFromObj(schema_py_generated.Model.GetRootAsModel(data, 0))
+    graph = model.subgraphs[0]
+    builder = flexbuffers.Builder()
+    with builder.Map():
+        for name, key in sorted(inputs.items()):
+            signature = meta_graph_pb2.SignatureDef(method_name="tensorflow/serving/predict")
+            signature.inputs[key].name = tensor or graph.tensors[graph.inputs[0]].name.decode()
+            signature.outputs["y"].name = graph.tensors[graph.outputs[0]].name.decode()
+            builder.Key(name)
+            builder.String(signature.SerializeToString().decode())
+    buffer = schema_py_generated.BufferT()
+    buffer.data = list(builder.Finish())
+    model.buffers.append(buffer)
+    metadata = schema_py_generated.MetadataT()
+    metadata.name, metadata.buffer = "signature_defs_metadata", len(model.buffers) - 1
+    model.metadata = [*(model.metadata or []), metadata]
+    packed = flatbuffers.Builder(0)
+    packed.Finish(model.Pack(packed), file_identifier=b"TFL3")
+    return bytes(packed.Output())
 
 
 class Shapes(tf.Module):

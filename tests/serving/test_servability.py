@@ -10,7 +10,7 @@ import tensorflow as tf
 from pipeline.experiments import load
 from serving import warmup
 from serving.servability import NotServable, check
-from serving.server.models.bundle import Bundle
+from serving.server.models.bundle import SavedModelBundle
 from serving.signatures import SIGNATURES
 from tests.digits import read_idx
 from trainer import export, loop, networks
@@ -42,7 +42,7 @@ def test_warmup_requests_cover_every_signature_and_size(model):
     requests = warmup.read(model[0])
     sizes = [(r.model_spec.signature_name, tf.make_ndarray(next(iter(r.inputs.values()))).shape[0]) for r in requests]
     assert sizes == [(name, size) for name in SIGNATURES for size in (1, 32)]
-    bundle = Bundle(model[0])
+    bundle = SavedModelBundle(model[0])
     for request in requests:
         inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
         assert "scores" in bundle.ask(request.model_spec.signature_name, inputs)

@@ -13,7 +13,7 @@ from serving.server.endpoints.metrics import Metrics
 from serving.server.models.batch_dispatcher import BatchDispatcher
 from serving.server.models.manager import Manager
 from serving.server.models.versions import State
-from serving.server.protocol import example_requests, requests
+from serving.server.protocol import example_requests, requests, session_requests
 from serving.server.protocol.errors import StatusError, invalid_argument
 from serving.server.protocol.requests import Limits, PreparedRequest, Servable
 from serving.server.threads import beside_the_loop
@@ -57,6 +57,15 @@ class Calls:
             entrypoint,
             request,
             lambda servable: example_requests.prepare_regress(request, servable, self.limits),
+        )
+
+    async def session_run(self, request: Any, entrypoint: str = "GRPC") -> Any:
+        """Answers a SessionRunRequest; see `predict`."""
+        return await self._run(
+            "SessionRun",
+            entrypoint,
+            request,
+            lambda servable: session_requests.prepare_session_run(request, servable, self.limits),
         )
 
     async def multi_inference(self, request: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The server's gRPC side: PredictionService, ModelService and the standard health service."""
+"""The server's gRPC side: PredictionService, SessionService, ModelService and the standard health service."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -15,6 +15,7 @@ from tensorflow_serving.apis import (
     model_management_pb2,
     predict_pb2,
     regression_pb2,
+    session_service_pb2,
 )
 
 from serving.server.endpoints.calls import Calls
@@ -32,6 +33,9 @@ _METHODS: dict[str, dict[str, tuple[Any, str]]] = {
         "Regress": (regression_pb2.RegressionRequest, "regress"),
         "MultiInference": (inference_pb2.MultiInferenceRequest, "multi_inference"),
         "GetModelMetadata": (get_model_metadata_pb2.GetModelMetadataRequest, "metadata"),
+    },
+    "tensorflow.serving.SessionService": {
+        "SessionRun": (session_service_pb2.SessionRunRequest, "session_run"),
     },
     "tensorflow.serving.ModelService": {
         "GetModelStatus": (get_model_status_pb2.GetModelStatusRequest, "status"),

@@ -53,15 +53,19 @@ class Api:
     Attributes:
       timeout: seconds until a request is answered with DEADLINE_EXCEEDED.
       metrics_path: where metrics are; None for nowhere.
+      other_sites: whether a browser may let pages of other sites ask, by CORS headers.
     """
 
     calls: Calls
     timeout: float
     metrics_path: str | None = METRICS_PATH
+    other_sites: bool = False
 
     def app(self, max_body_bytes: int) -> web.Application:
         """Returns the application; a longer body is answered with 413."""
         app = web.Application(client_max_size=max_body_bytes, middlewares=[failures_as_json])
+        if self.other_sites:
+            app.on_response_prepare.append(_allow_other_sites)
         if self.metrics_path:
             app.router.add_get(self.metrics_path, self._metrics)
         app.router.add_route("*", "/{path:(?i:v1)/.*}", self._v1)
@@ -72,6 +76,8 @@ class Api:
 
     async def _v1(self, request: web.Request) -> web.Response:
         path = request.rel_url.raw_path
+        if request.method == "OPTIONS" and self.other_sites:
+            return web.Response()  # what a browser asks before it posts JSON
         if request.method == "POST" and (match := _ASK.fullmatch(path)):
             answer = self._ask(match, await _body(request))
         elif request.method == "GET" and (match := _LOOK.fullmatch(path)):
@@ -143,6 +149,12 @@ async def failures_as_json(
     except Exception as error:
         log.exception("a request failed in the server itself")
         return web.json_response({"error": f"{type(error).__name__}: {error}"}, status=500)
+
+
+async def _allow_other_sites(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Access-Control-Allow-Origin"] = "*"
+    response.headers["Access-Control-Allow-Methods"] = "GET, POST, OPTIONS"
+    response.headers["Access-Control-Allow-Headers"] = "Content-Type, Content-Encoding"
 
 
 def _inputs(servable: Servable, name: str) -> dict[str, Any]:

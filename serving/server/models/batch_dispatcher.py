@@ -161,7 +161,7 @@ def _answers(bundle: Bundle, requests: Sequence[PreparedRequest]) -> list[Any]:
 
 def _answer(bundle: Bundle, request: PreparedRequest, alone: bool) -> Any:
     try:
-        return bundle.run(request.signature, request.inputs, request.outputs, alone=alone)
+        return request.run(bundle, alone)
     except Exception as error:
         return error if isinstance(error, StatusError) else StatusError("INTERNAL", f"{type(error).__name__}: {error}")
 

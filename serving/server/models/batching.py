@@ -32,6 +32,7 @@ class BatchingParameters:
       num_batch_threads: how many batches run at once.
       allowed_batch_sizes: sizes that batches are padded to; the last must be `max_batch_size`. Empty for no padding.
       enable_large_batch_splitting: whether a call of more than `max_batch_size` rows is split, or refused.
+      max_execution_batch_size: the most rows that are run at once, where calls are split; 0 for `max_batch_size`.
     """
 
     max_batch_size: int = 1000
@@ -40,6 +41,19 @@ class BatchingParameters:
     num_batch_threads: int = len(os.sched_getaffinity(0))
     allowed_batch_sizes: tuple[int, ...] = ()
     enable_large_batch_splitting: bool = False
+    max_execution_batch_size: int = 0
+
+    @property
+    def largest(self) -> int:
+        """The most rows that are run at once."""
+        return (self.enable_large_batch_splitting and self.max_execution_batch_size) or self.max_batch_size
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes that batches are padded to, as `BatchFunction` takes them: it knows the largest batch from them."""
+        if self.allowed_batch_sizes or self.largest == self.max_batch_size:
+            return self.allowed_batch_sizes
+        return tuple(range(1, self.largest + 1))
 
     @classmethod
     def read(cls, path: Path) -> "BatchingParameters":
@@ -55,11 +69,13 @@ class BatchingParameters:
             if field.message_type and message.HasField(field.name) and field.name in cls.__dataclass_fields__
         }
         parameters = cls(allowed_batch_sizes=tuple(message.allowed_batch_sizes), **given)
-        sizes = parameters.allowed_batch_sizes
-        if sizes and (list(sizes) != sorted(set(sizes)) or sizes[-1] != parameters.max_batch_size):
+        sizes, largest = parameters.allowed_batch_sizes, parameters.largest
+        if largest > parameters.max_batch_size:
+            raise invalid_argument(f"{path}: max_execution_batch_size {largest} is above max_batch_size.")
+        if sizes and (list(sizes) != sorted(set(sizes)) or sizes[-1] != largest):
+            name = "max_batch_size" if largest == parameters.max_batch_size else "max_execution_batch_size"
             raise invalid_argument(
-                f"{path}: allowed_batch_sizes must rise and end with max_batch_size, {parameters.max_batch_size}; "
-                f"they are {list(sizes)}."
+                f"{path}: allowed_batch_sizes must rise and end with {name}, {largest}; they are {list(sizes)}."
             )
         return parameters
 
@@ -87,7 +103,7 @@ def batched(
     for tensor in [*inputs, *outputs]:
         if tensor.shape.rank == 0 or (tensor.shape.rank and tensor.shape[0] is not None):
             raise StatusError("UNIMPLEMENTED", f"{tensor.name} has no variable first dimension to batch along.")
-    inside = _dependents(inputs)
+    inside = dependents(inputs)
     definition, captured = _body(graph, inside, [tensor.op for tensor in inputs])
     with graph.as_default(), tf.device(None):
         placeholders = [tf.compat.v1.placeholder(tensor.dtype, tensor.shape) for tensor in inputs]
@@ -109,7 +125,7 @@ def batched(
             max_batch_size=parameters.max_batch_size,
             batch_timeout_micros=parameters.batch_timeout_micros,
             max_enqueued_batches=parameters.max_enqueued_batches,
-            allowed_batch_sizes=list(parameters.allowed_batch_sizes),
+            allowed_batch_sizes=list(parameters.sizes),
             enable_large_batch_splitting=parameters.enable_large_batch_splitting,
             shared_name=name,
             batching_queue=name,
@@ -117,7 +133,7 @@ def batched(
     return placeholders, list(replies)
 
 
-def _dependents(inputs: list[tf.Tensor]) -> set[tf.Operation]:
+def dependents(inputs: list[tf.Tensor]) -> set[tf.Operation]:
     """Returns the operations that depend on any input, without the inputs' own."""
     found: set[tf.Operation] = set()
     waiting = [consumer for tensor in inputs for consumer in tensor.consumers()]

@@ -1,15 +1,20 @@
-"""A SavedModel in a Session, loaded by the loader that TensorFlow Serving uses."""
+"""What is loaded of a version: a SavedModel in a Session, by the loader that TensorFlow Serving uses."""
 
+import abc
+import contextlib
 import functools
+import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2
+from tensorflow.core.framework import graph_pb2
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
+from tensorflow.python.framework import op_def_registry
 
-from serving.server.models.batching import BatchingParameters, batched
+from serving.server.models.batching import BatchingParameters, batched, dependents
 from serving.server.protocol.errors import StatusError, invalid_argument, of_tensorflow
 from serving.server.protocol.requests import SignaturePlan
 
@@ -18,14 +23,79 @@ INTERNAL = "__saved_model"  # what the names of a SavedModel's own signatures be
 log = logging.getLogger(__name__)
 
 
-class Bundle:
+class Bundle(abc.ABC):
     """One loaded version of a model.
 
     Attributes:
-      path: folder of the SavedModel.
+      path: its folder.
       signatures: SignatureDef by name.
       plans: the same for the checks of every request.
+      batch_threads: how many batches run at once.
     """
+
+    path: Path
+    signatures: dict[str, meta_graph_pb2.SignatureDef]
+    plans: dict[str, SignaturePlan]
+    batch_threads = 0
+
+    @abc.abstractmethod
+    def max_batch_size(self, name: str) -> int:
+        """Returns the most rows of a signature's batches; 0 where it is not batched."""
+
+    @abc.abstractmethod
+    def run(
+        self, name: str, inputs: Sequence[np.ndarray], outputs: Sequence[str] = (), alone: bool = False
+    ) -> list[np.ndarray]:
+        """Runs a signature.
+
+        Args:
+          name: the signature's name.
+          inputs: in the order of the signature's inputs sorted by name.
+          outputs: the outputs that are wanted, sorted; empty for all.
+          alone: keeps it out of batches.
+
+        Returns:
+          The outputs, in that order.
+
+        Raises:
+          StatusError: TensorFlow's own, such as INVALID_ARGUMENT for a shape that does not fit.
+        """
+
+    def ask(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns all outputs of a signature by name, for its inputs by name.
+
+        Raises:
+          StatusError: FAILED_PRECONDITION for an unknown signature, INVALID_ARGUMENT for other inputs than its own.
+        """
+        plan = self.plans.get(name)
+        if plan is None:
+            raise StatusError("FAILED_PRECONDITION", f"there is no signature {name!r}, only {sorted(self.plans)}")
+        if set(inputs) != set(plan.inputs):
+            raise invalid_argument(f"{name} takes {sorted(plan.inputs)}, not {sorted(inputs)}")
+        return dict(zip(plan.outputs, self.run(name, [inputs[key] for key in plan.inputs]), strict=True))
+
+    @abc.abstractmethod
+    def run_tensors(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], targets: Sequence[str]
+    ) -> list[np.ndarray]:
+        """Runs tensors of the graph by their names, as SessionRun does.
+
+        Args:
+          feeds: values by tensor name, of inputs of signatures.
+          fetches: the tensors that are wanted: those that an output of a signature needs, and no others.
+          targets: operations to run, of the same.
+
+        Raises:
+          StatusError: UNIMPLEMENTED, where there is no graph; NOT_FOUND for other tensors; TensorFlow's own.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Frees the model. No call may be running."""
+
+
+class SavedModelBundle(Bundle):
+    """A SavedModel in a Session."""
 
     def __init__(
         self,
@@ -47,6 +117,7 @@ class Bundle:
         """
         self.path = path
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=session_config)
+        self._call: Callable[..., Call] = functools.lru_cache(maxsize=64)(self._new_call)
         try:
             with self._session.graph.as_default():
                 loaded = tf.compat.v1.saved_model.load(self._session, list(tags), str(path))
@@ -62,63 +133,77 @@ class Bundle:
             for name, signature in self.signatures.items()
             if not name.startswith(INTERNAL)  # such as the operation that initialises the model: no request's matter
         }
-        self._call: Callable[[str, tuple[str, ...]], Call] = functools.lru_cache(maxsize=64)(self._new_call)
+        self._shapes = _shapes(self._inputs.values()) if _has_layouts(loaded.graph_def) else {}
         self._batching = batching
+        self.batch_threads = batching.num_batch_threads if batching else 0
         self._batched = self._batched_calls(batching) if batching else {}
 
     def max_batch_size(self, name: str) -> int:
-        """Returns the most rows of a signature's batches; 0 where it is not batched."""
+        """See `Bundle.max_batch_size`."""
         return self._batching.max_batch_size if self._batching and name in self._batched else 0
-
-    @property
-    def batch_threads(self) -> int:
-        """How many batches run at once."""
-        return self._batching.num_batch_threads if self._batching else 0
 
     def run(
         self, name: str, inputs: Sequence[np.ndarray], outputs: Sequence[str] = (), alone: bool = False
     ) -> list[np.ndarray]:
-        """Runs a signature.
-
-        Args:
-          name: the signature's name.
-          inputs: in the order of the signature's inputs sorted by name.
-          outputs: the outputs that are wanted, sorted; empty for all.
-          alone: keeps it out of batches.
-
-        Returns:
-          The outputs, in that order.
-
-        Raises:
-          StatusError: TensorFlow's own, such as INVALID_ARGUMENT for a shape that does not fit.
-        """
-        try:
+        """See `Bundle.run`."""
+        self._check_shapes(zip(self.plans[name].feeds, inputs, strict=True))
+        with _failures():
             if name in self._batched and not alone:
                 return self._run_batched(name, inputs, outputs)
-            return self._call(name, tuple(outputs))(*inputs)
-        except tf.errors.OpError as error:
-            raise of_tensorflow(error) from error
-        except (TypeError, ValueError) as error:
-            raise invalid_argument(str(error)) from error
+            return self._run_alone(name, inputs, outputs)
 
-    def ask(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns all outputs of a signature by name, for its inputs by name.
-
-        Raises:
-          StatusError: FAILED_PRECONDITION for an unknown signature, INVALID_ARGUMENT for other inputs than its own.
-        """
-        plan = self.plans.get(name)
-        if plan is None:
-            raise StatusError("FAILED_PRECONDITION", f"there is no signature {name!r}, only {sorted(self.plans)}")
-        if set(inputs) != set(plan.inputs):
-            raise invalid_argument(f"{name} takes {sorted(plan.inputs)}, not {sorted(inputs)}")
-        return dict(zip(plan.outputs, self.run(name, [inputs[key] for key in plan.inputs]), strict=True))
+    def run_tensors(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], targets: Sequence[str]
+    ) -> list[np.ndarray]:
+        """See `Bundle.run_tensors`."""
+        inputs, between = self._inputs, self._between
+        if unknown := [name for name in feeds if name not in inputs]:
+            raise StatusError("NOT_FOUND", f"FeedInputs: unable to find feed output {unknown[0]}")
+        if unknown := [name for name in fetches if name.rpartition(":")[0] not in between]:
+            raise StatusError("NOT_FOUND", f"FetchOutputs node {unknown[0]}: not found")
+        if unknown := [name for name in targets if name not in between]:
+            raise StatusError("NOT_FOUND", f"TargetNodes node {unknown[0]}: not found")
+        for name, value in feeds.items():
+            if inputs[name].dtype != tf.as_dtype(value.dtype).as_datatype_enum:
+                raise invalid_argument(f"{name} is {tf.as_dtype(inputs[name].dtype).name}, not {value.dtype.name}.")
+        self._check_shapes(feeds.items())
+        with _failures():
+            return self._call(tuple(feeds), tuple(fetches), tuple(targets))(*feeds.values())
 
     def close(self) -> None:
-        """Frees the model. No call may be running."""
+        """See `Bundle.close`."""
         self._call = self._new_call
         self._batched = {}
         self._session.close()
+
+    @functools.cached_property
+    def _inputs(self) -> dict[str, meta_graph_pb2.TensorInfo]:
+        """The inputs of all signatures, by the name of the tensor."""
+        return {info.name: info for name in self.plans for info in self.signatures[name].inputs.values()}
+
+    @functools.cached_property
+    def _between(self) -> set[str]:
+        """The operations that an input of a signature reaches, and that an output of a signature needs.
+
+        Who may ask only these learns no weights, and cannot save or initialise the model.
+        """
+        graph = self._session.graph
+        outputs = [info.name for name in self.plans for info in self.signatures[name].outputs.values()]
+        needed: set[tf.Operation] = set()
+        waiting = [graph.get_tensor_by_name(name).op for name in outputs if name]
+        while waiting:
+            operation = waiting.pop()
+            if operation not in needed:
+                needed.add(operation)
+                waiting += [tensor.op for tensor in operation.inputs]
+        reached = dependents([graph.get_tensor_by_name(name) for name in self._inputs if name])
+        return {operation.name for operation in needed & reached}
+
+    def _check_shapes(self, fed: Iterable[tuple[str, np.ndarray]]) -> None:
+        for name, value in fed:
+            shape = self._shapes.get(name)
+            if shape is not None and not _fits(value.shape, shape):
+                raise invalid_argument(f"{name} must have the shape {shape}; {list(value.shape)} is given.")
 
     def _run_batched(self, name: str, inputs: Sequence[np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         if any(value.ndim == 0 for value in inputs):
@@ -127,31 +212,65 @@ class Bundle:
             raise invalid_argument("Batching Run() input tensors must have equal 0th-dimension size")
         try:
             replies = self._batched[name](*inputs)
-        except (tf.errors.InvalidArgumentError, tf.errors.InternalError):
+        except (tf.errors.InvalidArgumentError, tf.errors.InternalError, tf.errors.FailedPreconditionError):
             # A batch fails as a whole. Alone, a good request is answered, and a bad one learns what is wrong with it.
-            return self._call(name, tuple(outputs))(*inputs)
+            # One that reshapes its rows, such as [784] to one image, can be answered alone only.
+            return self._run_alone(name, inputs, outputs)
         if not outputs:
             return replies
         return [reply for key, reply in zip(self.plans[name].outputs, replies, strict=True) if key in outputs]
 
-    def _new_call(self, name: str, outputs: tuple[str, ...]) -> Call:
-        signature = self.signatures[name]
-        fetches = [signature.outputs[key].name for key in outputs or sorted(signature.outputs)]
-        return self._callable([signature.inputs[key].name for key in sorted(signature.inputs)], fetches)
+    def _run_alone(self, name: str, inputs: Sequence[np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        plan = self.plans[name]
+        return self._call(plan.feeds, tuple(plan.fetches[key] for key in outputs or plan.outputs))(*inputs)
 
-    def _callable(self, feeds: Sequence[str], fetches: Sequence[str]) -> Call:
+    def _new_call(self, feeds: Sequence[str], fetches: Sequence[str], targets: Sequence[str] = ()) -> Call:
         """Returns a call of TensorFlow's C++ session, as TensorFlow Serving makes it.
 
         Python's own checks static shapes, which the C++ session does not: a model whose input is [None, 1] takes [3].
         """
-        return self._session._make_callable_from_options(config_pb2.CallableOptions(feed=feeds, fetch=fetches))
+        options = config_pb2.CallableOptions(feed=feeds, fetch=fetches, target=targets)
+        return self._session._make_callable_from_options(options)
 
     def _batched_calls(self, parameters: BatchingParameters) -> dict[str, Call]:
         calls = {}
         for name in self.plans:
             try:
                 placeholders, replies = batched(self._session.graph, self.signatures[name], name, parameters)
-                calls[name] = self._callable([each.name for each in placeholders], [each.name for each in replies])
+                calls[name] = self._new_call([each.name for each in placeholders], [each.name for each in replies])
             except (StatusError, ValueError, KeyError) as error:
                 log.warning("%s: signature %s is served without batching: %s", self.path, name, error)
         return calls
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    """Turns TensorFlow's failures into ours."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise of_tensorflow(error) from error
+    except (TypeError, ValueError) as error:
+        raise invalid_argument(str(error)) from error
+
+
+def _has_layouts(graph: graph_pb2.GraphDef) -> bool:
+    """Whether a graph has operations on images, such as convolutions.
+
+    Their kernels end the whole process on a tensor of another rank than they were built for, where others return a
+    failure. So what asks such a graph must have the shape that the signature says.
+    """
+    nodes = itertools.chain(graph.node, *(function.node_def for function in graph.library.function))
+    definitions = filter(None, map(op_def_registry.get, {node.op for node in nodes}))  # of functions there are none
+    return any(attribute.name == "data_format" for definition in definitions for attribute in definition.attr)
+
+
+def _shapes(inputs: Iterable[meta_graph_pb2.TensorInfo]) -> dict[str, list[int]]:
+    """Returns the shapes of tensors, -1 for any size; without those of any shape."""
+    return {
+        info.name: [dim.size for dim in info.tensor_shape.dim] for info in inputs if not info.tensor_shape.unknown_rank
+    }
+
+
+def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    return len(shape) == len(wanted) and all(want in (-1, size) for size, want in zip(shape, wanted, strict=True))

@@ -1,7 +1,7 @@
 """The real server's configuration files: protocol buffers as text.
 
-The messages of model configurations come with tensorflow-serving-api. Those of batching, TLS and monitoring do not;
-they are declared here, in a descriptor pool of their own.
+The messages of model configurations come with tensorflow-serving-api, and sessions' with TensorFlow. Those of batching,
+TLS and monitoring do not; they are declared here, in a descriptor pool of their own.
 
 Source: https://github.com/tensorflow/serving/tree/master/tensorflow_serving/config and
 https://github.com/tensorflow/serving/blob/master/tensorflow_serving/servables/tensorflow/session_bundle_config.proto
@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, text_format, wrappers_pb2
+from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving.server.protocol.errors import StatusError, invalid_argument
 
+_KNOWN: dict[str, Any] = {
+    "ConfigProto": config_pb2.ConfigProto,
+    "ModelServerConfig": model_server_config_pb2.ModelServerConfig,
+}
 _INT64 = ".google.protobuf.Int64Value"
 _BOOL = ".google.protobuf.BoolValue"
 _STRING = ".google.protobuf.StringValue"
@@ -47,7 +52,7 @@ def read(path: Path, name: str) -> Any:
 
     Args:
       path: the file.
-      name: its message: `ModelServerConfig`, `BatchingParameters`, `SSLConfig` or `MonitoringConfig`.
+      name: its message: `ModelServerConfig`, `BatchingParameters`, `SSLConfig`, `MonitoringConfig` or `ConfigProto`.
 
     Raises:
       StatusError: NOT_FOUND or INVALID_ARGUMENT, with the file, and where in it the fault is.
@@ -58,7 +63,7 @@ def read(path: Path, name: str) -> Any:
         raise StatusError("NOT_FOUND", f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise invalid_argument(f"Invalid protobuf file: '{path}' is not text.") from error
-    message = model_server_config_pb2.ModelServerConfig() if name == "ModelServerConfig" else _new(name)
+    message = _KNOWN[name]() if name in _KNOWN else _new(name)
     try:
         text_format.Parse(text, message)
     except text_format.ParseError as error:

@@ -8,7 +8,7 @@ Source: https://github.com/tensorflow/serving/tree/master/tensorflow_serving/ser
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -39,16 +39,24 @@ class SignaturePlan:
     Attributes:
       inputs: the inputs' names, sorted, and the number of each one's type.
       outputs: the outputs' names, sorted.
+      feeds: the inputs' tensors, in that order.
+      fetches: each output's tensor.
     """
 
     inputs: dict[str, int]
     outputs: tuple[str, ...]
+    feeds: tuple[str, ...]
+    fetches: dict[str, str]
 
     @classmethod
     def of(cls, signature: meta_graph_pb2.SignatureDef) -> "SignaturePlan":
         """Returns a SignatureDef's plan."""
+        inputs, outputs = sorted(signature.inputs), sorted(signature.outputs)
         return cls(
-            {name: signature.inputs[name].dtype for name in sorted(signature.inputs)}, tuple(sorted(signature.outputs))
+            {name: signature.inputs[name].dtype for name in inputs},
+            tuple(outputs),
+            tuple(signature.inputs[name].name for name in inputs),
+            {name: signature.outputs[name].name for name in outputs},
         )
 
 
@@ -67,6 +75,20 @@ class Servable:
     number: int
     signatures: Mapping[str, meta_graph_pb2.SignatureDef]
     plans: Mapping[str, SignaturePlan]
+
+
+class Loaded(Protocol):
+    """What a checked request is run on."""
+
+    def run(
+        self, name: str, inputs: Sequence[np.ndarray], outputs: Sequence[str] = (), alone: bool = False
+    ) -> list[np.ndarray]:
+        """Runs a signature."""
+
+    def run_tensors(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], targets: Sequence[str]
+    ) -> list[np.ndarray]:
+        """Runs tensors of the graph by their names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +110,10 @@ class PreparedRequest:
     reply: Callable[[Sequence[np.ndarray]], Any]
     api: str = "Predict"
     examples: int = 0
+
+    def run(self, loaded: Loaded, alone: bool = False) -> list[np.ndarray]:
+        """Runs it on a loaded version; `alone` keeps it out of batches."""
+        return loaded.run(self.signature, self.inputs, self.outputs, alone=alone)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pytest
 
 from serving.server.models.batch_dispatcher import BatchDispatcher
 from serving.server.models.batching import BatchingParameters
-from serving.server.models.bundle import Bundle
+from serving.server.models.bundle import SavedModelBundle
 from serving.server.models.versions import Version
 from serving.server.protocol.errors import StatusError
 from serving.server.protocol.requests import PreparedRequest
@@ -24,7 +24,7 @@ class Users:
         self.now -= 1
 
 
-class Counting(Bundle):
+class Counting(SavedModelBundle):
     """Counts the calls into TensorFlow, and the rows of each."""
 
     rows: list[int]

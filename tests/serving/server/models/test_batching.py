@@ -7,7 +7,7 @@ import pytest
 
 from serving.server.flags import parse
 from serving.server.models.batching import BatchingParameters
-from serving.server.models.bundle import Bundle
+from serving.server.models.bundle import SavedModelBundle
 from serving.server.models.loader import Loader
 from serving.server.protocol.errors import StatusError
 from serving.server.protocol.requests import Limits
@@ -18,7 +18,7 @@ SLOW = BatchingParameters(max_batch_size=8, batch_timeout_micros=200_000, num_ba
 
 @pytest.fixture(scope="module")
 def half(half_plus_two):
-    bundle = Bundle(half_plus_two / "1", batching=SLOW)
+    bundle = SavedModelBundle(half_plus_two / "1", batching=SLOW)
     yield bundle
     bundle.close()
 
@@ -42,7 +42,7 @@ def test_a_full_batch_runs_at_once_and_a_part_waits_for_the_timeout(half):
 
 def test_variables_of_tensorflow_1_are_captured(half_plus_two):
     """A reference variable cannot be captured by a function; its value can."""
-    bundle = Bundle(half_plus_two / "1", batching=BatchingParameters())
+    bundle = SavedModelBundle(half_plus_two / "1", batching=BatchingParameters())
     assert set(bundle.signatures) >= {"serving_default", "classify", "regress"}
     assert bundle.max_batch_size("serving_default") == 1000
     assert bundle.run("serving_default", [np.array([4.0], np.float32)])[0].tolist() == [4.0]
@@ -51,14 +51,14 @@ def test_variables_of_tensorflow_1_are_captured(half_plus_two):
 
 def test_more_rows_than_a_batch_may_have_run_by_themselves(half_plus_two):
     small = BatchingParameters(max_batch_size=4, num_batch_threads=1)
-    bundle = Bundle(half_plus_two / "1", batching=small)
+    bundle = SavedModelBundle(half_plus_two / "1", batching=small)
     # The batch scheduler refuses them.
     assert bundle.run("serving_default", [np.zeros(9, np.float32)])[0].tolist() == [2.0] * 9
     bundle.close()
 
 
 def test_signature_without_a_batch_dimension_runs_unbatched(shapes, caplog):
-    bundle = Bundle(shapes / "1", batching=BatchingParameters())
+    bundle = SavedModelBundle(shapes / "1", batching=BatchingParameters())
     assert bundle.max_batch_size("add") == 1000
     assert bundle.max_batch_size("scalar") == 0
     assert "signature scalar is served without batching" in caplog.text
@@ -67,7 +67,7 @@ def test_signature_without_a_batch_dimension_runs_unbatched(shapes, caplog):
 
 
 def test_inputs_of_different_lengths_are_refused(shapes):
-    bundle = Bundle(shapes / "1", batching=BatchingParameters())
+    bundle = SavedModelBundle(shapes / "1", batching=BatchingParameters())
     with pytest.raises(StatusError, match="equal 0th-dimension size"):
         bundle.run("add", [np.zeros(2, np.int64), np.zeros(3, np.int64)])
     with pytest.raises(StatusError, match="at least one dimension"):
@@ -76,7 +76,7 @@ def test_inputs_of_different_lengths_are_refused(shapes):
 
 
 def test_a_bad_row_does_not_spoil_its_neighbours(shapes):
-    bundle = Bundle(shapes / "1", batching=SLOW)
+    bundle = SavedModelBundle(shapes / "1", batching=SLOW)
     barrier = threading.Barrier(4)
 
     def ask(value):
@@ -93,9 +93,33 @@ def test_a_bad_row_does_not_spoil_its_neighbours(shapes):
 
 
 def test_allowed_sizes_pad_and_the_padding_is_cut(half_plus_two):
-    bundle = Bundle(half_plus_two / "1", batching=BatchingParameters(max_batch_size=8, allowed_batch_sizes=(4, 8)))
+    bundle = SavedModelBundle(
+        half_plus_two / "1", batching=BatchingParameters(max_batch_size=8, allowed_batch_sizes=(4, 8))
+    )
     assert bundle.run("serving_default", [np.array([2.0, 4.0, 6.0], np.float32)])[0].tolist() == [3.0, 4.0, 5.0]
     bundle.close()
+
+
+def test_a_large_call_is_run_in_parts_of_at_most_the_execution_size(half_plus_two, tmp_path):
+    file = tmp_path / "batching"
+    file.write_text(
+        "max_batch_size { value: 16 } enable_large_batch_splitting { value: true } "
+        "max_execution_batch_size { value: 4 }"
+    )
+    parameters = BatchingParameters.read(file)
+    assert (parameters.largest, parameters.sizes) == (4, (1, 2, 3, 4))
+    bundle = SavedModelBundle(half_plus_two / "1", batching=parameters)
+    values = np.arange(11, dtype=np.float32)
+    assert bundle.run("serving_default", [values])[0].tolist() == (values / 2 + 2).tolist()
+    bundle.close()
+    file.write_text(file.read_text().replace("value: 4", "value: 17"))
+    with pytest.raises(StatusError, match="max_execution_batch_size 17 is above max_batch_size"):
+        BatchingParameters.read(file)
+    file.write_text(
+        "enable_large_batch_splitting { value: true } max_execution_batch_size { value: 4 } allowed_batch_sizes: 8"
+    )
+    with pytest.raises(StatusError, match="end with max_execution_batch_size, 4"):
+        BatchingParameters.read(file)
 
 
 def test_parameters_are_read_from_the_real_servers_file(tmp_path):
