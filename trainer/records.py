@@ -206,7 +206,7 @@ class Records:
         pixels = np.empty((len(numbers), size), np.uint8)
         places = zip(pixels, self._files[numbers].tolist(), self._offsets[numbers].tolist(), strict=True)
         for row, file, offset in places:
-            if os.preadv(self._opened[file], [row], offset) != size:
+            if os.preadv(self._opened[file], [row.data], offset) != size:
                 raise ExamplesChanged(f"{self._paths[file]} ends before byte {offset + size}: it has been changed.")
         return pixels
 
