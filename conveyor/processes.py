@@ -29,7 +29,7 @@ def end_with_parent() -> None:
 def run(
     command: Sequence[str], cwd: Path, environment: Mapping[str, str], output: IO[str] | None = None
 ) -> tuple[int, str]:
-    """Runs a program of ours that calls `end_with_parent`, and waits for it; SIGTERM goes on to it.
+    """Runs a program of ours that calls `end_with_parent`, and waits for it; SIGTERM goes on to it, as Ctrl+C does.
 
     Args:
       command: the program and its arguments.
@@ -55,9 +55,16 @@ def run(
     ):
         assert process.stderr is not None  # it is a pipe
         last_line = ""
-        for line in process.stderr:
-            sys.stderr.write(line)
-            last_line = line.strip() or last_line
+        try:
+            for line in process.stderr:
+                sys.stderr.write(line)
+                last_line = line.strip() or last_line
+        except KeyboardInterrupt:
+            sys.stderr.write("Stopping; Ctrl+C again stops at once.\n")
+            process.terminate()
+            for line in process.stderr:
+                sys.stderr.write(line)
+            raise
     return process.returncode, last_line
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import gc
 import json
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -109,6 +110,7 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m trainer SPEC.json")
     processes.end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the process that started this one, and tells it
     try:
         given = from_json(TrainingSpec, Path(sys.argv[1]).read_bytes())
         with modules.importable(Path(given.job.network.folder)):  # a network may import in the midst of a call

@@ -84,7 +84,8 @@ class Dataset:
         middle; `pad`, the whole of it, with the background around it.
       background: the colour of what is transparent, and of what is padded: `white` or `black`.
       keep_encoded: whether the examples of class folders keep the picture files, to decode them for each batch; else
-        they hold pixels. Files take a fifth of the disk and more of the processor: for large pictures.
+        they hold pixels. Files take less of the disk where `shape` is about as large as the pictures, and more of the
+        processor.
     """
 
     name: Name

@@ -54,21 +54,26 @@ class Part:
         that is there both as it is and gzipped, the gzipped one is not read.
 
         Raises:
-          DataError: a folder that they may be in cannot be read.
+          DataError: a folder that they may be in cannot be read, or one of them is no file, such as a link to nowhere.
         """
         for place in self._folders(pattern):
             if not os.access(place, os.R_OK | os.X_OK):  # `glob` would take it for an empty one
                 raise DataError.at(place, None, "a folder that can be read", "one that cannot")
         found = {path: path.relative_to(self.folder).parts for path in sorted(self._matching(pattern))}
-        return [
+        ours = [
             path
             for path, names in found.items()
             if path.name != MANIFEST
             and path.name.lower() not in SYSTEM_FILES
             and not any(name.startswith(".") for name in names)
             and (self.name != BASE or order(names[0]) is None)
-            and path.is_file()
+            and not path.is_dir()
         ]
+        if odd := [path for path in ours if not path.is_file()]:
+            kinds = ("a link to nowhere" if path.is_symlink() else "neither file nor folder" for path in odd)
+            errors = [DataError.at(path, None, "a file", kind) for path, kind in zip(odd, kinds, strict=True)]
+            raise DataError(*(sentence for error in errors for sentence in error.sentences))
+        return ours
 
     def _matching(self, pattern: str) -> set[Path]:
         found = set(self.folder.glob(pattern))

@@ -155,7 +155,9 @@ def check(chosen: Chosen, home: Home) -> ExitCode:
         warn(warning)
     for problem in (problem for part in checks for problem in part.problems):
         error(problem)
-    reply({"parts": [dataclasses.asdict(part) for part in checks]})
+    uncounted = {"images": None, "by_class": None}
+    found = [dataclasses.asdict(c) | (uncounted if c.problems and not c.images else {}) for c in checks]
+    reply({"parts": found})
     return ExitCode.FAILED if any(part.problems for part in checks) else ExitCode.SUCCESS
 
 

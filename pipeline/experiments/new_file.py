@@ -1,6 +1,7 @@
 """Writes the file of a new experiment: that of a folder of pictures, with its network, to go on from."""
 
 import dataclasses
+import importlib.util
 import inspect
 import json
 from pathlib import Path
@@ -31,6 +32,8 @@ def write(name: str, folder: Path, file: Path) -> Experiment:
     """
     if name in BUILT_IN:
         raise ConfigError(f"{name} is an experiment of Conveyor's own: choose another name.")
+    if name.isidentifier() and file.stem == name and importlib.util.find_spec(name):
+        raise ConfigError(f"{name} is a package's name, which a file of that name would hide: choose another one.")
     if file.suffix != ".py":
         raise ConfigError(f"--file {file}: the name of an experiment's file ends in .py.")
     definition = experiment_of(folder)

@@ -10,6 +10,8 @@ from pipeline.experiments.config import Experiment
 from pipeline.home.folders import Home
 from serving.model_store import VersionRecord
 
+IMAGES = ("shape", "resize", "background", "classes")  # of a data set: what an image of it is
+
 
 class BaselineDamaged(ConveyorError):
     """The stable version is not what was pushed, so that nothing can be compared with it."""
@@ -58,8 +60,26 @@ class Baseline:
         return wrapper
 
 
-def find_baseline(home: Home, experiment: Experiment) -> Baseline | None:
-    """Returns the stable version; None where there is none.
+def other_images(record: VersionRecord, experiment: Experiment) -> str:
+    """Returns why a version's images, or its test split, are not the experiment's; empty where they are.
+
+    Then accuracies do not compare: a hash of an image's pixels decides on its split, so that with other pixels images
+    that the version was trained on may be in the test split now.
+    """
+    then, now = record.experiment.get("dataset", {}), experiment.to_dict()["dataset"]
+    found = [
+        "dataset.classes were others" if name == "classes" else f"{name} was {then[name]}, and is {now[name]} now"
+        for name in IMAGES
+        if name in then and then[name] != now[name]
+    ]
+    before, share = then.get("splits", {}).get("test_share"), now["splits"].get("test_share")
+    if before is not None and before != share:
+        found.append(f"splits.test_share was {before}, and is {share} now")
+    return "; ".join(why if why.startswith("dataset.") else f"dataset.{why}" for why in found)
+
+
+def find_baseline(home: Home, experiment: Experiment) -> tuple[Baseline | None, str]:
+    """Returns the stable version, None where there is none to compare with, and why a stable version is none.
 
     Raises:
       BaselineDamaged: it is not the model that was pushed.
@@ -69,7 +89,7 @@ def find_baseline(home: Home, experiment: Experiment) -> Baseline | None:
     model = home.models.model(experiment.serving.model_name)
     version = model.stable()
     if version is None:
-        return None
+        return None, ""
     if not model.is_intact(version):
         raise BaselineDamaged(
             f"The stable version {version} of {model.name} is not the model that was pushed: files in "
@@ -83,4 +103,6 @@ def find_baseline(home: Home, experiment: Experiment) -> Baseline | None:
             f"dataset.keep_encoded was {str(kept).lower()} for the stable version {version} of {model.name}, which "
             "reads no other examples: they could not be compared. Give the model another name, serving.model_name."
         )
-    return Baseline(version, model.path(version), record.digest or model.digest(version), record.parts)
+    if why := other_images(record, experiment):
+        return None, f"Version {version} is no baseline, and nothing is trained on from it: {why}."
+    return Baseline(version, model.path(version), record.digest or model.digest(version), record.parts), ""

@@ -13,8 +13,9 @@ from components.image_example_gen.spans import parts
 from conveyor.errors import ConfigError
 from pipeline.experiments.config import FORMATS, Experiment
 from pipeline.home.folders import Home
+from pipeline.run.baseline import other_images
 from pipeline.run.plan import make_plan
-from serving.model_store import StoredModel
+from serving.model_store import StoredModel, VersionRecord
 from serving.server.models.bundle import SavedModelBundle
 from serving.tflite import LiteModel, file_of
 from trainer import loop
@@ -70,7 +71,7 @@ def subject(
       format_name: `saved_model`, or what a version holds beside it.
 
     Raises:
-      ConfigError: there is no such checkpoint, or the version has no such format.
+      ConfigError: there is no such checkpoint, the version has no such format, or its images were others.
     """
     tf.config.set_visible_devices([], "GPU")
     if version is None:
@@ -78,6 +79,8 @@ def subject(
             raise ConfigError(f"No version of {experiment.name} is pushed, and a checkpoint has no {format_name}.")
         return _checkpoint(experiment, home, folder)
     model = home.models.model(experiment.serving.model_name)
+    if why := other_images(model.record(version) or VersionRecord(), experiment):
+        raise ConfigError(f"Version {version} of {model.name} cannot be measured on these images: {why}.")
     name = f"{model.name}-{version}"
     what = f"version {version} ({model.label_of(version) or 'without a label'})"
     if format_name == SAVED_MODEL:

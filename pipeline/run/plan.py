@@ -33,7 +33,8 @@ class RunPlan:
       inputs: the parts of the data with the checksums of their files, the base files first.
       compared: spans that the baseline was trained on and this run is not, for the comparison with what has arrived.
       missing: names of parts that the baseline was trained on, and that are not there any more as they were.
-      baseline: the stable version; None where there is none.
+      baseline: the stable version; None where there is none to compare with.
+      no_baseline: why the stable version is no baseline; empty where it is, or there is none.
       job: what is trained, and how; its code is a copy beside the checkpoints, which `stage_network` makes.
       warm_start: whether the training starts from the baseline's weights.
       checkpoints: folder of this training's checkpoints, named after all that determines its result.
@@ -47,6 +48,7 @@ class RunPlan:
     compared: tuple[Input, ...]
     missing: tuple[str, ...]
     baseline: Baseline | None
+    no_baseline: str
     job: TrainingJob
     warm_start: bool
     checkpoints: Path
@@ -86,7 +88,7 @@ def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
     """
     inputs = read_inputs(folder, experiment)
     check_batch(experiment, inputs)
-    baseline = find_baseline(home, experiment)
+    baseline, no_baseline = find_baseline(home, experiment)
     warm_start = baseline is not None and experiment.training.warm_steps > 0
     job = experiment.training_job()
     if warm_start:
@@ -113,6 +115,7 @@ def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
         compared=compared,
         missing=tuple(name for name in (baseline.parts if baseline else ()) if name not in there),
         baseline=baseline,
+        no_baseline=no_baseline,
         job=dataclasses.replace(job, network=code),
         warm_start=warm_start,
         checkpoints=checkpoints,

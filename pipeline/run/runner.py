@@ -62,7 +62,7 @@ def run(
       console: where progress is shown.
       only_new: whether to leave it at the verdict of the last completed run, also where that was a rejection, if data,
         settings and code are what they were.
-      planned: called once it is known that the run can begin: nothing is wrong with its settings and folders.
+      planned: called once it is known that the run can begin: nothing is wrong with its settings, folders and network.
 
     Raises:
       BaselineDamaged: the stable version is not the model that was pushed.
@@ -80,9 +80,11 @@ def run(
     with locked(home):
         backup.check(home)
         plan = make_plan(experiment, home, input_folder(experiment, home, source, console.note))
-        planned()
         if repeated := repeated_outcome(plan, also_rejected=only_new):
+            planned()
             return repeated
+        if plan.no_baseline:
+            console.note(plan.no_baseline)
         trained_on, arrived = plan.drift_sides
         if arrived and plan.missing and plan.baseline:
             version, missing = plan.baseline.version, ", ".join(plan.missing)
@@ -92,7 +94,7 @@ def run(
         console.note(f"run {plan.run_id}, log {log}")
         backup.save(home)
         with redirected(log):
-            outcome = _verdict(plan, console, log)
+            outcome = _verdict(plan, console, log, planned)
             model = experiment.serving.model_name
             for server in rollout.settle(home, model) if outcome.version is not None else ():
                 state = "serves" if server.made else "does not serve" if server.runs else "is not running to serve"
@@ -152,9 +154,10 @@ def carry_out(plan: RunPlan, store: Any, pipeline: Any, console: Console, log: P
         metadata_store.close_abandoned(store)
 
 
-def _verdict(plan: RunPlan, console: Console, log: Path) -> Outcome:
+def _verdict(plan: RunPlan, console: Console, log: Path, planned: Callable[[], object]) -> Outcome:
     """Runs the components, writes the report, and returns the verdict."""
     store = prepare(plan, console)
+    planned()
     from pipeline.home import metadata_store
     from pipeline.report import page
     from pipeline.report.page import Failure

@@ -76,7 +76,6 @@ def tune(
         backup.check(home)
         plan = make_plan(cold, home, input_folder(cold, home, source, console.note))
         _check_batches(plan)
-        planned()
         folder = home.tuning / cold.name / _key(plan)
         log = home.log(plan.run_id)
         console.note(f"run {plan.run_id}, log {log}")
@@ -84,6 +83,7 @@ def tune(
         with redirected(log):
             store = prepare(plan, console)
             _check_networks(plan, console)
+            planned()
             failure: str | None = None
             try:
                 from pipeline.run.graph import create_tuning_pipeline  # which `prepare` has imported

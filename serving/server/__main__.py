@@ -35,6 +35,7 @@ from serving.server.protocol.errors import StatusError, invalid_argument
 from serving.server.protocol.requests import Limits
 
 log = logging.getLogger("conveyor_model_server")
+LARGEST_MESSAGES = 8  # whose tensors may be in memory at once
 GRACE = 10  # seconds that running requests are given when the server is stopped
 
 
@@ -120,6 +121,7 @@ def _calls(given: argparse.Namespace, stack: contextlib.AsyncExitStack) -> tuple
         manager,
         threads=max(1, given.rest_api_num_threads),
         limit=given.max_concurrent_requests,
+        most_bytes=LARGEST_MESSAGES * given.max_message_bytes,
         observe=metrics.runtime,
     )
     stack.push_async_callback(asyncio.to_thread, dispatcher.close)
@@ -128,7 +130,7 @@ def _calls(given: argparse.Namespace, stack: contextlib.AsyncExitStack) -> tuple
 
 async def _loaded(manager: Manager, config: Any, stop: asyncio.Event) -> None:
     """Waits until the models are loaded; a signal ends the waiting."""
-    loading = asyncio.create_task(asyncio.to_thread(manager.configure, config))
+    loading = asyncio.create_task(manager.configure_soon(config))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -207,7 +209,7 @@ async def _watch(manager: Manager, given: argparse.Namespace) -> None:
         try:
             config = await asyncio.to_thread(model_config, given)
             if config != manager.config:
-                await asyncio.to_thread(manager.configure, config)
+                await manager.configure_soon(config)
                 log.info("The model configuration has changed, and is served.")
         except StatusError as error:
             log.error("%s: %s. What was served is served on.", given.model_config_file, error.message)

@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -148,7 +149,8 @@ def test_compressed_bodies(server, encoding):
     code, reply = ask(server, "/v1/models/half:predict", body[:-9], headers)
     assert (code, "cannot be decompressed" in reply["error"]) == (400, True)
     code, reply = ask(server, "/v1/models/half:predict", body, {"Content-Encoding": "br"})
-    assert (code, "is not known; use gzip or deflate" in reply["error"]) == (400, True)
+    assert (code, "JSON Parse error" in reply["error"]) == (400, True)
+    assert ask(server, "/v1/models/half:predict", {"instances": [2.0]}, {"Content-Encoding": "utf-8"})[0] == 200
 
 
 def test_a_compressed_bomb_takes_no_memory(server):
@@ -229,6 +231,15 @@ def test_session_run_asks_for_tensors_by_the_names_that_the_metadata_gives(serve
         (tensor,) = run(request).tensor
         assert (tensor.name, list(tensor.tensor.float_val)) == (signature.outputs["y"].name, [3, 5])
         assert run(request).model_spec.version.value == 1
+        vast = tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT)
+        vast.tensor_shape.dim.add().size = 2**25
+        for number in range(100):  # each takes 20 bytes, and would take 128 MB
+            request.feed.add(name=f"a{number}", tensor=vast)
+        before = peak(server)
+        with pytest.raises(grpc.RpcError, match="unable to find feed output a0:0"):
+            run(request)
+        assert peak(server) - before < 20
+        del request.feed[1:]
         request.feed.add(name="saver_filename", tensor=tf.make_tensor_proto("/tmp/stolen"))
         with pytest.raises(grpc.RpcError, match="unable to find feed output saver_filename"):
             run(request)

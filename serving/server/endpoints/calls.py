@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2
@@ -16,6 +16,7 @@ from serving.server.models.versions import State
 from serving.server.protocol import example_requests, requests, session_requests
 from serving.server.protocol.errors import StatusError, invalid_argument
 from serving.server.protocol.requests import Limits, PreparedRequest, Servable
+from serving.server.protocol.tensors import claimed_bytes
 from serving.server.threads import beside_the_loop
 
 Reply = TypeVar("Reply")
@@ -38,7 +39,11 @@ class Calls:
         """
         limits = dataclasses.replace(self.limits, as_content=True) if entrypoint == "REST" else self.limits
         return await self._run(
-            "Predict", entrypoint, request, lambda servable: requests.prepare_predict(request, servable, limits)
+            "Predict",
+            entrypoint,
+            request,
+            lambda servable: requests.prepare_predict(request, servable, limits),
+            request.inputs.values(),
         )
 
     async def classify(self, request: Any, entrypoint: str = "GRPC") -> Any:
@@ -66,6 +71,7 @@ class Calls:
             entrypoint,
             request,
             lambda servable: session_requests.prepare_session_run(request, servable, self.limits),
+            (fed.tensor for fed in request.feed),
         )
 
     async def multi_inference(self, request: Any) -> Any:
@@ -105,16 +111,24 @@ class Calls:
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. "
                 "Only ModelConfigList is currently supported"
             )
-        await asyncio.to_thread(self.manager.configure, config)
+        await self.manager.configure_soon(config)
         return response
 
     async def _run(
-        self, api: str, entrypoint: str, request: Any, prepare: Callable[[Servable], PreparedRequest]
+        self,
+        api: str,
+        entrypoint: str,
+        request: Any,
+        prepare: Callable[[Servable], PreparedRequest],
+        tensors: Iterable[Any] = (),
     ) -> Any:
         async def answer() -> Any:
             _require_spec(request)
             with self.manager.use(request.model_spec) as version:
-                prepared = await beside_the_loop(request.ByteSize(), prepare, version.servable)
+                self.metrics.known(version.model)
+                self.dispatcher.require_room()
+                size = max(request.ByteSize(), sum(map(claimed_bytes, tensors)))
+                prepared = await beside_the_loop(size, prepare, version.servable)
                 reply = await self.dispatcher.run(version, prepared)
             if prepared.examples:
                 self.metrics.examples(version.model, prepared.examples)

@@ -41,7 +41,13 @@ class Metrics:
         self._histograms: dict[str, dict[Labels, _Histogram]] = {
             name: {} for name in ("request_example_counts", "request_latency", "runtime_latency")
         }
-        self._names: set[str] = set()  # of models that requests have named
+        self._known: set[str] = set()  # names of models that were there
+        self._names: set[str] = set()  # that requests have named besides
+
+    def known(self, model: str) -> None:
+        """Takes a model's name as one that is there, and is counted under its own name always."""
+        with self._lock:
+            self._known.add(model)
 
     def request(self, model: str, api: str, entrypoint: str, status: str, seconds: float) -> None:
         """Counts a request.
@@ -87,7 +93,7 @@ class Metrics:
 
     def _counted_name(self, model: str) -> str:
         """Returns the name that a request is counted under: anybody may ask for any name, and each takes memory."""
-        if model not in self._names:
+        if model not in self._known and model not in self._names:
             if len(self._names) >= MOST_NAMES or len(model) > LONGEST_NAME:
                 return OTHERS
             self._names.add(model)

@@ -43,6 +43,7 @@ class BatchDispatcher:
         *,
         threads: int,
         limit: int,
+        most_bytes: int = 2**30,
         observe: Callable[[str, str, float], None] = lambda _model, _api, _seconds: None,
     ) -> None:
         """Makes a dispatcher.
@@ -51,13 +52,24 @@ class BatchDispatcher:
           manager: keeps versions loaded while they run.
           threads: how many calls may be in TensorFlow at once.
           limit: how many requests may run and wait; the next is answered with RESOURCE_EXHAUSTED.
+          most_bytes: that their inputs may take in all, where there is more than one.
           observe: called with the model, the API and the seconds of each run.
         """
-        self._manager, self._limit, self._observe = manager, limit, observe
+        self._manager, self._limit, self._most_bytes, self._observe = manager, limit, most_bytes, observe
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="session")
         self._groups: dict[Group, list[_Waiting]] = {}
         self._calls: collections.Counter[Group] = collections.Counter()
         self._busy = 0
+        self._held = 0
+
+    def require_room(self) -> None:
+        """Refuses one more request.
+
+        Raises:
+          StatusError: RESOURCE_EXHAUSTED, where as many are running and waiting as may be.
+        """
+        if self._busy >= self._limit:
+            raise StatusError("RESOURCE_EXHAUSTED", f"{self._busy} requests are running or waiting; try again later.")
 
     async def run(self, version: Version, request: PreparedRequest) -> Any:
         """Runs a request and returns its reply.
@@ -69,8 +81,10 @@ class BatchDispatcher:
         Raises:
           StatusError: RESOURCE_EXHAUSTED, or what the model says.
         """
-        if self._busy >= self._limit:
-            raise StatusError("RESOURCE_EXHAUSTED", f"{self._busy} requests are running or waiting; try again later.")
+        self.require_room()
+        size = sum(value.nbytes for value in request.inputs)
+        if self._held and self._held + size > self._most_bytes:
+            raise StatusError("RESOURCE_EXHAUSTED", "The requests that are waiting take all memory; try again later.")
         loop = asyncio.get_running_loop()
         waiting = _Waiting(request, loop.create_future())
         bundle = version.loaded
@@ -85,6 +99,7 @@ class BatchDispatcher:
         else:
             self._submit((version, request.signature, ()), [waiting])
         self._busy += 1
+        self._held += size
         self._manager.acquire(version)
         outputs = await waiting.answer
         return await beside_the_loop(sum(value.nbytes for value in outputs), request.reply, outputs)
@@ -134,6 +149,7 @@ class BatchDispatcher:
             self._hand_over(group)
         for waiting, answer in zip(part, answers, strict=True):
             self._busy -= 1
+            self._held -= sum(value.nbytes for value in waiting.request.inputs)
             self._manager.release(version)
             self._observe(version.model, waiting.request.api, seconds)
             if waiting.answer.done():  # the client has gone

@@ -69,6 +69,10 @@ class BatchingParameters:
             if field.message_type and message.HasField(field.name) and field.name in cls.__dataclass_fields__
         }
         parameters = cls(allowed_batch_sizes=tuple(message.allowed_batch_sizes), **given)
+        positive = ("max_batch_size", "num_batch_threads", "max_enqueued_batches", "max_execution_batch_size")
+        for name in positive:
+            if given.get(name, 1) < 1:
+                raise invalid_argument(f"{path}: {name} must be at least 1; it is {given[name]}.")
         sizes, largest = parameters.allowed_batch_sizes, parameters.largest
         if largest > parameters.max_batch_size:
             raise invalid_argument(f"{path}: max_execution_batch_size {largest} is above max_batch_size.")
@@ -103,7 +107,7 @@ def batched(
     for tensor in [*inputs, *outputs]:
         if tensor.shape.rank == 0 or (tensor.shape.rank and tensor.shape[0] is not None):
             raise StatusError("UNIMPLEMENTED", f"{tensor.name} has no variable first dimension to batch along.")
-    inside = dependents(inputs)
+    inside = _dependents(inputs)
     definition, captured = _body(graph, inside, [tensor.op for tensor in inputs])
     with graph.as_default(), tf.device(None):
         placeholders = [tf.compat.v1.placeholder(tensor.dtype, tensor.shape) for tensor in inputs]
@@ -133,7 +137,7 @@ def batched(
     return placeholders, list(replies)
 
 
-def dependents(inputs: list[tf.Tensor]) -> set[tf.Operation]:
+def _dependents(inputs: list[tf.Tensor]) -> set[tf.Operation]:
     """Returns the operations that depend on any input, without the inputs' own."""
     found: set[tf.Operation] = set()
     waiting = [consumer for tensor in inputs for consumer in tensor.consumers()]

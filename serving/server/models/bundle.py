@@ -7,6 +7,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,12 +15,16 @@ from tensorflow.core.framework import graph_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.framework import op_def_registry
 
-from serving.server.models.batching import BatchingParameters, batched, dependents
+from serving.server.models.batching import BatchingParameters, batched
 from serving.server.protocol.errors import StatusError, invalid_argument, of_tensorflow
 from serving.server.protocol.requests import SignaturePlan
 
 Call = Callable[..., list[np.ndarray]]  # of the inputs, in the order of their sorted names
 INTERNAL = "__saved_model"  # what the names of a SavedModel's own signatures begin with
+FRAGILE = {
+    "CombinedNonMaxSuppression", "DrawBoundingBoxes", "DrawBoundingBoxesV2", "EncodePng",
+    "FakeQuantWithMinMaxVarsPerChannel", "LSTMBlockCell", "SoftmaxCrossEntropyWithLogits",
+}  # fmt: skip
 log = logging.getLogger(__name__)
 
 
@@ -75,18 +80,15 @@ class Bundle(abc.ABC):
         return dict(zip(plan.outputs, self.run(name, [inputs[key] for key in plan.inputs]), strict=True))
 
     @abc.abstractmethod
-    def run_tensors(
-        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], targets: Sequence[str]
-    ) -> list[np.ndarray]:
-        """Runs tensors of the graph by their names, as SessionRun does.
+    def run_tensors(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> list[np.ndarray]:
+        """Runs tensors by their names, as SessionRun does.
 
         Args:
           feeds: values by tensor name, of inputs of signatures.
-          fetches: the tensors that are wanted: those that an output of a signature needs, and no others.
-          targets: operations to run, of the same.
+          fetches: names of tensors that are outputs of signatures.
 
         Raises:
-          StatusError: UNIMPLEMENTED, where there is no graph; NOT_FOUND for other tensors; TensorFlow's own.
+          StatusError: UNIMPLEMENTED, where there is no graph; TensorFlow's own.
         """
 
     @abc.abstractmethod
@@ -133,7 +135,12 @@ class SavedModelBundle(Bundle):
             for name, signature in self.signatures.items()
             if not name.startswith(INTERNAL)  # such as the operation that initialises the model: no request's matter
         }
-        self._shapes = _shapes(self._inputs.values()) if _has_layouts(loaded.graph_def) else {}
+        self._shapes = {
+            info.name: None if info.tensor_shape.unknown_rank else [dim.size for dim in info.tensor_shape.dim]
+            for name in self.plans
+            for info in self.signatures[name].inputs.values()
+        }
+        self._strict = _may_end_the_process(loaded.graph_def)
         self._batching = batching
         self.batch_threads = batching.num_batch_threads if batching else 0
         self._batched = self._batched_calls(batching) if batching else {}
@@ -152,23 +159,11 @@ class SavedModelBundle(Bundle):
                 return self._run_batched(name, inputs, outputs)
             return self._run_alone(name, inputs, outputs)
 
-    def run_tensors(
-        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], targets: Sequence[str]
-    ) -> list[np.ndarray]:
+    def run_tensors(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> list[np.ndarray]:
         """See `Bundle.run_tensors`."""
-        inputs, between = self._inputs, self._between
-        if unknown := [name for name in feeds if name not in inputs]:
-            raise StatusError("NOT_FOUND", f"FeedInputs: unable to find feed output {unknown[0]}")
-        if unknown := [name for name in fetches if name.rpartition(":")[0] not in between]:
-            raise StatusError("NOT_FOUND", f"FetchOutputs node {unknown[0]}: not found")
-        if unknown := [name for name in targets if name not in between]:
-            raise StatusError("NOT_FOUND", f"TargetNodes node {unknown[0]}: not found")
-        for name, value in feeds.items():
-            if inputs[name].dtype != tf.as_dtype(value.dtype).as_datatype_enum:
-                raise invalid_argument(f"{name} is {tf.as_dtype(inputs[name].dtype).name}, not {value.dtype.name}.")
         self._check_shapes(feeds.items())
         with _failures():
-            return self._call(tuple(feeds), tuple(fetches), tuple(targets))(*feeds.values())
+            return self._call(tuple(feeds), tuple(fetches))(*feeds.values())
 
     def close(self) -> None:
         """See `Bundle.close`."""
@@ -176,34 +171,21 @@ class SavedModelBundle(Bundle):
         self._batched = {}
         self._session.close()
 
-    @functools.cached_property
-    def _inputs(self) -> dict[str, meta_graph_pb2.TensorInfo]:
-        """The inputs of all signatures, by the name of the tensor."""
-        return {info.name: info for name in self.plans for info in self.signatures[name].inputs.values()}
-
-    @functools.cached_property
-    def _between(self) -> set[str]:
-        """The operations that an input of a signature reaches, and that an output of a signature needs.
-
-        Who may ask only these learns no weights, and cannot save or initialise the model.
-        """
-        graph = self._session.graph
-        outputs = [info.name for name in self.plans for info in self.signatures[name].outputs.values()]
-        needed: set[tf.Operation] = set()
-        waiting = [graph.get_tensor_by_name(name).op for name in outputs if name]
-        while waiting:
-            operation = waiting.pop()
-            if operation not in needed:
-                needed.add(operation)
-                waiting += [tensor.op for tensor in operation.inputs]
-        reached = dependents([graph.get_tensor_by_name(name) for name in self._inputs if name])
-        return {operation.name for operation in needed & reached}
-
     def _check_shapes(self, fed: Iterable[tuple[str, np.ndarray]]) -> None:
+        """Refuses shapes on which a kernel may end the process; see `_may_end_the_process`.
+
+        Raises:
+          StatusError: INVALID_ARGUMENT.
+        """
         for name, value in fed:
-            shape = self._shapes.get(name)
-            if shape is not None and not _fits(value.shape, shape):
-                raise invalid_argument(f"{name} must have the shape {shape}; {list(value.shape)} is given.")
+            shape = self._shapes[name]
+            if shape is None:
+                wrong = self._strict and not value.ndim
+            else:
+                wrong = not _fits(value.shape, shape) if self._strict else bool(shape) and not value.ndim
+            if wrong:
+                wanted = "a shape with rows" if shape is None else f"the shape {shape}"
+                raise invalid_argument(f"{name} must have {wanted}; {list(value.shape)} is given.")
 
     def _run_batched(self, name: str, inputs: Sequence[np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         if any(value.ndim == 0 for value in inputs):
@@ -224,13 +206,14 @@ class SavedModelBundle(Bundle):
         plan = self.plans[name]
         return self._call(plan.feeds, tuple(plan.fetches[key] for key in outputs or plan.outputs))(*inputs)
 
-    def _new_call(self, feeds: Sequence[str], fetches: Sequence[str], targets: Sequence[str] = ()) -> Call:
+    def _new_call(self, feeds: Sequence[str], fetches: Sequence[str]) -> Call:
         """Returns a call of TensorFlow's C++ session, as TensorFlow Serving makes it.
 
         Python's own checks static shapes, which the C++ session does not: a model whose input is [None, 1] takes [3].
         """
-        options = config_pb2.CallableOptions(feed=feeds, fetch=fetches, target=targets)
-        return self._session._make_callable_from_options(options)
+        options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
+        call = self._session._make_callable_from_options(options)
+        return lambda *values: [_array(value) for value in call(*values)]
 
     def _batched_calls(self, parameters: BatchingParameters) -> dict[str, Call]:
         calls = {}
@@ -254,22 +237,22 @@ def _failures() -> Iterator[None]:
         raise invalid_argument(str(error)) from error
 
 
-def _has_layouts(graph: graph_pb2.GraphDef) -> bool:
-    """Whether a graph has operations on images, such as convolutions.
+def _may_end_the_process(graph: graph_pb2.GraphDef) -> bool:
+    """Whether a graph has operations whose kernels end the process on a tensor of another rank, and do not fail.
 
-    Their kernels end the whole process on a tensor of another rank than they were built for, where others return a
-    failure. So what asks such a graph must have the shape that the signature says.
+    Those are convolutions, pooling and others with a layout, and some that were found by trying. What asks such a graph
+    must have the shape that its signature says. Most of them do it on a scalar, which no graph takes in place of rows.
     """
     nodes = itertools.chain(graph.node, *(function.node_def for function in graph.library.function))
-    definitions = filter(None, map(op_def_registry.get, {node.op for node in nodes}))  # of functions there are none
-    return any(attribute.name == "data_format" for definition in definitions for attribute in definition.attr)
+    types = {node.op for node in nodes}
+    definitions = filter(None, map(op_def_registry.get, types))  # of functions there are none
+    has_layout = any(attribute.name == "data_format" for definition in definitions for attribute in definition.attr)
+    return has_layout or bool(types & FRAGILE)
 
 
-def _shapes(inputs: Iterable[meta_graph_pb2.TensorInfo]) -> dict[str, list[int]]:
-    """Returns the shapes of tensors, -1 for any size; without those of any shape."""
-    return {
-        info.name: [dim.size for dim in info.tensor_shape.dim] for info in inputs if not info.tensor_shape.unknown_rank
-    }
+def _array(value: Any) -> np.ndarray:
+    """Returns an output as an array: of a scalar string TensorFlow makes bytes, whose zeros at the end NumPy drops."""
+    return np.array(value, dtype=object) if isinstance(value, bytes) else value
 
 
 def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:

@@ -4,7 +4,7 @@ Source: https://github.com/tensorflow/serving/blob/master/tensorflow_serving/ser
 """
 
 import queue
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ SIGNATURES = "signature_defs_metadata"  # name of the metadata that a file may h
 
 
 class LiteBundle(Bundle):
-    """A TensorFlow Lite file. Its interpreters answer one request each, whose shapes they take on."""
+    """A TensorFlow Lite file, in interpreters that answer one request each."""
 
     def __init__(self, path: Path, interpreters: int) -> None:
         """Loads a version's file.
@@ -34,19 +34,20 @@ class LiteBundle(Bundle):
           interpreters: how many requests may run at once.
 
         Raises:
-          StatusError: INVALID_ARGUMENT for a file that is no model, or whose SignatureDefs name tensors it has not.
+          StatusError: INVALID_ARGUMENT for a file that is no model, or whose SignatureDefs are not of its inputs and
+            outputs; ALREADY_EXISTS where two of those have one name.
         """
         self.path = path
         first = self._new_interpreter()
-        inputs = {each["name"]: each for each in first.get_input_details()}
-        outputs = {each["name"]: each for each in first.get_output_details()}
-        self.signatures = _signatures((path / MODEL_FILE).read_bytes()) or _default(inputs, outputs)
-        for signature in self.signatures.values():
-            _bind(signature.inputs, inputs)
-            _bind(signature.outputs, outputs)
+        self._inputs = _by_name("Input", first.get_input_details())
+        self._outputs = _by_name("Output", first.get_output_details())
+        self.signatures = _signatures((path / MODEL_FILE).read_bytes()) or _default(self._inputs, self._outputs)
+        for name, signature in self.signatures.items():
+            _bind(signature.inputs, self._inputs)
+            _bind(signature.outputs, self._outputs)
+            if {info.name for info in signature.inputs.values()} != self._inputs.keys():
+                raise invalid_argument(f"Signature {name} does not name every input: {', '.join(self._inputs)}.")
         self.plans = {name: SignaturePlan.of(signature) for name, signature in self.signatures.items()}
-        self._indexes = {name: each["index"] for name, each in (inputs | outputs).items()}
-        self._shapes = {name: each["shape_signature"].tolist() for name, each in inputs.items()}
         self._free: queue.SimpleQueue[tf.lite.Interpreter] = queue.SimpleQueue()
         for interpreter in (first, *(self._new_interpreter() for _ in range(interpreters - 1))):
             self._free.put(interpreter)
@@ -64,18 +65,24 @@ class LiteBundle(Bundle):
     ) -> list[np.ndarray]:
         """See `Bundle.run`."""
         plan = self.plans[name]
-        for key, feed, value in zip(plan.inputs, plan.feeds, inputs, strict=True):
-            _check_shape(key, value.shape, self._shapes[feed])
+        one_by_one = [
+            _rows_are_run_one_by_one(key, value, self._inputs[feed]["shape_signature"].tolist())
+            for key, feed, value in zip(plan.inputs, plan.feeds, inputs, strict=True)
+        ]
+        parts: Iterable[Sequence[np.ndarray]] = [inputs]
+        if any(one_by_one):
+            if not all(one_by_one) or len({len(value) for value in inputs}) > 1:
+                raise invalid_argument("The inputs must have as many rows each.")
+            parts = [[value[row : row + 1] for value in inputs] for row in range(len(inputs[0]))]
+        fetches = [plan.fetches[key] for key in outputs or plan.outputs]
         interpreter = self._free.get()
         try:
-            answer = self._answer(
-                interpreter, plan.feeds, inputs, [plan.fetches[key] for key in outputs or plan.outputs]
-            )
+            answers = [self._answer(interpreter, plan.feeds, part, fetches) for part in parts]
         except (RuntimeError, ValueError) as error:
-            self._free.put(self._new_interpreter())  # what failed half-way may hold shapes that do not fit together
             raise StatusError("INTERNAL", str(error)) from error
-        self._free.put(interpreter)
-        return answer
+        finally:
+            self._free.put(interpreter)  # which allocates anew for the next request, whatever this one left
+        return answers[0] if len(answers) == 1 else [np.concatenate(rows) for rows in zip(*answers, strict=True)]
 
     def run_tensors(self, *_asked: Any) -> list[np.ndarray]:
         """See `Bundle.run_tensors`."""
@@ -95,12 +102,25 @@ class LiteBundle(Bundle):
         self, interpreter: tf.lite.Interpreter, feeds: Sequence[str], inputs: Sequence[np.ndarray], fetches: list[str]
     ) -> list[np.ndarray]:
         for name, value in zip(feeds, inputs, strict=True):
-            interpreter.resize_tensor_input(self._indexes[name], value.shape)
+            interpreter.resize_tensor_input(self._inputs[name]["index"], value.shape)
         interpreter.allocate_tensors()
+        interpreter.reset_all_variables()  # what a recurrent network keeps is of the request before
         for name, value in zip(feeds, inputs, strict=True):
-            interpreter.set_tensor(self._indexes[name], value)
+            interpreter.set_tensor(self._inputs[name]["index"], value)
         interpreter.invoke()
-        return [interpreter.get_tensor(self._indexes[name]) for name in fetches]
+        return [interpreter.get_tensor(self._outputs[name]["index"]) for name in fetches]
+
+
+def _by_name(kind: str, details: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Returns what an interpreter knows of its inputs or outputs, by the name of the tensor.
+
+    Raises:
+      StatusError: ALREADY_EXISTS, where two have one name, with or without the number of the output.
+    """
+    found = {each["name"]: each for each in details}
+    if len(set(map(_short, found))) < len(details):
+        raise StatusError("ALREADY_EXISTS", f"{kind} tensor names are not all different: {', '.join(found)}")
+    return found
 
 
 def _signatures(data: bytes) -> dict[str, meta_graph_pb2.SignatureDef]:
@@ -120,12 +140,12 @@ def _signatures(data: bytes) -> dict[str, meta_graph_pb2.SignatureDef]:
     return signatures
 
 
-def _default(inputs: dict[str, Any], outputs: dict[str, Any]) -> dict[str, meta_graph_pb2.SignatureDef]:
+def _default(inputs: Iterable[str], outputs: Iterable[str]) -> dict[str, meta_graph_pb2.SignatureDef]:
     """Returns the signature of a file that holds none: its inputs and outputs under the names of their tensors."""
     signature = meta_graph_pb2.SignatureDef(method_name=tf.saved_model.PREDICT_METHOD_NAME)
-    for names, details in ((signature.inputs, inputs), (signature.outputs, outputs)):
-        for name in details:
-            names[_short(name)].name = name
+    for infos, names in ((signature.inputs, inputs), (signature.outputs, outputs)):
+        for name in names:
+            infos[_short(name)].name = name
     return {DEFAULT_SIGNATURE: signature}
 
 
@@ -146,15 +166,23 @@ def _bind(infos: Any, details: dict[str, Any]) -> None:
             info.tensor_shape.dim.add().size = size
 
 
-def _check_shape(key: str, shape: Sequence[int], wanted: Sequence[int]) -> None:
-    """Checks an input's shape: kernels divide by sizes that they were not built for, which ends the process.
+def _rows_are_run_one_by_one(key: str, value: np.ndarray, wanted: list[int]) -> bool:
+    """Whether an input is of one row, and is given several.
+
+    Operations are built for the sizes that the file says: with others they divide by zero, or write beyond their
+    memory, and end the process.
 
     Raises:
-      StatusError: INVALID_ARGUMENT for another shape than the file has, but for the number of rows.
+      StatusError: INVALID_ARGUMENT for another shape than the file has.
     """
-    sizes = zip(shape[1:], wanted[1:], strict=False)
+    shape = list(value.shape)
+    one_by_one = bool(wanted) and wanted[0] == 1 and len(value) > 1 if value.ndim else False
+    sizes = zip(shape, [-1, *wanted[1:]] if one_by_one else wanted, strict=False)
     if len(shape) != len(wanted) or 0 in shape or any(want not in (-1, size) for size, want in sizes):
-        raise invalid_argument(f"Input {key} must have the shape {list(wanted)}, of any rows; {list(shape)} is given.")
+        raise invalid_argument(f"Input {key} must have the shape {wanted}; {shape} is given.")
+    if value.dtype.kind == "O" and not value.ndim:
+        raise invalid_argument(f"Input {key} is one string: TensorFlow's interpreter cannot be given it from Python.")
+    return one_by_one
 
 
 def _short(name: str) -> str:

@@ -8,6 +8,7 @@ States, threads and locks are explained in docs/architecture.md, "The version ma
 Source: https://www.tensorflow.org/tfx/serving/architecture (the availability-preserving policy)
 """
 
+import asyncio
 import contextlib
 import gc
 import logging
@@ -63,6 +64,7 @@ class Manager:
         self._reconciling = threading.Lock()  # a folder that was read earlier must not be acted on later
         self._stopped = threading.Event()
         self._workers = ThreadPoolExecutor(thread_name_prefix="load")
+        self._configurer = ThreadPoolExecutor(1, thread_name_prefix="configure")  # waits long, and keeps no other out
         self._poller = threading.Thread(target=self._poll, name="poll", daemon=True)
 
     # What requests ask.
@@ -71,11 +73,6 @@ class Manager:
         """Returns the models' names."""
         with self._changed:
             return sorted(self._models)
-
-    def serves(self, name: str) -> bool:
-        """Whether a model of this name is configured."""
-        with self._changed:
-            return name in self._models
 
     @contextlib.contextmanager
     def use(self, spec: model_pb2.ModelSpec) -> Iterator[Version]:
@@ -179,11 +176,16 @@ class Manager:
                 self._poller.start()
             self._wait_for(new, timeout)
 
+    async def configure_soon(self, config: model_server_config_pb2.ModelServerConfig) -> None:
+        """Takes a ModelServerConfig after those that came before; see `configure`."""
+        await asyncio.wrap_future(self._configurer.submit(self.configure, config))
+
     def close(self) -> None:
         """Stops polling and loading, and frees every version once its requests have been answered."""
         self._stopped.set()
         with self._changed:
             self._changed.notify_all()
+        self._configurer.shutdown(wait=True, cancel_futures=True)
         self._workers.shutdown(wait=True)
         with self._changed:
             versions = [version for model in self._models.values() for version in model.versions.values()]

@@ -5,10 +5,11 @@ Source: https://www.tensorflow.org/tfx/serving/api_rest, and tensorflow_serving/
 
 import base64
 import binascii
+import contextlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,10 @@ from serving.server.protocol import tensors
 from serving.server.protocol.errors import StatusError, invalid_argument
 
 MAX_RANK = 32  # numpy's own limit of dimensions
+EXPLAINED = 100_000  # values that are looked at for the words of a mistake
+NOT_ALIKE = "The rows of 'instances' are not alike, or lack an input."
+SHOWN = 200  # characters of a value in a message
+_ENCODER = json.JSONEncoder(indent=4, ensure_ascii=False)
 _JSON_NAMES = {
     type(None): "Null",
     bool: "True",
@@ -112,26 +117,27 @@ def _of_rows(instances: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]
     try:
         if _is_object(instances[0]):
             if any(not _is_object(element) or element.keys() != inputs.keys() for element in instances):
-                raise invalid_argument("")  # whose words follow
+                raise invalid_argument(NOT_ALIKE)
             return {name: _array([element[name] for element in instances], info) for name, info in inputs.items()}
         if any(_is_object(element) for element in instances):
-            raise invalid_argument("")
+            raise invalid_argument(NOT_ALIKE)
         name, info = next(iter(inputs.items()))
         return {name: _array(instances, info)}
     except StatusError as error:
-        _explain_rows(instances, inputs)
+        with contextlib.suppress(_TooMuch):
+            _explain_rows(instances, inputs, iter(range(EXPLAINED)))
         raise error
 
 
-def _explain_rows(instances: list[Any], inputs: Mapping[str, Any]) -> None:
-    """Goes through rows one after the other, as the real server does, to raise its words for the first mistake."""
+def _explain_rows(instances: list[Any], inputs: Mapping[str, Any], left: Iterator[int]) -> None:
+    """Goes through rows one after the other, as the real server does, to raise its words; see `_explain`."""
     shapes: dict[str, list[int]] = {}
 
     def look(value: Any, name: str) -> None:
         if name not in inputs:
             raise invalid_argument(f"JSON object: does not have named input: {name}")
         shape = _dense_shape(value)
-        _explain(value, shape, tf.dtypes.as_dtype(inputs[name].dtype))
+        _explain(value, shape, tf.dtypes.as_dtype(inputs[name].dtype), left)
         first = shapes.setdefault(name, shape)
         if math.prod(first) != math.prod(shape):
             raise invalid_argument(f"Expecting tensor size: {math.prod(first)} but got: {math.prod(shape)}")
@@ -173,7 +179,8 @@ def _of_columns(value: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         try:
             arrays[name] = _array(value[name], info)
         except StatusError as error:
-            _explain(value[name], _dense_shape(value[name]), tf.dtypes.as_dtype(info.dtype))
+            with contextlib.suppress(_TooMuch):
+                _explain(value[name], _dense_shape(value[name]), tf.dtypes.as_dtype(info.dtype), iter(range(EXPLAINED)))
             raise error
     return arrays
 
@@ -205,8 +212,19 @@ def _array(value: Any, info: Any) -> np.ndarray:
     return _converted(leaves, dtype).reshape(shape)
 
 
-def _explain(value: Any, shape: Sequence[int], dtype: tf.DType, level: int = 0) -> None:
-    """Goes through nested lists as the real server does, depth first, to raise its words for the first mistake."""
+class _TooMuch(Exception):
+    """There are more values than are looked at."""
+
+
+def _explain(value: Any, shape: Sequence[int], dtype: tf.DType, left: Iterator[int], level: int = 0) -> None:
+    """Goes through nested lists as the real server does, depth first, to raise its words for the first mistake.
+
+    Raises:
+      StatusError: it says what is wrong.
+      _TooMuch: `left`, one for each value, has come to its end.
+    """
+    if next(left, None) is None:
+        raise _TooMuch
     if isinstance(value, list):
         if level >= len(shape):
             raise invalid_argument(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
@@ -215,7 +233,7 @@ def _explain(value: Any, shape: Sequence[int], dtype: tf.DType, level: int = 0) 
                 f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: {shape[level]}"
             )
         for item in value:
-            _explain(item, shape, dtype, level + 1)
+            _explain(item, shape, dtype, left, level + 1)
         return
     if level != len(shape):
         raise invalid_argument(
@@ -236,15 +254,19 @@ def _converted(leaves: list[Any], dtype: tf.DType) -> np.ndarray:
     elif dtype.is_integer:
         allowed = {int}
     else:
-        raise StatusError("UNIMPLEMENTED", f"Conversion of JSON Value: {_shown(leaves[0])} to type: {dtype.name}")
+        first = leaves[0] if leaves else []
+        raise StatusError("UNIMPLEMENTED", f"Conversion of JSON Value: {_shown(first)} to type: {dtype.name}")
     if not kinds <= allowed:
         wrong = next(leaf for leaf in leaves if type(leaf) not in allowed)
         raise _of_another_type(wrong, dtype)
     if dtype.is_integer and leaves and not dtype.min <= min(leaves) <= max(leaves) <= dtype.max:
         raise _of_another_type(next(leaf for leaf in leaves if not dtype.min <= leaf <= dtype.max), dtype)
     if dtype.is_floating:
-        with np.errstate(over="ignore"):  # what is beyond the type's range becomes infinite, as in C++
-            return np.array(leaves, np.float64).astype(dtype.as_numpy_dtype)
+        try:
+            with np.errstate(over="ignore"):  # what is beyond the type's range becomes infinite, as in C++
+                return np.array(leaves, np.float64).astype(dtype.as_numpy_dtype)
+        except OverflowError as error:  # an integer of more than 300 digits
+            raise invalid_argument(f"JSON Parse error: a number is too large for {dtype.name}") from error
     return np.array(leaves, dtype.as_numpy_dtype)
 
 
@@ -328,8 +350,12 @@ def _is_object(value: Any) -> bool:
 
 def _shown(value: Any) -> str:
     """Returns a value for a message, indented as the real server does it, and cut where it is long."""
+    text = ""
     try:
-        text = json.dumps(value, indent=4, ensure_ascii=False)
+        for piece in _ENCODER.iterencode(value):  # no more of a large one than is shown
+            text += piece
+            if len(text) > SHOWN:
+                return f"{text[:SHOWN]}..."
     except RecursionError:
-        text = "(deeply nested)"
-    return text if len(text) <= 200 else f"{text[:200]}..."
+        return "(deeply nested)"
+    return text

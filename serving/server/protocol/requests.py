@@ -85,9 +85,7 @@ class Loaded(Protocol):
     ) -> list[np.ndarray]:
         """Runs a signature."""
 
-    def run_tensors(
-        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], targets: Sequence[str]
-    ) -> list[np.ndarray]:
+    def run_tensors(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> list[np.ndarray]:
         """Runs tensors of the graph by their names."""
 
 

@@ -1,8 +1,7 @@
 """SessionRun: asks for tensors of a model's graph by their names.
 
-What may be fed are the inputs of signatures, and what may be fetched or run lies between those and the outputs: nobody
-can read weights, or run what saves or initialises the model. An intermediate tensor is a name of the graph, which a
-model of TensorFlow 2 hides within functions.
+What may be fed are the inputs of signatures, and what may be fetched are their outputs, by the names that
+GetModelMetadata gives: nobody can read weights, or run what saves or initialises the model.
 
 Source: https://github.com/tensorflow/serving/blob/master/tensorflow_serving/apis/session_service.proto
 """
@@ -14,7 +13,7 @@ import numpy as np
 from tensorflow_serving.apis import session_service_pb2
 
 from serving.server.protocol import tensors
-from serving.server.protocol.errors import invalid_argument
+from serving.server.protocol.errors import StatusError, invalid_argument
 from serving.server.protocol.requests import Limits, Loaded, PreparedRequest, Servable, effective_spec
 
 
@@ -25,45 +24,56 @@ class PreparedSessionRun(PreparedRequest):
     Attributes:
       feeds: values by the name of their tensor.
       fetches: names of the tensors that are wanted.
-      targets: names of operations to run.
     """
 
     feeds: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     fetches: Sequence[str] = ()
-    targets: Sequence[str] = ()
 
     def run(self, loaded: Loaded, _alone: bool = False) -> list[np.ndarray]:
         """Runs it on a loaded version; it is never batched."""
-        return loaded.run_tensors(self.feeds, self.fetches, self.targets)
+        return loaded.run_tensors(self.feeds, self.fetches)
 
 
 def prepare_session_run(
     request: session_service_pb2.SessionRunRequest, servable: Servable, limits: Limits
 ) -> PreparedSessionRun:
-    """Checks a SessionRunRequest.
+    """Checks a SessionRunRequest: names and types, before any value is read.
 
     Raises:
-      StatusError: INVALID_ARGUMENT for tensors that cannot be read, are fed or asked for twice, and where none is asked
-        for.
+      StatusError: NOT_FOUND for tensors that are no inputs or outputs of signatures, and for operations to run;
+        INVALID_ARGUMENT for tensors that cannot be read, have another type, or are fed or asked for twice, and where
+        none is asked for.
     """
-    if not request.fetch and not request.target:
-        raise invalid_argument("Must specify at least one target to fetch or execute.")
-    feeds = {_tensor(fed.name): tensors.to_array(fed.tensor, limits.tensor_bytes) for fed in request.feed}
-    fetches = [_tensor(name) for name in request.fetch]
-    if len(feeds) < len(request.feed):
-        raise invalid_argument("A tensor is fed more than once.")
-    if len(set(fetches)) < len(fetches):
-        raise invalid_argument("A tensor is fetched more than once.")
+    types: dict[str, int] = {}
+    outputs: set[str] = set()
+    for plan in servable.plans.values():
+        types |= zip(plan.feeds, plan.inputs.values(), strict=True)
+        outputs |= set(plan.fetches.values())
+    fetches, feeds = list(map(_tensor, request.fetch)), [_tensor(fed.name) for fed in request.feed]
+    if not fetches:
+        raise invalid_argument("Must specify at least one tensor to fetch.")
+    for name, wrong, known in (("fed", feeds, types.keys()), ("fetched", fetches, outputs)):
+        if unknown := next((tensor for tensor in wrong if tensor not in known), None):
+            what = "FeedInputs: unable to find feed output" if name == "fed" else "FetchOutputs node not found:"
+            raise StatusError("NOT_FOUND", f"{what} {unknown}")
+        if len(set(wrong)) < len(wrong):
+            raise invalid_argument(f"A tensor is {name} more than once.")
+    if request.target:
+        raise StatusError("NOT_FOUND", f"TargetNodes node {request.target[0]}: not found")
+    for name, fed in zip(feeds, request.feed, strict=True):
+        if fed.tensor.dtype != types[name]:
+            wanted, given = tensors.type_name(types[name]), tensors.type_name(fed.tensor.dtype)
+            raise invalid_argument(f"{name} expects {wanted} but {given} is provided")
+    values = [tensors.to_array(fed.tensor, limits.tensor_bytes) for fed in request.feed]
 
-    def reply(values: Sequence[np.ndarray]) -> session_service_pb2.SessionRunResponse:
+    def reply(found: Sequence[np.ndarray]) -> session_service_pb2.SessionRunResponse:
         response = session_service_pb2.SessionRunResponse(model_spec=effective_spec(servable, ""))
-        for name, value in zip(request.fetch, values, strict=True):
+        for name, value in zip(request.fetch, found, strict=True):
             tensors.fill(response.tensor.add(name=name).tensor, value, limits.as_content)
         return response
 
-    return PreparedSessionRun(
-        "", list(feeds.values()), (), reply, "SessionRun", feeds=feeds, fetches=fetches, targets=list(request.target)
-    )
+    named = dict(zip(feeds, values, strict=True))
+    return PreparedSessionRun("", values, (), reply, "SessionRun", feeds=named, fetches=fetches)
 
 
 def _tensor(name: str) -> str:

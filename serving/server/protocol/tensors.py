@@ -30,6 +30,7 @@ _DTYPES = {dtype.as_datatype_enum: dtype for dtype in _FIELDS} | {
 _BY_NUMPY = {
     np.dtype(dtype.as_numpy_dtype): (number, _FIELDS.get(dtype, "half_val")) for number, dtype in _DTYPES.items()
 }
+_PIECE = 2**16  # numbers that are copied at once
 _ELEMENT = 64  # bytes that an element of a string tensor takes at least
 
 
@@ -68,6 +69,11 @@ def to_array(proto: tensor_pb2.TensorProto, limit: int) -> np.ndarray:
     return _filled(_values(proto, dtype), shape)
 
 
+def claimed_bytes(proto: tensor_pb2.TensorProto) -> int:
+    """Returns about how many bytes an array of a tensor takes by its shape, which may say more than is sent."""
+    return 8 * math.prod(max(0, dim.size) for dim in proto.tensor_shape.dim)
+
+
 def to_proto(array: np.ndarray, as_content: bool = False) -> tensor_pb2.TensorProto:
     """Returns an array as a tensor; see `fill`."""
     proto = tensor_pb2.TensorProto()
@@ -99,10 +105,11 @@ def fill(proto: tensor_pb2.TensorProto, array: np.ndarray, as_content: bool = Fa
         proto.string_val.extend(tf.compat.as_bytes(item) if isinstance(item, str) else item for item in strings)
     elif as_content:
         proto.tensor_content = array.tobytes()
-    elif field == "half_val":
-        proto.half_val.extend(array.ravel().view(np.uint16).tolist())
     else:
-        getattr(proto, field).extend(array.ravel().tolist())
+        values, kept = array.ravel(), getattr(proto, field)
+        values = values.view(np.uint16) if field == "half_val" else values
+        for start in range(0, len(values), _PIECE):  # Python's numbers take many times the room
+            kept.extend(values[start : start + _PIECE].tolist())
 
 
 def _shape(proto: tensor_pb2.TensorProto, limit: int, dtype: tf.DType) -> tuple[int, ...]:
@@ -131,6 +138,8 @@ def _values(proto: tensor_pb2.TensorProto, dtype: tf.DType) -> np.ndarray:
 def _filled(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Returns as many values as a shape has: the first ones, or those that there are and the last one again."""
     count = math.prod(shape)
+    if len(array) < min(count, 2):  # one value for all takes no more memory than the value
+        return np.broadcast_to(array[0] if len(array) else _nothing(array.dtype)[0], shape)
     if len(array) < count:
         filling = array[-1:] if len(array) else _nothing(array.dtype)
         array = np.concatenate([array, np.repeat(filling, count - len(array))])

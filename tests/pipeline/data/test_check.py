@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 
 import pytest
 from click.testing import CliRunner
@@ -67,6 +68,15 @@ def test_many_images_with_two_labels_are_counted(root, experiment, monkeypatch):
 def plain(dataset):
     """Returns a dataset without a test split, whose images spans must not hold."""
     return dataclasses.replace(dataset, splits=HashedSplits(eval_share=0.3, test_share=0.001))
+
+
+def test_links_to_nowhere_and_pipes_are_named(root, experiment):
+    (root / "cat" / "lost.png").symlink_to("/nowhere/lost.png")
+    os.mkfifo(root / "dog" / "pipe.png")
+    assert problems(check(experiment, root)) == [
+        f"{root}/cat/lost.png: expected a file, found a link to nowhere.",
+        f"{root}/dog/pipe.png: expected a file, found neither file nor folder.",
+    ]
 
 
 def test_what_can_be_used_is_counted(root, experiment):

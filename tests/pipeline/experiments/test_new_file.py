@@ -34,6 +34,14 @@ def test_the_file_is_written_as_ours_are(tmp_path):
         assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize("name", ["conveyor", "json", "keras"])
+def test_a_file_that_would_hide_a_package_is_refused(tmp_path, name):
+    folder = draw_classes(tmp_path / "flowers", {"daisy": 9, "rose": 8})
+    with pytest.raises(ConfigError, match=f"{name} is a package's name, which a file of that name would hide"):
+        new_file.write(name, folder, tmp_path / f"{name}.py")
+    new_file.write(name, folder, tmp_path / "other.py")
+
+
 def test_what_cannot_be_written_is_refused(tmp_path):
     folder = draw_classes(tmp_path / "flowers", {"daisy": 9, "rose": 8})
     (tmp_path / "there.py").write_text("mine")

@@ -12,7 +12,7 @@ class FakeManager:
     def __init__(self):
         self.names, self.config = [], None
 
-    def configure(self, config):
+    async def configure_soon(self, config):
         self.config = config
         self.names.append([entry.name for entry in config.model_config_list.config])
 

@@ -46,16 +46,16 @@ def job(signature, outputs, *inputs):
     return PreparedRequest(signature, inputs, outputs, list)
 
 
-def ask(bundle, jobs, limit=100):
+def ask(bundle, jobs, limit=100, most_bytes=2**20):
     """Runs jobs at once; returns their outputs or failures, and what the runner left."""
     users = Users()
     version = Version("m", 1, bundle.path, bundle=bundle)
 
     async def all_at_once():
-        runner = BatchDispatcher(users, threads=4, limit=limit)
+        runner = BatchDispatcher(users, threads=4, limit=limit, most_bytes=most_bytes)
         answers = await asyncio.gather(*(runner.run(version, one) for one in jobs), return_exceptions=True)
         runner.close()
-        assert (runner._busy, runner._groups, runner._calls) == (0, {}, {})
+        assert (runner._busy, runner._held, runner._groups, runner._calls) == (0, 0, {}, {})
         return answers
 
     answers = asyncio.run(all_at_once())
@@ -100,3 +100,13 @@ def test_more_than_the_limit_is_refused_at_once(bundle):
 
 def test_signatures_that_cannot_be_batched_run_by_themselves(bundle):
     assert ask(bundle, [job("scalar", ["twice"], np.float32(v)) for v in (1, 2)]) == [[2.0], [4.0]]
+
+
+def test_inputs_of_more_than_the_memory_for_them_are_refused_at_once_but_one_alone(bundle):
+    answers = ask(bundle, [adding([i] * 4, [i] * 4) for i in range(3)], most_bytes=100)  # each of 64 bytes
+    assert [answer if isinstance(answer, str) else "OK" for answer in answers] == [
+        "OK",
+        "RESOURCE_EXHAUSTED",
+        "RESOURCE_EXHAUSTED",
+    ]
+    assert ask(bundle, [adding([1] * 100, [1] * 100)], most_bytes=100)[0][0] == [2] * 100

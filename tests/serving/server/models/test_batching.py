@@ -70,7 +70,7 @@ def test_inputs_of_different_lengths_are_refused(shapes):
     bundle = SavedModelBundle(shapes / "1", batching=BatchingParameters())
     with pytest.raises(StatusError, match="equal 0th-dimension size"):
         bundle.run("add", [np.zeros(2, np.int64), np.zeros(3, np.int64)])
-    with pytest.raises(StatusError, match="at least one dimension"):
+    with pytest.raises(StatusError, match=r"must have the shape \[-1\]; \[\] is given"):
         bundle.run("add", [np.int64(1), np.int64(1)])
     bundle.close()
 
@@ -120,6 +120,10 @@ def test_a_large_call_is_run_in_parts_of_at_most_the_execution_size(half_plus_tw
     )
     with pytest.raises(StatusError, match="end with max_execution_batch_size, 4"):
         BatchingParameters.read(file)
+    for name in ("num_batch_threads", "max_batch_size", "max_execution_batch_size"):
+        file.write_text(f"{name} {{ value: 0 }}")
+        with pytest.raises(StatusError, match=f"{name} must be at least 1; it is 0"):
+            BatchingParameters.read(file)
 
 
 def test_parameters_are_read_from_the_real_servers_file(tmp_path):

@@ -2,9 +2,10 @@ import threading
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from serving.server.models.bundle import SavedModelBundle
-from serving.server.models.lite_bundle import LiteBundle
+from serving.server.models.lite_bundle import LiteBundle, _by_name
 from serving.server.protocol.errors import StatusError
 from tests.serving import models
 
@@ -99,5 +100,90 @@ def test_signatures_of_tensors_that_are_not_there_are_refused(tmp_path):
 
 def test_there_is_no_graph_to_ask(half):
     with pytest.raises(StatusError) as error:
-        LiteBundle(half, 1).run_tensors({}, ["y:0"], [])
+        LiteBundle(half, 1).run_tensors({}, ["y:0"])
     assert error.value.code == "UNIMPLEMENTED"
+
+
+class Odd(tf.Module):
+    """Functions whose files TensorFlow Lite can be brought out of step with."""
+
+    @tf.function(input_signature=[tf.TensorSpec([1, 4, 4, 2], tf.float32, "x")])
+    def one_row(self, x):
+        return tf.nn.conv2d_transpose(x, tf.ones([2, 2, 1, 2]), [1, 8, 8, 1], 2)
+
+    @tf.function(input_signature=[tf.TensorSpec([2], tf.float32, "a"), tf.TensorSpec([2], tf.float32, "b")])
+    def two(self, a, b):
+        return 2 * a + b
+
+    @tf.function(input_signature=[tf.TensorSpec([4], tf.float32, "x"), tf.TensorSpec([2], tf.int32, "index")])
+    def gathered(self, x, index):
+        return tf.gather(x, index)
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string, "x")])
+    def text(self, x):
+        return tf.identity(x)
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """Returns a bundle of one of the functions."""
+    module = Odd()
+
+    def make(name, interpreters=1):
+        function = getattr(module, name).get_concrete_function()
+        path = tmp_path_factory.mktemp(name)
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
+        (path / "model.tflite").write_bytes(converter.convert())
+        return LiteBundle(path, interpreters)
+
+    return make
+
+
+def test_several_rows_of_a_file_for_one_are_run_one_by_one(odd):
+    bundle = odd("one_row")
+    rows = np.random.default_rng(0).random((5, 4, 4, 2), np.float32)
+    (whole,) = bundle.run("serving_default", [rows])
+    assert whole.shape == (5, 8, 8, 1)
+    assert np.array_equal(whole[3:4], bundle.run("serving_default", [rows[3:4]])[0])
+
+
+def test_what_a_recurrent_network_keeps_is_reset_before_each_request(half, monkeypatch):
+    bundle, reset = LiteBundle(half, 1), []
+    monkeypatch.setattr(tf.lite.Interpreter, "reset_all_variables", lambda self: reset.append(self))
+    for _ in range(2):
+        bundle.run("serving_default", [np.float32([[1]])])
+    assert len(reset) == 2
+
+
+def test_two_inputs_are_each_given_their_own(odd):
+    bundle = odd("two")
+    (plan,) = bundle.plans.values()
+    values = {"a": np.float32([1, 2]), "b": np.float32([10, 20])}
+    inputs = [values[key[-1]] for key in plan.inputs]  # such as serving_default_a
+    assert bundle.run("serving_default", inputs)[0].tolist() in ([12, 24], [21, 42])
+
+
+def test_names_that_are_not_all_different_are_refused():
+    details = [{"name": "s:0"}, {"name": "s:1"}]
+    with pytest.raises(StatusError, match="names are not all different: s:0, s:1") as error:
+        _by_name("Input", details)
+    assert error.value.code == "ALREADY_EXISTS"
+
+
+def test_an_interpreter_that_fails_answers_the_next_request(odd, monkeypatch):
+    bundle = odd("gathered")
+    (plan,) = bundle.plans.values()
+
+    def ask(*places):
+        values = {"float": np.arange(4, dtype=np.float32), "int": np.int32(places)}
+        return bundle.run("serving_default", [values[["int", "float"][kind == 1]] for kind in plan.inputs.values()])
+
+    for _ in range(3):
+        with pytest.raises(StatusError):
+            ask(1, 99)
+    assert ask(1, 3)[0].tolist() == [1, 3]
+
+
+def test_a_string_without_a_dimension_is_refused(odd):
+    with pytest.raises(StatusError, match="is one string"):
+        odd("text").run("serving_default", [np.array(b"a secret", object)])

@@ -259,3 +259,24 @@ def test_any_document_is_read_or_refused(document, inputs):
 def test_any_body_is_an_object_or_refused(body):
     with contextlib.suppress(StatusError):
         assert isinstance(json_requests.parse(body), dict)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"instances": [[NaN], [1' + b"0" * 400 + b"]]}", "a number is too large for float"),
+        (b'{"instances": [' + b"1," * 300_000 + b'"a"]}', 'JSON Value: "a" Type: String is not of expected type'),
+        (b'{"instances": [0' + b",0" * 300_000 + b'], "inputs": 1}', "only one of 'inputs' or 'instances'"),
+    ],
+)
+def test_long_and_odd_bodies_are_explained_in_short(body, words):
+    with pytest.raises(StatusError) as error:
+        json_requests.predict_request(json_requests.parse(body), X)
+    assert error.value.code == "INVALID_ARGUMENT"
+    assert words in error.value.message
+    assert len(error.value.message) < 600
+
+
+def test_nothing_of_a_type_that_json_has_not_is_a_sentence():
+    with pytest.raises(StatusError, match=r"Conversion of JSON Value: \[\] to type: complex64"):
+        arrays({"instances": [[]]}, infos(x=tf.complex64))

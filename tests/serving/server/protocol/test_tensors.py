@@ -131,3 +131,16 @@ def test_any_tensor_is_read_or_refused_on_either_side(number, sizes, field, valu
     message.ParseFromString(proto.SerializeToString())
     with contextlib.suppress(ValueError):
         assert client_tensors.to_array(message).shape == tuple(sizes)
+
+
+def test_one_value_for_a_vast_shape_takes_no_memory():
+    proto = tensors.tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, float_val=[3])
+    proto.tensor_shape.dim.add().size = 2**25
+    array = tensors.to_array(proto, 2**27)
+    assert (array.shape, array.strides, array[-1]) == ((2**25,), (0,), 3)
+    assert tensors.claimed_bytes(proto) == 8 * 2**25
+
+
+def test_many_numbers_are_written_in_pieces():
+    values = np.arange(3 * tensors._PIECE + 5, dtype=np.float32)
+    assert np.array_equal(tensors.to_array(tensors.to_proto(values), 2**27), values)
