@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 
 from pipeline.report.metrics import CalibrationBin
 
@@ -32,6 +32,7 @@ matplotlib.rcParams.update(
     }
 )
 KERNEL_SCALE = 8  # screen pixels a weight
+DARK = 0.6  # shade of a cell on which text is white
 FEW = 5  # values of a setting, each of which has a tick
 
 
@@ -60,14 +61,15 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: Seque
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     # The diagonal would drown the mistakes: shade by the square root of a row's share.
-    axes.imshow(np.sqrt(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)), cmap="Blues", vmin=0, vmax=1.2)
+    shades = np.sqrt(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+    axes.imshow(shades, cmap="Blues", vmin=0, vmax=1.2)
     axes.set(xlabel="predicted", ylabel="true")
     rotation = 45 if max(map(len, classes)) > 2 else 0
     axes.set_xticks(range(len(classes)), classes, rotation=rotation, ha="right" if rotation else "center")
     axes.set_yticks(range(len(classes)), classes)
     for row, column in np.ndindex(counts.shape):
         if counts[row, column]:
-            color = "white" if row == column else INK
+            color = "white" if shades[row, column] > DARK else INK
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=7)
     axes.spines[:].set_visible(False)
     return _svg(figure)
@@ -87,7 +89,8 @@ def class_accuracies(classes: Sequence[str], accuracies: Sequence[float], baseli
             f"{100 * accuracy:.1f}", (accuracy, row), (6, 0), textcoords="offset points", va="center", fontsize=9
         )
     known = [value for value in [*accuracies, *baseline] if np.isfinite(value)]
-    axes.set(xlim=(max(0, min(known) - 0.1), 1.03), xlabel="accuracy")
+    axes.set(xlim=(max(0, min(known) - 0.1), 1.03), xlabel="accuracy, %")
+    axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=""))
     axes.set_yticks(rows, classes)
     axes.set_ylim(len(classes) - 0.5, -0.5)  # the first class above
     axes.grid(axis="y", color=MUTED, linewidth=0.4)

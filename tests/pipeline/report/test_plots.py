@@ -31,6 +31,13 @@ def test_confusion_matrix_counts():
     assert places["4"][0] == places["1"][0] < places["2"][0] == places["3"][0]  # a column, what they were taken for
 
 
+def test_counts_are_white_on_dark_cells_alone():
+    labels, predictions = np.repeat([0, 0, 1, 1], [4, 196, 95, 5]), np.repeat([0, 1, 0, 1], [4, 196, 95, 5])
+    svg = plots.confusion_matrix(labels, predictions, ["cat", "dog"])
+    styles = {number: style for style, number in re.findall(r'<text style="([^"]*)"[^>]*>(\d+)</text>', svg)}
+    assert {number for number, style in styles.items() if "#ffffff" in style} == {"196", "95"}
+
+
 def test_curves_show_held_out_accuracy_where_it_was_measured():
     history = [{"step": 0, "accuracy": 0.1, "loss": 2.3}, {"step": 100, "accuracy": 0.9, "loss": 0.3}]
     assert "held out" not in texts(plots.training_curves(history))
