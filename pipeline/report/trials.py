@@ -8,7 +8,7 @@ from pathlib import Path
 from components.network_tuner.trials import Trial, best_first, shown
 from conveyor.errors import storage_errors
 from conveyor.files import replace_file
-from pipeline.experiments.config import Experiment
+from pipeline.experiments.config import Choice, Experiment, Range
 from pipeline.home.folders import Home
 from pipeline.home.reports import page_path
 from pipeline.report import page, plots
@@ -34,6 +34,8 @@ def write(home: Home, run: str, experiment: Experiment, trials: Sequence[Trial],
         experiment=experiment.name,
         run=run,
         names=names,
+        ranges={name: _in_words(values) for name, values in experiment.tuning.ranges.items()},
+        training=experiment.training,
         failure=failure,
         shown=shown,
         trials=best_first(trials),
@@ -46,3 +48,11 @@ def write(home: Home, run: str, experiment: Experiment, trials: Sequence[Trial],
         fields = {"failure": failure, "trials": [dataclasses.asdict(trial) for trial in trials]}
         replace_file(path.with_suffix(".json"), json.dumps(fields, indent=1))
     return path
+
+
+def _in_words(values: Choice | Range) -> str:
+    """Returns which values of a setting are tried."""
+    if isinstance(values, Choice):
+        return ", ".join(map(shown, values.values))
+    step = "" if values.step is None else f", in steps of {shown(values.step)}"
+    return f"from {shown(values.low)} to {shown(values.high)}{step}{', by factors' if values.log else ''}"
