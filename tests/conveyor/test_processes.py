@@ -12,7 +12,8 @@ print("begun", flush=True)
 time.sleep(60)
 """
 CALLER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored in the background
 from pathlib import Path
 from conveyor import processes
 processes.run([sys.executable, "-c", sys.argv[1]], Path("."), {})
@@ -26,7 +27,6 @@ def test_ctrl_c_lets_the_other_process_come_to_its_end():
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored in the background
     )
     assert process.stdout.readline() == "begun\n"
     started = time.monotonic()

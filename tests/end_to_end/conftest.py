@@ -1,7 +1,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,10 @@ import pytest
 from tests.digits import read_idx, write_idx
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-c", "from pipeline.cli.main import main; main()"]
+# A job in a shell's background ignores Ctrl+C, and so do those that it starts. A function called between fork and
+# exec could mend that too, and crash: clients' threads of gRPC run in this process.
+AS_IN_A_TERMINAL = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+COMMAND = [sys.executable, "-c", f"{AS_IN_A_TERMINAL}; from pipeline.cli.main import main; main()"]
 
 EXPERIMENT = """
 import dataclasses
@@ -52,7 +54,6 @@ class Conveyor:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
             **options,
         )
 
