@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import inspect
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def write(name: str, folder: Path, file: Path) -> Experiment:
     """
     if name in BUILT_IN:
         raise ConfigError(f"{name} is an experiment of Conveyor's own: choose another name.")
-    if name.isidentifier() and file.stem == name and importlib.util.find_spec(name):
+    if file.stem == name and _is_package(name):
         raise ConfigError(f"{name} is a package's name, which a file of that name would hide: choose another one.")
     if file.suffix != ".py":
         raise ConfigError(f"--file {file}: the name of an experiment's file ends in .py.")
@@ -44,6 +45,12 @@ def write(name: str, folder: Path, file: Path) -> Experiment:
     with storage_errors(f"{file} cannot be written"), file.open("x", encoding="utf-8") as opened:
         opened.write(text)
     return named.experiment
+
+
+def _is_package(name: str) -> bool:
+    """Whether others import something of this name; a folder of pictures is none, nor is a file beside it."""
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    return name in sys.stdlib_module_names or bool(spec and spec.origin and spec.submodule_search_locations)
 
 
 def _render(experiment: Experiment, file: Path) -> str:

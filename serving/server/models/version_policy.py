@@ -3,6 +3,8 @@
 Source: https://www.tensorflow.org/tfx/serving/serving_config
 """
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,14 @@ def available(base: Path) -> dict[int, Path]:
     """Returns the versions in a folder: number to path.
 
     Raises:
-      OSError: the folder cannot be read.
+      OSError: the folder cannot be read, or goes while it is read, so that its versions only seem to be gone.
     """
-    found = {}
+    found, before = {}, base.stat()
     for path in base.iterdir():
         if path.name.isascii() and path.name.isdigit() and int(path.name) <= MAX_VERSION and path.is_dir():
             found[int(path.name)] = path
+    if not os.path.samestat(base.stat(), before):
+        raise FileNotFoundError(errno.ENOENT, "Another folder took its place while it was read", str(base))
     return found
 
 

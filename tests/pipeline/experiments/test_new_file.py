@@ -42,6 +42,13 @@ def test_a_file_that_would_hide_a_package_is_refused(tmp_path, name):
     new_file.write(name, folder, tmp_path / "other.py")
 
 
+def test_a_folder_of_pictures_hides_nothing(tmp_path, monkeypatch):
+    folder = draw_classes(tmp_path / "flowers", {"daisy": 9, "rose": 8})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    new_file.write("flowers", folder, tmp_path / "flowers.py")
+
+
 def test_what_cannot_be_written_is_refused(tmp_path):
     folder = draw_classes(tmp_path / "flowers", {"daisy": 9, "rose": 8})
     (tmp_path / "there.py").write_text("mine")

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from tensorflow_serving.config import file_system_storage_path_source_pb2 as source
 
@@ -29,3 +31,20 @@ def test_policies(found):
     specific = Policy()
     specific.specific.versions.extend([1, 5])
     assert set(version_policy.wanted(found, specific)) == {1}
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_folder_that_goes_while_it_is_read_has_not_lost_its_versions(tmp_path, monkeypatch, replaced):
+    base = tmp_path / "m"
+    (base / "1").mkdir(parents=True)
+    is_dir = Path.is_dir
+
+    def gone(path):
+        base.rename(tmp_path / "elsewhere")
+        if replaced:
+            base.mkdir()
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", gone)
+    with pytest.raises(FileNotFoundError):
+        version_policy.available(base)
