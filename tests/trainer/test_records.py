@@ -163,3 +163,30 @@ def test_memory_is_bounded_however_much_is_read(tmp_path):
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 20_000  # KB
+
+
+def test_what_goes_wrong_in_an_input_pipeline_is_said_as_it_was(splits):
+    files, _, _ = splits
+    read = Records(files)
+    files[1].write_bytes(b"")
+    dataset = tf.data.Dataset.range(40).map(
+        lambda number: tf.numpy_function(lambda n: read.pixels(np.array([n]), 60), [number], tf.uint8)
+    )
+    sentence = rf"^{files[1]} ends before byte \d+: it has been changed\.$"
+    with pytest.raises(ExamplesChanged, match=sentence), records.changes_told():
+        list(dataset)
+    with pytest.raises(tf.errors.InvalidArgumentError), records.changes_told():
+        tf.reshape(tf.zeros(3), [2])
+
+
+def test_files_that_are_open_already_count_for_the_limit():
+    script = (
+        "import os, resource; from trainer import records\n"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))\n"
+        "opened = [os.open('/dev/null', os.O_RDONLY) for _ in range(100)]\n"
+        "records._allow_open_files(50)\n"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) >= 100 + 50 + records.OTHER_FILES
