@@ -289,7 +289,7 @@ def gc(experiment: str | None, keep: int | None, yes: bool, home: Home) -> None:
 
     Kept are the newest versions, every version with a label (stable, canary, previous) or in a running `conveyor
     serve`, what their runs made, what the next run takes from the cache, and the checkpoints of a training that has not
-    finished, in a search of the newest search alone. Reports, logs and data are never removed.
+    finished; of a trial, where its search is the newest. Reports, logs and data are never removed.
 
     \b
     Exit codes  0  removed or shown

@@ -67,15 +67,17 @@ def other_images(record: VersionRecord, experiment: Experiment) -> str:
     that the version was trained on may be in the test split now.
     """
     then, now = record.experiment.get("dataset", {}), experiment.to_dict()["dataset"]
+    changed = [name for name in IMAGES if name in then and then[name] != now[name]]
     found = [
-        "dataset.classes were others" if name == "classes" else f"{name} was {then[name]}, and is {now[name]} now"
-        for name in IMAGES
-        if name in then and then[name] != now[name]
+        "dataset.classes were others"
+        if name == "classes"
+        else f"dataset.{name} was {then[name]}, and is {now[name]} now"
+        for name in changed
     ]
     before, share = then.get("splits", {}).get("test_share"), now["splits"].get("test_share")
     if before is not None and before != share:
-        found.append(f"splits.test_share was {before}, and is {share} now")
-    return "; ".join(why if why.startswith("dataset.") else f"dataset.{why}" for why in found)
+        found.append(f"dataset.splits.test_share was {before}, and is {share} now")
+    return "; ".join(found)
 
 
 def find_baseline(home: Home, experiment: Experiment) -> tuple[Baseline | None, str]:

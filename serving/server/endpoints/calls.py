@@ -31,48 +31,29 @@ class Calls:
     metrics: Metrics
     limits: Limits
 
+    def __post_init__(self) -> None:
+        self._rest_limits = dataclasses.replace(self.limits, as_content=True)  # its JSON is made of arrays
+
     async def predict(self, request: Any, entrypoint: str = "GRPC") -> Any:
         """Answers a PredictRequest.
 
         Raises:
           StatusError: as the real server would.
         """
-        limits = dataclasses.replace(self.limits, as_content=True) if entrypoint == "REST" else self.limits
-        return await self._run(
-            "Predict",
-            entrypoint,
-            request,
-            lambda servable: requests.prepare_predict(request, servable, limits),
-            request.inputs.values(),
-        )
+        return await self._run("Predict", entrypoint, request, requests.prepare_predict, request.inputs.values())
 
     async def classify(self, request: Any, entrypoint: str = "GRPC") -> Any:
         """Answers a ClassificationRequest; see `predict`."""
-        return await self._run(
-            "Classify",
-            entrypoint,
-            request,
-            lambda servable: example_requests.prepare_classify(request, servable, self.limits),
-        )
+        return await self._run("Classify", entrypoint, request, example_requests.prepare_classify)
 
     async def regress(self, request: Any, entrypoint: str = "GRPC") -> Any:
         """Answers a RegressionRequest; see `predict`."""
-        return await self._run(
-            "Regress",
-            entrypoint,
-            request,
-            lambda servable: example_requests.prepare_regress(request, servable, self.limits),
-        )
+        return await self._run("Regress", entrypoint, request, example_requests.prepare_regress)
 
-    async def session_run(self, request: Any, entrypoint: str = "GRPC") -> Any:
+    async def session_run(self, request: Any) -> Any:
         """Answers a SessionRunRequest; see `predict`."""
-        return await self._run(
-            "SessionRun",
-            entrypoint,
-            request,
-            lambda servable: session_requests.prepare_session_run(request, servable, self.limits),
-            (fed.tensor for fed in request.feed),
-        )
+        fed = (each.tensor for each in request.feed)
+        return await self._run("SessionRun", "GRPC", request, session_requests.prepare_session_run, fed)
 
     async def multi_inference(self, request: Any) -> Any:
         """Answers a MultiInferenceRequest; see `predict`."""
@@ -119,16 +100,17 @@ class Calls:
         api: str,
         entrypoint: str,
         request: Any,
-        prepare: Callable[[Servable], PreparedRequest],
+        prepare: Callable[[Any, Servable, Limits], PreparedRequest],
         tensors: Iterable[Any] = (),
     ) -> Any:
+        limits = self.limits if entrypoint == "GRPC" else self._rest_limits
+
         async def answer() -> Any:
             _require_spec(request)
             with self.manager.use(request.model_spec) as version:
-                self.metrics.known(version.model)
                 self.dispatcher.require_room()
                 size = max(request.ByteSize(), sum(map(claimed_bytes, tensors)))
-                prepared = await beside_the_loop(size, prepare, version.servable)
+                prepared = await beside_the_loop(size, prepare, request, version.servable, limits)
                 reply = await self.dispatcher.run(version, prepared)
             if prepared.examples:
                 self.metrics.examples(version.model, prepared.examples)

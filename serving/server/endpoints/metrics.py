@@ -41,13 +41,8 @@ class Metrics:
         self._histograms: dict[str, dict[Labels, _Histogram]] = {
             name: {} for name in ("request_example_counts", "request_latency", "runtime_latency")
         }
-        self._known: set[str] = set()  # names of models that were there
+        self._known: set[str] = set()  # names of models that have answered
         self._names: set[str] = set()  # that requests have named besides
-
-    def known(self, model: str) -> None:
-        """Takes a model's name as one that is there, and is counted under its own name always."""
-        with self._lock:
-            self._known.add(model)
 
     def request(self, model: str, api: str, entrypoint: str, status: str, seconds: float) -> None:
         """Counts a request.
@@ -60,6 +55,8 @@ class Metrics:
           seconds: how long it took.
         """
         with self._lock:
+            if status == "OK":
+                self._known.add(model)
             name = self._counted_name(model)
             self._counters["request_count"][(("model_name", name), ("status", status))] += 1
             if status == "OK":

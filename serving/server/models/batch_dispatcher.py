@@ -31,6 +31,7 @@ Group = tuple[Version, str, tuple[tuple[Any, ...], ...]]
 @dataclasses.dataclass
 class _Waiting:
     request: PreparedRequest
+    size: int  # bytes of its inputs
     answer: asyncio.Future
 
 
@@ -86,7 +87,7 @@ class BatchDispatcher:
         if self._held and self._held + size > self._most_bytes:
             raise StatusError("RESOURCE_EXHAUSTED", "The requests that are waiting take all memory; try again later.")
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(request, loop.create_future())
+        waiting = _Waiting(request, size, loop.create_future())
         bundle = version.loaded
         # Only what has one number of rows can be joined: what has not is refused by itself.
         joinable = all(value.ndim for value in request.inputs) and len({len(value) for value in request.inputs}) == 1
@@ -149,7 +150,7 @@ class BatchDispatcher:
             self._hand_over(group)
         for waiting, answer in zip(part, answers, strict=True):
             self._busy -= 1
-            self._held -= sum(value.nbytes for value in waiting.request.inputs)
+            self._held -= waiting.size
             self._manager.release(version)
             self._observe(version.model, waiting.request.api, seconds)
             if waiting.answer.done():  # the client has gone

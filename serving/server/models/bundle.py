@@ -3,7 +3,6 @@
 import abc
 import contextlib
 import functools
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import graph_pb2
+from tensorflow.core.framework import op_def_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
-from tensorflow.python.framework import op_def_registry
 
 from serving.server.models.batching import BatchingParameters, batched
 from serving.server.protocol.errors import StatusError, invalid_argument, of_tensorflow
@@ -140,7 +138,7 @@ class SavedModelBundle(Bundle):
             for name in self.plans
             for info in self.signatures[name].inputs.values()
         }
-        self._strict = _may_end_the_process(loaded.graph_def)
+        self._strict = _may_end_the_process(loaded.meta_info_def.stripped_op_list)
         self._batching = batching
         self.batch_threads = batching.num_batch_threads if batching else 0
         self._batched = self._batched_calls(batching) if batching else {}
@@ -237,17 +235,19 @@ def _failures() -> Iterator[None]:
         raise invalid_argument(str(error)) from error
 
 
-def _may_end_the_process(graph: graph_pb2.GraphDef) -> bool:
+def _may_end_the_process(used: op_def_pb2.OpList) -> bool:
     """Whether a graph has operations whose kernels end the process on a tensor of another rank, and do not fail.
 
     Those are convolutions, pooling and others with a layout, and some that were found by trying. What asks such a graph
     must have the shape that its signature says. Most of them do it on a scalar, which no graph takes in place of rows.
+
+    Args:
+      used: the operations that a SavedModel says it has, also within functions; of one that says nothing, any may be.
     """
-    nodes = itertools.chain(graph.node, *(function.node_def for function in graph.library.function))
-    types = {node.op for node in nodes}
-    definitions = filter(None, map(op_def_registry.get, types))  # of functions there are none
-    has_layout = any(attribute.name == "data_format" for definition in definitions for attribute in definition.attr)
-    return has_layout or bool(types & FRAGILE)
+    return not used.op or any(
+        operation.name in FRAGILE or any(attribute.name == "data_format" for attribute in operation.attr)
+        for operation in used.op
+    )
 
 
 def _array(value: Any) -> np.ndarray:
