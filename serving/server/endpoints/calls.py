@@ -1,12 +1,13 @@
 """The calls of the protocol, for gRPC and REST alike: finds the version, checks the request, runs it, counts it."""
 
 import asyncio
+import contextlib
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
-from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2
+from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2, model_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving.server.endpoints.metrics import Metrics
@@ -16,10 +17,8 @@ from serving.server.models.versions import State
 from serving.server.protocol import example_requests, requests, session_requests
 from serving.server.protocol.errors import StatusError, invalid_argument
 from serving.server.protocol.requests import Limits, PreparedRequest, Servable
-from serving.server.protocol.tensors import claimed_bytes
-from serving.server.threads import beside_the_loop
-
-Reply = TypeVar("Reply")
+from serving.server.protocol.tensors import TooLarge
+from serving.server.threads import LARGE, beside_the_loop
 
 
 @dataclasses.dataclass
@@ -32,57 +31,62 @@ class Calls:
     limits: Limits
 
     def __post_init__(self) -> None:
-        self._rest_limits = dataclasses.replace(self.limits, as_content=True)  # its JSON is made of arrays
+        # What a request claims to be larger is prepared again, beside the event loop.
+        self._small = dataclasses.replace(self.limits, tensor_bytes=LARGE)
 
-    async def predict(self, request: Any, entrypoint: str = "GRPC") -> Any:
+    async def predict(self, request: Any, size: int) -> bytes:
         """Answers a PredictRequest.
+
+        Args:
+          request: the request.
+          size: its bytes.
+
+        Returns:
+          The reply, serialized.
 
         Raises:
           StatusError: as the real server would.
         """
-        return await self._run("Predict", entrypoint, request, requests.prepare_predict, request.inputs.values())
+        return await self.run("Predict", "GRPC", _spec(request), request, size, requests.prepare_predict)
 
-    async def classify(self, request: Any, entrypoint: str = "GRPC") -> Any:
+    async def classify(self, request: Any, size: int) -> Any:
         """Answers a ClassificationRequest; see `predict`."""
-        return await self._run("Classify", entrypoint, request, example_requests.prepare_classify)
+        return await self.run("Classify", "GRPC", _spec(request), request, size, example_requests.prepare_classify)
 
-    async def regress(self, request: Any, entrypoint: str = "GRPC") -> Any:
+    async def regress(self, request: Any, size: int) -> Any:
         """Answers a RegressionRequest; see `predict`."""
-        return await self._run("Regress", entrypoint, request, example_requests.prepare_regress)
+        return await self.run("Regress", "GRPC", _spec(request), request, size, example_requests.prepare_regress)
 
-    async def session_run(self, request: Any) -> Any:
+    async def session_run(self, request: Any, size: int) -> Any:
         """Answers a SessionRunRequest; see `predict`."""
-        fed = (each.tensor for each in request.feed)
-        return await self._run("SessionRun", "GRPC", request, session_requests.prepare_session_run, fed)
+        return await self.run("SessionRun", "GRPC", _spec(request), request, size, session_requests.prepare_session_run)
 
-    async def multi_inference(self, request: Any) -> Any:
+    async def multi_inference(self, request: Any, size: int) -> Any:
         """Answers a MultiInferenceRequest; see `predict`."""
         calls = {"classify": self.classify, "regress": self.regress}
-        parts = [calls[kind](part) for kind, part in example_requests.split_multi(request)]
+        parts = [calls[kind](part, size) for kind, part in example_requests.split_multi(request)]
         return example_requests.join_multi(await asyncio.gather(*parts))
 
-    async def metadata(self, request: Any) -> Any:
+    async def metadata(self, request: Any, _size: int = 0) -> Any:
         """Answers a GetModelMetadataRequest.
 
         Raises:
           StatusError: as the real server would.
         """
-        _require_spec(request)
-        with self.manager.use(request.model_spec) as version:
+        with self.manager.use(_spec(request)) as version:
             return requests.metadata(request, version.servable)
 
-    async def status(self, request: Any) -> Any:
+    async def status(self, request: Any, _size: int = 0) -> Any:
         """Answers a GetModelStatusRequest; see `metadata`."""
-        _require_spec(request)
         response = get_model_status_pb2.GetModelStatusResponse()
-        for version in self.manager.status(request.model_spec):
+        for version in self.manager.status(_spec(request)):
             entry = response.model_version_status.add(version=version.number, state=int(version.state))
             error = version.error if version.state in (State.END, State.LOADING) else None
             entry.status.error_code = error.grpc_code.value[0] if error else 0
             entry.status.error_message = error.message if error else ""
         return response
 
-    async def reload(self, request: Any) -> Any:
+    async def reload(self, request: Any, _size: int = 0) -> Any:
         """Answers a ReloadConfigRequest, when its new models are loaded."""
         response = model_management_pb2.ReloadConfigResponse()
         config = model_server_config_pb2.ModelServerConfig()
@@ -95,33 +99,40 @@ class Calls:
         await self.manager.configure_soon(config)
         return response
 
-    async def _run(
+    async def run(
         self,
         api: str,
         entrypoint: str,
+        spec: model_pb2.ModelSpec,
         request: Any,
+        size: int,
         prepare: Callable[[Any, Servable, Limits], PreparedRequest],
-        tensors: Iterable[Any] = (),
     ) -> Any:
-        limits = self.limits if entrypoint == "GRPC" else self._rest_limits
+        """Finds the version that a request asks for, checks the request against it, runs it, and counts it.
 
-        async def answer() -> Any:
-            _require_spec(request)
-            with self.manager.use(request.model_spec) as version:
-                self.dispatcher.require_room()
-                size = max(request.ByteSize(), sum(map(claimed_bytes, tensors)))
-                prepared = await beside_the_loop(size, prepare, request, version.servable, limits)
-                reply = await self.dispatcher.run(version, prepared)
-            if prepared.examples:
-                self.metrics.examples(version.model, prepared.examples)
-            return reply
+        Args:
+          api: `Predict` and the like.
+          entrypoint: `GRPC` or `REST`.
+          spec: which version it asks for.
+          request: the request, in whatever form `prepare` takes it.
+          size: its bytes.
+          prepare: checks it.
 
-        return await self._counted(api, entrypoint, request.model_spec.name, answer())
+        Returns:
+          What the prepared request makes of the outputs.
 
-    async def _counted(self, api: str, entrypoint: str, model: str, answer: Awaitable[Reply]) -> Reply:
+        Raises:
+          StatusError: as the real server would.
+        """
         started, status = time.perf_counter(), "INTERNAL"
         try:
-            reply = await answer
+            with self.manager.use(spec) as version:
+                self.dispatcher.require_room()
+                prepared = await self._prepared(prepare, request, size, version.servable)
+                outputs = await self.dispatcher.run(version, prepared)
+            reply = await beside_the_loop(sum([value.nbytes for value in outputs]), prepared.reply, outputs)
+            if prepared.examples:
+                self.metrics.examples(version.model, prepared.examples)
             status = "OK"
             return reply
         except StatusError as error:
@@ -131,9 +142,23 @@ class Calls:
             status = "CANCELLED"
             raise
         finally:
-            self.metrics.request(model, api, entrypoint, status, time.perf_counter() - started)
+            self.metrics.request(spec.name, api, entrypoint, status, time.perf_counter() - started)
+
+    async def _prepared(
+        self, prepare: Callable[[Any, Servable, Limits], PreparedRequest], request: Any, size: int, servable: Servable
+    ) -> PreparedRequest:
+        if size <= LARGE:
+            with contextlib.suppress(TooLarge):
+                return prepare(request, servable, self._small)
+        return await asyncio.to_thread(prepare, request, servable, self.limits)
 
 
-def _require_spec(request: Any) -> None:
+def _spec(request: Any) -> model_pb2.ModelSpec:
+    """Returns a request's ModelSpec.
+
+    Raises:
+      StatusError: INVALID_ARGUMENT, where it has none.
+    """
     if not request.HasField("model_spec"):
         raise invalid_argument("Missing ModelSpec")
+    return request.model_spec

@@ -1,7 +1,6 @@
 """The server's gRPC side: PredictionService, SessionService, ModelService and the standard health service."""
 
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -49,32 +48,22 @@ def _handler(calls: Calls, request_type: Any, name: str) -> grpc.RpcMethodHandle
     answer = getattr(calls, name)
 
     async def handle(data: bytes, context: Any) -> bytes:
-        request = await beside_the_loop(len(data), _parsed, request_type, data)
-        return await _answered(context, request, answer)
+        try:
+            request = await beside_the_loop(len(data), request_type.FromString, data)
+            reply = await answer(request, len(data))
+            if isinstance(reply, bytes):
+                return reply
+            return await beside_the_loop(reply.ByteSize(), reply.SerializeToString)
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INTERNAL, "The request cannot be parsed.")  # gRPC's own code for it
+        except StatusError as error:
+            await context.abort(error.grpc_code, error.message)
+        except Exception as error:
+            log.exception("a request failed in the server itself")
+            await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+        raise AssertionError("abort raises")
 
     return grpc.unary_unary_rpc_method_handler(handle)
-
-
-def _parsed(request_type: Any, data: bytes) -> Any:
-    try:
-        return request_type.FromString(data)
-    except DecodeError:
-        return None
-
-
-async def _answered(context: Any, request: Any, answer: Callable[[Any], Awaitable[Any]]) -> bytes:
-    """Returns an answer, or ends the call with its failure's status."""
-    try:
-        if request is None:
-            raise StatusError("INTERNAL", "The request cannot be parsed.")  # gRPC's own code for it
-        reply = await answer(request)
-        return await beside_the_loop(reply.ByteSize(), reply.SerializeToString)
-    except StatusError as error:
-        await context.abort(error.grpc_code, error.message)
-    except Exception as error:
-        log.exception("a request failed in the server itself")
-        await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
-    raise AssertionError("abort raises")
 
 
 def make(

@@ -5,23 +5,23 @@ Source: https://www.tensorflow.org/tfx/serving/api_rest
 
 import asyncio
 import dataclasses
-import functools
 import logging
 import re
 import urllib.parse
 import zlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import google.protobuf
+import numpy as np
 from aiohttp import web
 from google.protobuf import json_format
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from serving.server.endpoints.calls import Calls
-from serving.server.protocol import json_replies, json_requests, requests
+from serving.server.protocol import example_requests, json_replies, json_requests, requests
 from serving.server.protocol.errors import StatusError, invalid_argument
-from serving.server.protocol.requests import Servable
+from serving.server.protocol.requests import Limits, PreparedRequest, Servable
 from serving.server.threads import beside_the_loop
 
 log = logging.getLogger(__name__)
@@ -93,29 +93,11 @@ class Api:
         return web.Response(body=body, content_type="application/json")
 
     async def _ask(self, match: re.Match, body: bytes) -> bytes:
-        request, reply = await beside_the_loop(len(body), self._parsed, match, body)
-        call = {"predict": self.calls.predict, "classify": self.calls.classify, "regress": self.calls.regress}
-        response = await call[match["method"].lower()](request, "REST")
-        return await beside_the_loop(response.ByteSize(), reply, response)
-
-    def _parsed(self, match: re.Match, body: bytes) -> tuple[Any, Callable[[Any], bytes]]:
-        """Returns the request of a body, and what makes the body of a reply."""
-        document = json_requests.parse(body)
-        signature = json_requests.signature_name(document)
         method = match["method"].lower()
-        request: Any
-        reply: Callable[[Any], bytes]
-        if method == "predict":
-            with self.calls.manager.use(_filled(requests.new_spec(), match)) as version:
-                inputs = _inputs(version.servable, signature)
-            request, rows = json_requests.predict_request(document, inputs)
-            reply = functools.partial(json_replies.predict_reply, rows=rows)
-        elif method == "classify":
-            request, reply = json_requests.classification_request(document), json_replies.classification_reply
-        else:
-            request, reply = json_requests.regression_request(document), json_replies.regression_reply
-        _filled(request.model_spec, match).signature_name = signature
-        return request, reply
+        parse, prepare = _METHODS[method]
+        spec = _filled(requests.new_spec(), match)
+        request = await beside_the_loop(len(body), parse, body, spec)
+        return await self.calls.run(method.capitalize(), "REST", spec, request, len(body), prepare)
 
     async def _look(self, match: re.Match) -> bytes:
         if not match["metadata"]:
@@ -157,9 +139,58 @@ async def _allow_other_sites(request: web.Request, response: web.StreamResponse)
     response.headers["Access-Control-Allow-Headers"] = "Content-Type, Content-Encoding"
 
 
+def _parsed_predict(body: bytes, spec: Any) -> dict[str, Any]:
+    document = json_requests.parse(body)
+    spec.signature_name = json_requests.signature_name(document)
+    return document
+
+
+def _prepared_predict(document: dict[str, Any], servable: Servable, limits: Limits) -> PreparedRequest:
+    name = json_requests.signature_name(document) or requests.DEFAULT_SIGNATURE
+    arrays, rows = json_requests.predict_inputs(document, _inputs(servable, name))
+    requests.check_method(servable, name, limits)
+    plan = servable.plans[name]
+
+    def reply(values: Sequence[np.ndarray]) -> bytes:
+        return json_replies.predict_reply(dict(zip(plan.outputs, values, strict=True)), rows)
+
+    return PreparedRequest(name, [arrays[key] for key in plan.inputs], plan.outputs, reply)
+
+
+def _parsed_classify(body: bytes, spec: Any) -> Any:
+    request = json_requests.classification_request(_parsed_predict(body, spec))
+    request.model_spec.CopyFrom(spec)
+    return request
+
+
+def _prepared_classify(request: Any, servable: Servable, limits: Limits) -> PreparedRequest:
+    prepared = example_requests.prepare_classify(request, servable, limits)
+    reply = prepared.reply
+    return dataclasses.replace(prepared, reply=lambda values: json_replies.classification_reply(reply(values)))
+
+
+def _parsed_regress(body: bytes, spec: Any) -> Any:
+    request = json_requests.regression_request(_parsed_predict(body, spec))
+    request.model_spec.CopyFrom(spec)
+    return request
+
+
+def _prepared_regress(request: Any, servable: Servable, limits: Limits) -> PreparedRequest:
+    prepared = example_requests.prepare_regress(request, servable, limits)
+    reply = prepared.reply
+    return dataclasses.replace(prepared, reply=lambda values: json_replies.regression_reply(reply(values)))
+
+
+# Method -> what reads a body, before a version is looked for, and what checks it against the version.
+_METHODS: dict[str, tuple[Callable[[bytes, Any], Any], Callable[[Any, Servable, Limits], PreparedRequest]]] = {
+    "predict": (_parsed_predict, _prepared_predict),
+    "classify": (_parsed_classify, _prepared_classify),
+    "regress": (_parsed_regress, _prepared_regress),
+}
+
+
 def _inputs(servable: Servable, name: str) -> dict[str, Any]:
     """Returns the TensorInfo of each input of a signature."""
-    name = name or requests.DEFAULT_SIGNATURE
     signature = servable.signatures.get(name) if name in servable.plans else None
     if signature is None:
         raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')

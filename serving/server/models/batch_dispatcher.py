@@ -1,8 +1,10 @@
-"""Runs checked requests on TensorFlow's threads while the event loop goes on.
+"""Runs checked requests on TensorFlow's threads while the event loop goes on, and joins those that wait to batches.
 
-Requests that ask the same signature with rows of the same shape, and that arrive in one turn of the event loop or while
-all of the batch scheduler's threads are busy with such requests, go to TensorFlow's batch scheduler as one call: a
-thread and a hand-over for many instead of for each. The scheduler batches these calls further, by its own parameters.
+Requests that ask the same signature with rows of the same shape wait in one queue. A batch of them is run as soon as
+one of `num_batch_threads` is free and the batch is full or has waited long enough; what arrives meanwhile fills up the
+next.
+
+Source: https://github.com/tensorflow/serving/blob/master/tensorflow_serving/batching/README.md (the parameters)
 """
 
 import asyncio
@@ -16,23 +18,79 @@ from typing import Any
 
 import numpy as np
 
+from serving.server.models.batching import BatchingParameters
 from serving.server.models.bundle import Bundle
 from serving.server.models.manager import Manager
 from serving.server.models.versions import Version
-from serving.server.protocol.errors import StatusError
+from serving.server.protocol.errors import StatusError, invalid_argument
 from serving.server.protocol.requests import PreparedRequest
-from serving.server.threads import beside_the_loop
 
 log = logging.getLogger(__name__)
 
-Group = tuple[Version, str, tuple[tuple[Any, ...], ...]]
+Key = tuple[Version, str, tuple[tuple[Any, ...], ...]]  # the signature, and type and shape of each input's rows
 
 
 @dataclasses.dataclass
 class _Waiting:
+    """A request, or a part of one that is split."""
+
+    version: Version
     request: PreparedRequest
+    rows: int
     size: int  # bytes of its inputs
     answer: asyncio.Future
+    since: float
+
+
+class _Queue:
+    """Requests that may be run together. Belongs to the event loop's thread."""
+
+    def __init__(self, parameters: BatchingParameters) -> None:
+        self.parameters = parameters
+        self.rows = 0
+        self.running = 0
+        self.look: asyncio.Handle | None = None  # when it is looked at next
+        self._waiting: collections.deque[_Waiting] = collections.deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, waiting: _Waiting) -> None:
+        """Lets a request wait.
+
+        Raises:
+          StatusError: UNAVAILABLE, where as many batches wait as may.
+        """
+        most = self.parameters.max_enqueued_batches
+        if self.rows and self.rows + waiting.rows > most * self.parameters.largest:
+            enqueued = -(-self.rows // self.parameters.largest)
+            raise StatusError(
+                "UNAVAILABLE",
+                "The batch scheduling queue to which this task was submitted is full; currently "
+                f"{enqueued} batches enqueued and max_enqueued_batches is {most}",
+            )
+        self._waiting.append(waiting)
+        self.rows += waiting.rows
+
+    def is_full(self) -> bool:
+        """Whether a full batch waits."""
+        return self.rows >= self.parameters.largest
+
+    def seconds_to_wait(self, now: float) -> float:
+        """Returns how long the first request waits on for others; 0 or less where a batch is to be run."""
+        if self.is_full():
+            return 0
+        return self._waiting[0].since + self.parameters.batch_timeout_micros / 1e6 - now
+
+    def take(self) -> list[_Waiting]:
+        """Returns the next batch: as many requests as fit, and one that is too large by itself."""
+        batch = [self._waiting.popleft()]
+        rows = batch[0].rows
+        while self._waiting and rows + self._waiting[0].rows <= self.parameters.largest:
+            batch.append(self._waiting.popleft())
+            rows += batch[-1].rows
+        self.rows -= rows
+        return batch
 
 
 class BatchDispatcher:
@@ -58,8 +116,7 @@ class BatchDispatcher:
         """
         self._manager, self._limit, self._most_bytes, self._observe = manager, limit, most_bytes, observe
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="session")
-        self._groups: dict[Group, list[_Waiting]] = {}
-        self._calls: collections.Counter[Group] = collections.Counter()
+        self._queues: dict[Key, _Queue] = {}
         self._busy = 0
         self._held = 0
 
@@ -72,87 +129,126 @@ class BatchDispatcher:
         if self._busy >= self._limit:
             raise StatusError("RESOURCE_EXHAUSTED", f"{self._busy} requests are running or waiting; try again later.")
 
-    async def run(self, version: Version, request: PreparedRequest) -> Any:
-        """Runs a request and returns its reply.
+    async def run(self, version: Version, request: PreparedRequest) -> list[np.ndarray]:
+        """Runs a request and returns its outputs.
 
         Args:
           version: a version in use; it is kept loaded until TensorFlow is done, also where the request is cancelled.
           request: what to run.
 
         Raises:
-          StatusError: RESOURCE_EXHAUSTED, or what the model says.
+          StatusError: RESOURCE_EXHAUSTED or UNAVAILABLE, or what the model says.
         """
         self.require_room()
-        size = sum(value.nbytes for value in request.inputs)
+        size = sum([value.nbytes for value in request.inputs])
         if self._held and self._held + size > self._most_bytes:
             raise StatusError("RESOURCE_EXHAUSTED", "The requests that are waiting take all memory; try again later.")
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(request, size, loop.create_future())
-        bundle = version.loaded
-        # Only what has one number of rows can be joined: what has not is refused by itself.
-        joinable = all(value.ndim for value in request.inputs) and len({len(value) for value in request.inputs}) == 1
-        if joinable and bundle.max_batch_size(request.signature):
-            group = (version, request.signature, tuple((v.dtype, *v.shape[1:]) for v in request.inputs))
-            if group not in self._groups:
-                self._groups[group] = []
-                loop.call_soon(self._hand_over, group)
-            self._groups[group].append(waiting)
-        else:
-            self._submit((version, request.signature, ()), [waiting])
-        self._busy += 1
-        self._held += size
-        self._manager.acquire(version)
-        outputs = await waiting.answer
-        return await beside_the_loop(sum(value.nbytes for value in outputs), request.reply, outputs)
+        parameters = version.loaded.batching_of(request.signature)
+        if parameters is None:
+            waiting = self._hold(version, request, 0)
+            self._submit(None, [waiting])
+            return await waiting.answer
+        rows = _rows(request)
+        if rows <= parameters.largest or not parameters.enable_large_batch_splitting:
+            return await self._wait(version, request, rows).answer
+        return await self._run_in_parts(version, request, rows, parameters.largest)
 
     def close(self) -> None:
         """Waits for what runs."""
         self._threads.shutdown(wait=True)
 
-    def _hand_over(self, group: Group) -> None:
-        """Submits a group in parts of at most the largest batch; the last part waits while the threads are busy."""
-        version, signature, _ = group
-        bundle = version.loaded
-        most = bundle.max_batch_size(signature)
-        part: list[_Waiting] = []
-        rows = 0
-        for waiting in self._groups.pop(group, ()):
-            size = len(waiting.request.inputs[0])
-            if part and rows + size > most:
-                self._submit(group, part)
-                part, rows = [], 0
-            part.append(waiting)
-            rows += size
-        if part and self._calls[group] < bundle.batch_threads:
-            self._submit(group, part)
-        elif part:
-            self._groups[group] = part
+    async def _run_in_parts(
+        self, version: Version, request: PreparedRequest, rows: int, largest: int
+    ) -> list[np.ndarray]:
+        answers: list[asyncio.Future] = []
+        try:
+            for start in range(0, rows, largest):
+                values = [value[start : start + largest] for value in request.inputs]
+                part = dataclasses.replace(request, inputs=values)
+                answers.append(self._wait(version, part, len(values[0])).answer)
+            outputs = await asyncio.gather(*answers)
+        except StatusError:
+            for answer in answers:
+                answer.cancel()
+            raise
+        return [np.concatenate(values) for values in zip(*outputs, strict=True)]
 
-    def _submit(self, group: Group, part: list[_Waiting]) -> None:
+    def _hold(self, version: Version, request: PreparedRequest, rows: int) -> _Waiting:
+        """Counts a request in, until `_let_go`."""
+        size = sum([value.nbytes for value in request.inputs])
         loop = asyncio.get_running_loop()
-        bundle = group[0].loaded
+        self._busy += 1
+        self._held += size
+        self._manager.acquire(version)
+        return _Waiting(version, request, rows, size, loop.create_future(), time.monotonic())
+
+    def _let_go(self, waiting: _Waiting) -> None:
+        self._busy -= 1
+        self._held -= waiting.size
+        self._manager.release(waiting.version)
+
+    def _wait(self, version: Version, request: PreparedRequest, rows: int) -> _Waiting:
+        """Lets a request wait for its batch."""
+        key = (version, request.signature, tuple([(value.dtype, *value.shape[1:]) for value in request.inputs]))
+        queue = self._queues.get(key)
+        if queue is None:
+            parameters = version.loaded.batching_of(request.signature)
+            assert parameters
+            queue = self._queues[key] = _Queue(parameters)
+        waiting = self._hold(version, request, rows)
+        try:
+            queue.add(waiting)
+        except StatusError:
+            self._let_go(waiting)
+            raise
+        if queue.look is None or queue.is_full():  # what arrives in the same turn of the event loop goes with it
+            self._look_again(key, queue, 0)
+        return waiting
+
+    def _look_again(self, key: Key, queue: _Queue, seconds: float) -> None:
+        """Looks at a queue soon, or later if nothing fills it up before."""
+        if queue.look:
+            queue.look.cancel()
+        loop = asyncio.get_running_loop()
+        queue.look = loop.call_later(seconds, self._look, key) if seconds > 0 else loop.call_soon(self._look, key)
+
+    def _look(self, key: Key) -> None:
+        """Runs what a queue has to run, and comes back when the rest has waited long enough."""
+        queue = self._queues[key]
+        if queue.look:
+            queue.look.cancel()
+            queue.look = None
+        while queue and queue.running < queue.parameters.num_batch_threads:
+            seconds = queue.seconds_to_wait(time.monotonic())
+            if seconds > 0:
+                self._look_again(key, queue, seconds)
+                return
+            self._submit(key, queue.take())
+            queue.running += 1
+        if not queue and not queue.running:
+            del self._queues[key]
+
+    def _submit(self, key: Key | None, batch: list[_Waiting]) -> None:
+        loop = asyncio.get_running_loop()
+        bundle = batch[0].version.loaded
 
         def work() -> None:
             started = time.perf_counter()
-            answers = _answers(bundle, [waiting.request for waiting in part])
+            requests = [waiting.request for waiting in batch]
+            joined = _answers_together(bundle, requests) if key else None
+            answers = [_answer(bundle, request) for request in requests] if joined is None else joined
             seconds = time.perf_counter() - started
-            loop.call_soon_threadsafe(self._deliver, group, part, answers, seconds)
+            loop.call_soon_threadsafe(self._deliver, key, batch, answers, seconds)
 
-        self._calls[group] += 1
         self._threads.submit(work)
 
-    def _deliver(self, group: Group, part: list[_Waiting], answers: list[Any], seconds: float) -> None:
-        version = group[0]
-        self._calls[group] -= 1
-        if not self._calls[group]:
-            del self._calls[group]
-        if group in self._groups:
-            self._hand_over(group)
-        for waiting, answer in zip(part, answers, strict=True):
-            self._busy -= 1
-            self._held -= waiting.size
-            self._manager.release(version)
-            self._observe(version.model, waiting.request.api, seconds)
+    def _deliver(self, key: Key | None, batch: list[_Waiting], answers: list[Any], seconds: float) -> None:
+        if key is not None:
+            self._queues[key].running -= 1
+            self._look(key)
+        for waiting, answer in zip(batch, answers, strict=True):
+            self._let_go(waiting)
+            self._observe(waiting.version.model, waiting.request.api, seconds)
             if waiting.answer.done():  # the client has gone
                 continue
             if isinstance(answer, Exception):
@@ -161,24 +257,44 @@ class BatchDispatcher:
                 waiting.answer.set_result(answer)
 
 
-def _answers(bundle: Bundle, requests: Sequence[PreparedRequest]) -> list[Any]:
-    """Returns each request's outputs, or its exception; the requests have the same signature and shapes."""
-    if len(requests) > 1:
-        signature = requests[0].signature
-        sizes = [len(request.inputs[0]) for request in requests]
-        try:
-            joined = [np.concatenate(values) for values in zip(*(request.inputs for request in requests), strict=True)]
-            outputs = bundle.run(signature, joined)
-            if all(len(value) == sum(sizes) for value in outputs):
-                return _split(outputs, sizes, requests, bundle.plans[signature].outputs)
-        except Exception:  # a batch fails as a whole: each is tried by itself, and says why
-            log.debug("a batch of %d requests failed", len(requests), exc_info=True)
-    return [_answer(bundle, request, alone=len(requests) > 1) for request in requests]
+def _rows(request: PreparedRequest) -> int:
+    """Returns how many rows each input of a request has.
+
+    Raises:
+      StatusError: INVALID_ARGUMENT, where they have not as many, or an input has none.
+    """
+    if not all(value.ndim for value in request.inputs):
+        raise invalid_argument("Batching Run() input tensors must have at least one dimension")
+    rows = len(request.inputs[0])
+    if any(len(value) != rows for value in request.inputs):
+        raise invalid_argument("Batching Run() input tensors must have equal 0th-dimension size")
+    return rows
 
 
-def _answer(bundle: Bundle, request: PreparedRequest, alone: bool) -> Any:
+def _answers_together(bundle: Bundle, requests: Sequence[PreparedRequest]) -> list[Any] | None:
+    """Returns the outputs of each of a batch's requests; None where there is nothing to join, or they fail together."""
+    assert bundle.batching
+    sizes = [len(request.inputs[0]) for request in requests]
+    padding = bundle.batching.padded(sum(sizes)) - sum(sizes)
+    if len(requests) == 1 and not padding:
+        return None
+    signature = requests[0].signature
     try:
-        return request.run(bundle, alone)
+        joined = [
+            np.concatenate([*values, *[values[0][:1]] * padding])
+            for values in zip(*(request.inputs for request in requests), strict=True)
+        ]
+        outputs = bundle.run(signature, joined)
+        if all(len(value) == len(joined[0]) for value in outputs):
+            return _split(outputs, sizes, requests, bundle.plans[signature].outputs)
+    except Exception:  # a batch fails as a whole: each is tried by itself, and says why
+        log.debug("a batch of %d requests failed", len(requests), exc_info=True)
+    return None
+
+
+def _answer(bundle: Bundle, request: PreparedRequest) -> Any:
+    try:
+        return request.run(bundle)
     except Exception as error:
         return error if isinstance(error, StatusError) else StatusError("INTERNAL", f"{type(error).__name__}: {error}")
 
@@ -186,8 +302,10 @@ def _answer(bundle: Bundle, request: PreparedRequest, alone: bool) -> Any:
 def _split(
     outputs: list[np.ndarray], sizes: list[int], requests: Sequence[PreparedRequest], names: Sequence[str]
 ) -> list[Any]:
-    ends = np.cumsum(sizes)
-    return [
-        [value[end - size : end] for name, value in zip(names, outputs, strict=True) if name in request.outputs]
-        for request, size, end in zip(requests, sizes, ends.tolist(), strict=True)
-    ]
+    """Returns each request's rows of the outputs that it asks for."""
+    answers, start = [], 0
+    for request, size in zip(requests, sizes, strict=True):
+        rows = slice(start, start + size)
+        answers.append([value[rows] for name, value in zip(names, outputs, strict=True) if name in request.outputs])
+        start += size
+    return answers

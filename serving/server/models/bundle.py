@@ -3,7 +3,6 @@
 import abc
 import contextlib
 import functools
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import tensorflow as tf
 from tensorflow.core.framework import op_def_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 
-from serving.server.models.batching import BatchingParameters, batched
+from serving.server.models.batching import BatchingParameters
 from serving.server.protocol.errors import StatusError, invalid_argument, of_tensorflow
 from serving.server.protocol.requests import SignaturePlan
 
@@ -23,7 +22,6 @@ FRAGILE = {
     "CombinedNonMaxSuppression", "DrawBoundingBoxes", "DrawBoundingBoxesV2", "EncodePng",
     "FakeQuantWithMinMaxVarsPerChannel", "LSTMBlockCell", "SoftmaxCrossEntropyWithLogits",
 }  # fmt: skip
-log = logging.getLogger(__name__)
 
 
 class Bundle(abc.ABC):
@@ -33,29 +31,27 @@ class Bundle(abc.ABC):
       path: its folder.
       signatures: SignatureDef by name.
       plans: the same for the checks of every request.
-      batch_threads: how many batches run at once.
+      batching: how requests are joined to batches; None for not at all.
     """
 
     path: Path
     signatures: dict[str, meta_graph_pb2.SignatureDef]
     plans: dict[str, SignaturePlan]
-    batch_threads = 0
+    batching: BatchingParameters | None = None
+
+    def batching_of(self, name: str) -> BatchingParameters | None:
+        """Returns how requests to a signature are joined; None for what is none, or has no rows to join."""
+        plan = self.plans.get(name)
+        return self.batching if plan and plan.has_rows else None
 
     @abc.abstractmethod
-    def max_batch_size(self, name: str) -> int:
-        """Returns the most rows of a signature's batches; 0 where it is not batched."""
-
-    @abc.abstractmethod
-    def run(
-        self, name: str, inputs: Sequence[np.ndarray], outputs: Sequence[str] = (), alone: bool = False
-    ) -> list[np.ndarray]:
+    def run(self, name: str, inputs: Sequence[np.ndarray], outputs: Sequence[str] = ()) -> list[np.ndarray]:
         """Runs a signature.
 
         Args:
           name: the signature's name.
           inputs: in the order of the signature's inputs sorted by name.
           outputs: the outputs that are wanted, sorted; empty for all.
-          alone: keeps it out of batches.
 
         Returns:
           The outputs, in that order.
@@ -110,7 +106,7 @@ class SavedModelBundle(Bundle):
           path: folder of the SavedModel.
           tags: of the MetaGraph to load.
           session_config: a tf.compat.v1.ConfigProto.
-          batching: how to batch across calls; None for no batching.
+          batching: how requests to it are to be joined; None for not at all.
 
         Raises:
           StatusError: the loader refuses it.
@@ -139,23 +135,14 @@ class SavedModelBundle(Bundle):
             for info in self.signatures[name].inputs.values()
         }
         self._strict = _may_end_the_process(loaded.meta_info_def.stripped_op_list)
-        self._batching = batching
-        self.batch_threads = batching.num_batch_threads if batching else 0
-        self._batched = self._batched_calls(batching) if batching else {}
+        self.batching = batching
 
-    def max_batch_size(self, name: str) -> int:
-        """See `Bundle.max_batch_size`."""
-        return self._batching.max_batch_size if self._batching and name in self._batched else 0
-
-    def run(
-        self, name: str, inputs: Sequence[np.ndarray], outputs: Sequence[str] = (), alone: bool = False
-    ) -> list[np.ndarray]:
+    def run(self, name: str, inputs: Sequence[np.ndarray], outputs: Sequence[str] = ()) -> list[np.ndarray]:
         """See `Bundle.run`."""
-        self._check_shapes(zip(self.plans[name].feeds, inputs, strict=True))
+        plan = self.plans[name]
+        self._check_shapes(zip(plan.feeds, inputs, strict=True))
         with _failures():
-            if name in self._batched and not alone:
-                return self._run_batched(name, inputs, outputs)
-            return self._run_alone(name, inputs, outputs)
+            return self._call(plan.feeds, tuple([plan.fetches[key] for key in outputs or plan.outputs]))(*inputs)
 
     def run_tensors(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> list[np.ndarray]:
         """See `Bundle.run_tensors`."""
@@ -166,7 +153,6 @@ class SavedModelBundle(Bundle):
     def close(self) -> None:
         """See `Bundle.close`."""
         self._call = self._new_call
-        self._batched = {}
         self._session.close()
 
     def _check_shapes(self, fed: Iterable[tuple[str, np.ndarray]]) -> None:
@@ -185,25 +171,6 @@ class SavedModelBundle(Bundle):
                 wanted = "a shape with rows" if shape is None else f"the shape {shape}"
                 raise invalid_argument(f"{name} must have {wanted}; {list(value.shape)} is given.")
 
-    def _run_batched(self, name: str, inputs: Sequence[np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
-        if any(value.ndim == 0 for value in inputs):
-            raise invalid_argument("Batching Run() input tensors must have at least one dimension")
-        if len({len(value) for value in inputs}) > 1:
-            raise invalid_argument("Batching Run() input tensors must have equal 0th-dimension size")
-        try:
-            replies = self._batched[name](*inputs)
-        except (tf.errors.InvalidArgumentError, tf.errors.InternalError, tf.errors.FailedPreconditionError):
-            # A batch fails as a whole. Alone, a good request is answered, and a bad one learns what is wrong with it.
-            # One that reshapes its rows, such as [784] to one image, can be answered alone only.
-            return self._run_alone(name, inputs, outputs)
-        if not outputs:
-            return replies
-        return [reply for key, reply in zip(self.plans[name].outputs, replies, strict=True) if key in outputs]
-
-    def _run_alone(self, name: str, inputs: Sequence[np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
-        plan = self.plans[name]
-        return self._call(plan.feeds, tuple(plan.fetches[key] for key in outputs or plan.outputs))(*inputs)
-
     def _new_call(self, feeds: Sequence[str], fetches: Sequence[str]) -> Call:
         """Returns a call of TensorFlow's C++ session, as TensorFlow Serving makes it.
 
@@ -212,16 +179,6 @@ class SavedModelBundle(Bundle):
         options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
         call = self._session._make_callable_from_options(options)
         return lambda *values: [_array(value) for value in call(*values)]
-
-    def _batched_calls(self, parameters: BatchingParameters) -> dict[str, Call]:
-        calls = {}
-        for name in self.plans:
-            try:
-                placeholders, replies = batched(self._session.graph, self.signatures[name], name, parameters)
-                calls[name] = self._new_call([each.name for each in placeholders], [each.name for each in replies])
-            except (StatusError, ValueError, KeyError) as error:
-                log.warning("%s: signature %s is served without batching: %s", self.path, name, error)
-        return calls
 
 
 @contextlib.contextmanager

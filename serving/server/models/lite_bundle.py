@@ -52,17 +52,7 @@ class LiteBundle(Bundle):
         for interpreter in (first, *(self._new_interpreter() for _ in range(interpreters - 1))):
             self._free.put(interpreter)
 
-    def max_batch_size(self, _name: str) -> int:
-        """See `Bundle.max_batch_size`: these are not batched."""
-        return 0
-
-    def run(
-        self,
-        name: str,
-        inputs: Sequence[np.ndarray],
-        outputs: Sequence[str] = (),
-        alone: bool = True,  # noqa: ARG002
-    ) -> list[np.ndarray]:
+    def run(self, name: str, inputs: Sequence[np.ndarray], outputs: Sequence[str] = ()) -> list[np.ndarray]:
         """See `Bundle.run`."""
         plan = self.plans[name]
         one_by_one = [

@@ -5,23 +5,26 @@ Source: https://www.tensorflow.org/tfx/serving/api_rest, and tensorflow_serving/
 
 import base64
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import orjson
-from tensorflow_serving.apis import classification_pb2, predict_pb2, regression_pb2
+from tensorflow_serving.apis import classification_pb2, regression_pb2
 
-from serving.server.protocol import tensors
 from serving.server.protocol.errors import invalid_argument
 
 
-def predict_reply(response: predict_pb2.PredictResponse, rows: bool) -> bytes:
+def predict_reply(outputs: Mapping[str, np.ndarray], rows: bool) -> bytes:
     """Returns the body of a reply: `predictions` in rows, or `outputs` in columns.
+
+    Args:
+      outputs: by their names, sorted.
+      rows: whether rows are wanted.
 
     Raises:
       StatusError: INVALID_ARGUMENT, where outputs without a common first dimension are to be rows.
     """
-    outputs = {name: tensors.to_array(tensor, 2**40) for name, tensor in sorted(response.outputs.items())}
     if rows:
         for name, array in outputs.items():
             if not array.ndim:

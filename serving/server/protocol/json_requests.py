@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import orjson
 import tensorflow as tf
-from tensorflow_serving.apis import classification_pb2, input_pb2, predict_pb2, regression_pb2
+from tensorflow_serving.apis import classification_pb2, input_pb2, regression_pb2
 
 from serving.server.protocol import tensors
 from serving.server.protocol.errors import StatusError, invalid_argument
@@ -69,8 +69,8 @@ def signature_name(document: dict[str, Any]) -> str:
     return name
 
 
-def predict_request(document: dict[str, Any], inputs: Mapping[str, Any]) -> tuple[predict_pb2.PredictRequest, bool]:
-    """Returns a PredictRequest of a `:predict` body, and whether the reply is to be in rows.
+def predict_inputs(document: dict[str, Any], inputs: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], bool]:
+    """Returns the inputs in a `:predict` body by name, and whether the reply is to be in rows.
 
     Args:
       document: the body.
@@ -79,7 +79,6 @@ def predict_request(document: dict[str, Any], inputs: Mapping[str, Any]) -> tupl
     Raises:
       StatusError: INVALID_ARGUMENT, with what is wrong where.
     """
-    request = predict_pb2.PredictRequest()
     rows, columns = "instances" in document, "inputs" in document
     if rows and columns:
         raise invalid_argument(
@@ -88,10 +87,7 @@ def predict_request(document: dict[str, Any], inputs: Mapping[str, Any]) -> tupl
         )
     if not rows and not columns:
         raise invalid_argument("Missing 'inputs' or 'instances' key")
-    arrays = _of_rows(document["instances"], inputs) if rows else _of_columns(document["inputs"], inputs)
-    for name, array in arrays.items():
-        request.inputs[name].CopyFrom(tensors.to_proto(array, as_content=True))
-    return request, rows
+    return (_of_rows(document["instances"], inputs) if rows else _of_columns(document["inputs"], inputs)), rows
 
 
 def classification_request(document: dict[str, Any]) -> classification_pb2.ClassificationRequest:

@@ -1,12 +1,13 @@
 """What each call of the protocol does: checks a request against a signature, and makes the reply of the outputs.
 
 Codes and messages are the real server's. Each call has three steps, so that warm-up can run the same code as a request:
-`prepare_*` returns a `PreparedRequest`, whoever has it runs it, and its `reply` is given the outputs.
+`prepare_*` returns a `PreparedRequest`, whoever has it runs it, and its `reply` makes the reply of the outputs.
 
 Source: https://github.com/tensorflow/serving/tree/master/tensorflow_serving/servables/tensorflow
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -20,11 +21,14 @@ from tensorflow_serving.apis import (
     predict_pb2,
 )
 
-from serving.server.protocol import tensors
+from serving.server.protocol import tensors, wire
 from serving.server.protocol.errors import StatusError, invalid_argument
 
 DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 SIGNATURE_DEF = "signature_def"
+_MODEL_SPEC, _OUTPUTS = (
+    predict_pb2.PredictResponse.DESCRIPTOR.fields_by_name[name].number for name in ("model_spec", "outputs")
+)
 METHODS = (
     tf.saved_model.PREDICT_METHOD_NAME,
     tf.saved_model.CLASSIFY_METHOD_NAME,
@@ -41,22 +45,26 @@ class SignaturePlan:
       outputs: the outputs' names, sorted.
       feeds: the inputs' tensors, in that order.
       fetches: each output's tensor.
+      has_rows: whether the first dimension of every input and output is one of rows, as many as are given.
     """
 
     inputs: dict[str, int]
     outputs: tuple[str, ...]
     feeds: tuple[str, ...]
     fetches: dict[str, str]
+    has_rows: bool
 
     @classmethod
     def of(cls, signature: meta_graph_pb2.SignatureDef) -> "SignaturePlan":
         """Returns a SignatureDef's plan."""
         inputs, outputs = sorted(signature.inputs), sorted(signature.outputs)
+        shapes = [info.tensor_shape for info in (*signature.inputs.values(), *signature.outputs.values())]
         return cls(
             {name: signature.inputs[name].dtype for name in inputs},
             tuple(outputs),
             tuple(signature.inputs[name].name for name in inputs),
             {name: signature.outputs[name].name for name in outputs},
+            bool(inputs) and all(shape.unknown_rank or (shape.dim and shape.dim[0].size == -1) for shape in shapes),
         )
 
 
@@ -80,9 +88,7 @@ class Servable:
 class Loaded(Protocol):
     """What a checked request is run on."""
 
-    def run(
-        self, name: str, inputs: Sequence[np.ndarray], outputs: Sequence[str] = (), alone: bool = False
-    ) -> list[np.ndarray]:
+    def run(self, name: str, inputs: Sequence[np.ndarray], outputs: Sequence[str] = ()) -> list[np.ndarray]:
         """Runs a signature."""
 
     def run_tensors(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> list[np.ndarray]:
@@ -97,7 +103,7 @@ class PreparedRequest:
       signature: the signature's name.
       inputs: in the order of the signature's inputs sorted by name.
       outputs: names of the outputs that are wanted, sorted.
-      reply: makes the reply of them.
+      reply: makes the reply of them: bytes as they are sent, or a message.
       api: `Predict`, `Classify` or `Regress`.
       examples: how many tf.Examples it carries; 0 for tensors.
     """
@@ -109,9 +115,9 @@ class PreparedRequest:
     api: str = "Predict"
     examples: int = 0
 
-    def run(self, loaded: Loaded, alone: bool = False) -> list[np.ndarray]:
-        """Runs it on a loaded version; `alone` keeps it out of batches."""
-        return loaded.run(self.signature, self.inputs, self.outputs, alone=alone)
+    def run(self, loaded: Loaded) -> list[np.ndarray]:
+        """Runs it on a loaded version."""
+        return loaded.run(self.signature, self.inputs, self.outputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,20 +141,23 @@ def new_spec() -> model_pb2.ModelSpec:
     return model_pb2.ModelSpec()
 
 
+@functools.lru_cache(maxsize=1024)
+def _serialized_spec(model: str, number: int, signature: str) -> bytes:
+    """Returns the field of a PredictResponse that `effective_spec` is in."""
+    spec = model_pb2.ModelSpec(name=model, signature_name=signature)
+    spec.version.value = number
+    return wire.field(_MODEL_SPEC, spec.SerializeToString())
+
+
 def effective_spec(servable: Servable, signature: str) -> model_pb2.ModelSpec:
     """Returns the ModelSpec of a reply: what was really asked."""
-    spec = new_spec()
-    _fill_spec(spec, servable, signature)
+    spec = model_pb2.ModelSpec(name=servable.model, signature_name=signature)
+    spec.version.value = servable.number
     return spec
 
 
-def _fill_spec(spec: model_pb2.ModelSpec, servable: Servable, signature: str) -> None:
-    spec.name, spec.signature_name = servable.model, signature
-    spec.version.value = servable.number
-
-
 def prepare_predict(request: predict_pb2.PredictRequest, servable: Servable, limits: Limits) -> PreparedRequest:
-    """Checks a PredictRequest.
+    """Checks a PredictRequest; the reply is a serialized PredictResponse.
 
     Raises:
       StatusError: FAILED_PRECONDITION for an unknown signature; INVALID_ARGUMENT for inputs that are missing, extra or
@@ -158,11 +167,7 @@ def prepare_predict(request: predict_pb2.PredictRequest, servable: Servable, lim
     plan = servable.plans.get(name)
     if plan is None:
         raise StatusError("FAILED_PRECONDITION", f'Serving signature key "{name}" not found.')
-    if limits.checks_methods and (method := servable.signatures[name].method_name) not in METHODS:
-        raise StatusError(
-            "INTERNAL",
-            f"Expected prediction signature method_name to be one of {{{', '.join(METHODS)}}}. Was: {method}",
-        )
+    check_method(servable, name, limits)
     given_inputs = dict(request.inputs)
     _check_names(plan, given_inputs)
     inputs = []
@@ -176,14 +181,27 @@ def prepare_predict(request: predict_pb2.PredictRequest, servable: Servable, lim
         inputs.append(tensors.to_array(given, limits.tensor_bytes))
     outputs = _filtered(plan, request.output_filter)
 
-    def reply(values: Sequence[np.ndarray]) -> predict_pb2.PredictResponse:
-        response = predict_pb2.PredictResponse()
-        _fill_spec(response.model_spec, servable, name)
+    def reply(values: Sequence[np.ndarray]) -> bytes:
+        parts = [_serialized_spec(servable.model, servable.number, name)]
         for key, value in zip(outputs, values, strict=True):
-            tensors.fill(response.outputs[key], value, limits.as_content)
-        return response
+            tensor = wire.field(2, tensors.serialized(value, limits.as_content))
+            parts.append(wire.field(_OUTPUTS, wire.field(1, key.encode()) + tensor))  # an entry of a map: key, value
+        return b"".join(parts)
 
     return PreparedRequest(name, inputs, outputs, reply)
+
+
+def check_method(servable: Servable, name: str, limits: Limits) -> None:
+    """Refuses a signature that was not exported to be predicted with, where that is asked for.
+
+    Raises:
+      StatusError: INTERNAL.
+    """
+    if limits.checks_methods and (method := servable.signatures[name].method_name) not in METHODS:
+        raise StatusError(
+            "INTERNAL",
+            f"Expected prediction signature method_name to be one of {{{', '.join(METHODS)}}}. Was: {method}",
+        )
 
 
 def metadata(

@@ -29,7 +29,7 @@ class PreparedSessionRun(PreparedRequest):
     feeds: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     fetches: Sequence[str] = ()
 
-    def run(self, loaded: Loaded, _alone: bool = False) -> list[np.ndarray]:
+    def run(self, loaded: Loaded) -> list[np.ndarray]:
         """Runs it on a loaded version; it is never batched."""
         return loaded.run_tensors(self.feeds, self.fetches)
 
@@ -69,7 +69,7 @@ def prepare_session_run(
     def reply(found: Sequence[np.ndarray]) -> session_service_pb2.SessionRunResponse:
         response = session_service_pb2.SessionRunResponse(model_spec=effective_spec(servable, ""))
         for name, value in zip(request.fetch, found, strict=True):
-            tensors.fill(response.tensor.add(name=name).tensor, value, limits.as_content)
+            response.tensor.add(name=name).tensor.ParseFromString(tensors.serialized(value, limits.as_content))
         return response
 
     named = dict(zip(feeds, values, strict=True))

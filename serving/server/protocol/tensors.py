@@ -1,37 +1,52 @@
-"""TensorProto to array and back, the fields checked before anything is allocated."""
+"""TensorProto to array and back, the fields checked before anything is allocated; no loop over numbers in Python."""
 
+import functools
 import math
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, types_pb2
 
-from serving.server.protocol.errors import invalid_argument
+from serving.server.protocol import wire
+from serving.server.protocol.errors import StatusError, invalid_argument
 
-# TensorProto keeps each type's values in one of these fields.
+
+class _Type(NamedTuple):
+    """A type of tensors: NumPy's, and the field of TensorProto that holds its values."""
+
+    numpy: np.dtype
+    field: str
+
+
 _FIELDS = {
-    tf.float32: "float_val",
-    tf.float64: "double_val",
-    tf.int32: "int_val",
-    tf.uint8: "int_val",
-    tf.int16: "int_val",
-    tf.int8: "int_val",
-    tf.uint16: "int_val",
-    tf.string: "string_val",
-    tf.int64: "int64_val",
-    tf.bool: "bool_val",
-    tf.uint32: "uint32_val",
-    tf.uint64: "uint64_val",
+    "float_val": [tf.float32],
+    "double_val": [tf.float64],
+    "int_val": [tf.int32, tf.uint8, tf.int16, tf.int8, tf.uint16],
+    "string_val": [tf.string],
+    "int64_val": [tf.int64],
+    "bool_val": [tf.bool],
+    "uint32_val": [tf.uint32],
+    "uint64_val": [tf.uint64],
+    "half_val": [tf.float16, tf.bfloat16],
 }
-_DTYPES = {dtype.as_datatype_enum: dtype for dtype in _FIELDS} | {
-    types_pb2.DT_HALF: tf.float16,
-    types_pb2.DT_BFLOAT16: tf.bfloat16,
+_TYPES = {
+    dtype.as_datatype_enum: _Type(np.dtype(dtype.as_numpy_dtype), name)
+    for name, dtypes in _FIELDS.items()
+    for dtype in dtypes
 }
-_BY_NUMPY = {
-    np.dtype(dtype.as_numpy_dtype): (number, _FIELDS.get(dtype, "half_val")) for number, dtype in _DTYPES.items()
-}
-_PIECE = 2**16  # numbers that are copied at once
+_BY_NUMPY = {kind.numpy: number for number, kind in _TYPES.items()}
+_NUMBERS = {name: tensor_pb2.TensorProto.DESCRIPTOR.fields_by_name[name].number for name in _FIELDS}
+_DTYPE, _SHAPE, _CONTENT = (
+    tensor_pb2.TensorProto.DESCRIPTOR.fields_by_name[name].number
+    for name in ("dtype", "tensor_shape", "tensor_content")
+)
+_STRING = wire.varint(_NUMBERS["string_val"] << 3 | wire.BYTES)
 _ELEMENT = 64  # bytes that an element of a string tensor takes at least
+
+
+class TooLarge(StatusError):
+    """A tensor that takes more bytes than are allowed."""
 
 
 def type_name(number: int) -> str:
@@ -51,88 +66,94 @@ def to_array(proto: tensor_pb2.TensorProto, limit: int) -> np.ndarray:
       limit: the most bytes that the array may take.
 
     Raises:
-      StatusError: INVALID_ARGUMENT, where type, shape and values do not belong together, or the shape is too large.
+      TooLarge: INVALID_ARGUMENT, where the shape takes more.
+      StatusError: INVALID_ARGUMENT, where type, shape and values do not belong together.
     """
-    dtype = _DTYPES.get(proto.dtype)
-    if dtype is None:
-        raise invalid_argument(f"Tensors of type {type_name(proto.dtype)} cannot be fed.")
-    shape = _shape(proto, limit, dtype)
-    if proto.tensor_content:
-        if dtype == tf.string:
+    number = proto.dtype
+    kind = _TYPES.get(number)
+    if kind is None:
+        raise invalid_argument(f"Tensors of type {type_name(number)} cannot be fed.")
+    shape = _shape(proto, limit, kind)
+    if content := proto.tensor_content:
+        if kind.field == "string_val":
             raise invalid_argument("A string tensor cannot be given as tensor_content.")
-        if len(proto.tensor_content) != math.prod(shape) * dtype.size:
+        if len(content) != math.prod(shape) * kind.numpy.itemsize:
             raise invalid_argument(
-                f"tensor_content has {len(proto.tensor_content)} bytes; shape {list(shape)} of "
-                f"{type_name(proto.dtype)} takes {math.prod(shape) * dtype.size}."
+                f"tensor_content has {len(content)} bytes; shape {list(shape)} of "
+                f"{type_name(number)} takes {math.prod(shape) * kind.numpy.itemsize}."
             )
-        return np.frombuffer(proto.tensor_content, dtype.as_numpy_dtype).reshape(shape)
-    return _filled(_values(proto, dtype), shape)
-
-
-def claimed_bytes(proto: tensor_pb2.TensorProto) -> int:
-    """Returns about how many bytes an array of a tensor takes by its shape, which may say more than is sent."""
-    return 8 * math.prod(max(0, dim.size) for dim in proto.tensor_shape.dim)
+        return np.frombuffer(content, kind.numpy).reshape(shape)
+    return _filled(_values(proto, kind), shape)
 
 
 def to_proto(array: np.ndarray, as_content: bool = False) -> tensor_pb2.TensorProto:
-    """Returns an array as a tensor; see `fill`."""
-    proto = tensor_pb2.TensorProto()
-    fill(proto, array, as_content)
-    return proto
+    """Returns an array as a tensor; see `serialized`."""
+    return tensor_pb2.TensorProto.FromString(serialized(array, as_content))
 
 
-def fill(proto: tensor_pb2.TensorProto, array: np.ndarray, as_content: bool = False) -> None:
-    """Writes an array into an empty tensor.
+def serialized(array: np.ndarray, as_content: bool = False) -> bytes:
+    """Returns an array as a serialized TensorProto.
 
     Args:
-      proto: the tensor.
       array: of any type that TensorFlow has; bytes as an object array.
-      as_content: puts numbers into `tensor_content`, which is smaller and faster, and not into the type's own field.
+      as_content: puts numbers into `tensor_content`, and not into the type's own field.
     """
-    array = np.asarray(array)
-    kind = array.dtype.kind
-    number, field = (types_pb2.DT_STRING, "string_val") if kind in "OSU" else _BY_NUMPY.get(array.dtype, (0, ""))
-    if not field:  # complex, and what else TensorFlow has
-        proto.CopyFrom(tf.make_tensor_proto(array))
-        return
-    proto.dtype = number
-    proto.tensor_shape.SetInParent()  # of a scalar too, which has no dimension
-    dims = proto.tensor_shape.dim
-    for size in array.shape:
-        dims.add().size = size
-    if field == "string_val":
-        strings = array.ravel().tolist()
-        proto.string_val.extend(tf.compat.as_bytes(item) if isinstance(item, str) else item for item in strings)
-    elif as_content:
-        proto.tensor_content = array.tobytes()
-    else:
-        values, kept = array.ravel(), getattr(proto, field)
-        values = values.view(np.uint16) if field == "half_val" else values
-        for start in range(0, len(values), _PIECE):  # Python's numbers take many times the room
-            kept.extend(values[start : start + _PIECE].tolist())
+    number = types_pb2.DT_STRING if array.dtype.kind in "OSU" else _BY_NUMPY.get(array.dtype)
+    if number is None:  # complex, and what else TensorFlow has
+        return tf.make_tensor_proto(array).SerializeToString()
+    kind = _TYPES[number]
+    start = _start(number, array.shape)
+    if kind.field == "string_val":
+        strings = [tf.compat.as_bytes(item) if isinstance(item, str) else item for item in array.ravel().tolist()]
+        return start + b"".join([_STRING + wire.varint(len(item)) + item for item in strings])
+    if as_content:
+        return start + wire.field(_CONTENT, array.tobytes())
+    return start + wire.field(_NUMBERS[kind.field], _packed(array.ravel(), kind))
 
 
-def _shape(proto: tensor_pb2.TensorProto, limit: int, dtype: tf.DType) -> tuple[int, ...]:
-    if proto.tensor_shape.unknown_rank:
+@functools.lru_cache(maxsize=1024)  # replies have few shapes
+def _start(number: int, shape: tuple[int, ...]) -> bytes:
+    """Returns what a tensor's values come after: its type and its shape, which a scalar has too."""
+    dims = b"".join([wire.field(2, wire.varint(1 << 3) + wire.varint(size)) for size in shape])
+    return wire.varint(_DTYPE << 3) + wire.varint(number) + wire.field(_SHAPE, dims)
+
+
+def _packed(values: np.ndarray, kind: _Type) -> bytes:
+    """Returns numbers as the packed values of their field."""
+    if kind.field in ("float_val", "double_val"):
+        return values.tobytes()
+    return wire.pack_integers(values.view(np.uint16) if kind.field == "half_val" else values)
+
+
+def _shape(proto: tensor_pb2.TensorProto, limit: int, kind: _Type) -> tuple[int, ...]:
+    given = proto.tensor_shape
+    if given.unknown_rank:
         raise invalid_argument("A tensor to feed must have a shape.")
-    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+    shape = tuple([dim.size for dim in given.dim])
     if len(shape) > 32 or min(shape, default=0) < 0:  # numpy's own limit of dimensions
         raise invalid_argument(f"Shape {list(shape[:33])} is not one of a tensor.")
     # A shape with a zero in it holds nothing, and must not be vast in its other dimensions all the same.
-    size = math.prod(max(1, item) for item in shape) * (_ELEMENT if dtype == tf.string else dtype.size)
+    size = _ELEMENT if kind.field == "string_val" else kind.numpy.itemsize
+    for item in shape:
+        size *= item or 1
     if size > limit:
-        raise invalid_argument(f"Shape {list(shape)} takes {size} bytes; this server takes {limit} at most.")
+        raise TooLarge(
+            "INVALID_ARGUMENT", f"Shape {list(shape)} takes {size} bytes; this server takes {limit} at most."
+        )
     return shape
 
 
-def _values(proto: tensor_pb2.TensorProto, dtype: tf.DType) -> np.ndarray:
+def _values(proto: tensor_pb2.TensorProto, kind: _Type) -> np.ndarray:
     """Returns what the type's field holds; int_val is cast to the narrower types, as TensorFlow does."""
-    if dtype not in _FIELDS:
-        return np.array(proto.half_val, np.uint32).astype(np.uint16).view(dtype.as_numpy_dtype)
-    values, field = getattr(proto, _FIELDS[dtype]), _FIELDS[dtype]
-    if dtype == tf.string:
-        return np.array([*values, None], dtype=object)[:-1]  # strings of one length would become numpy's own
-    return np.array(values, np.int32 if field == "int_val" else dtype.as_numpy_dtype).astype(dtype.as_numpy_dtype)
+    if kind.field == "string_val":
+        return np.array([*proto.string_val, None], dtype=object)[:-1]  # strings of one length would become numpy's own
+    content = wire.packed(proto.SerializeToString(), _NUMBERS[kind.field])
+    if kind.field in ("float_val", "double_val"):
+        return np.frombuffer(content, kind.numpy)
+    numbers = wire.unpack_integers(content)
+    if kind.field == "half_val":
+        return numbers.astype(np.uint16).view(kind.numpy)
+    return numbers.view(np.int64).astype(kind.numpy)
 
 
 def _filled(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
