@@ -25,6 +25,7 @@ from serving.server.models.versions import Version
 from serving.server.protocol.errors import StatusError, invalid_argument
 from serving.server.protocol.requests import PreparedRequest
 
+QUIET = 0.0005  # seconds without a request, after which no more is expected
 log = logging.getLogger(__name__)
 
 Key = tuple[Version, str, tuple[tuple[Any, ...], ...]]  # the signature, and type and shape of each input's rows
@@ -50,6 +51,8 @@ class _Queue:
         self.rows = 0
         self.running = 0
         self.look: asyncio.Handle | None = None  # when it is looked at next
+        self._expected = 1
+        self._patient_until = 0.0
         self._waiting: collections.deque[_Waiting] = collections.deque()
 
     def __len__(self) -> int:
@@ -72,15 +75,24 @@ class _Queue:
         self._waiting.append(waiting)
         self.rows += waiting.rows
 
-    def is_full(self) -> bool:
-        """Whether a full batch waits."""
-        return self.rows >= self.parameters.largest
+    def is_complete(self) -> bool:
+        """Whether there is nothing to wait for."""
+        if self.parameters.batch_timeout_micros:
+            return self.rows >= self.parameters.largest
+        return self.rows >= self._expected
 
-    def seconds_to_wait(self, now: float) -> float:
-        """Returns how long the first request waits on for others; 0 or less where a batch is to be run."""
-        if self.is_full():
+    def seconds_to_wait(self, now: float, active: float) -> float:
+        """Returns how long the first request waits on for others; 0 or less where a batch is to be run.
+
+        Clients that were answered a moment ago often ask again at once. Run in two halves, they would cost the model
+        twice; so without a time to wait for, a batch is begun when as many rows are there as were in the server when
+        the last one ended, or when no more of them come.
+        """
+        if self.is_complete():
             return 0
-        return self._waiting[0].since + self.parameters.batch_timeout_micros / 1e6 - now
+        if self.parameters.batch_timeout_micros:
+            return self._waiting[0].since + self.parameters.batch_timeout_micros / 1e6 - now
+        return min(active + QUIET, self._patient_until) - now
 
     def take(self) -> list[_Waiting]:
         """Returns the next batch: as many requests as fit, and one that is too large by itself."""
@@ -90,7 +102,14 @@ class _Queue:
             batch.append(self._waiting.popleft())
             rows += batch[-1].rows
         self.rows -= rows
+        self.running += 1
         return batch
+
+    def finished(self, rows: int, seconds: float) -> None:
+        """Counts a batch as done, after so many seconds."""
+        self.running -= 1
+        self._expected = min(self.rows + rows, self.parameters.largest)
+        self._patient_until = time.monotonic() + seconds
 
 
 class BatchDispatcher:
@@ -119,6 +138,7 @@ class BatchDispatcher:
         self._queues: dict[Key, _Queue] = {}
         self._busy = 0
         self._held = 0
+        self._active = 0.0
 
     def require_room(self) -> None:
         """Refuses one more request.
@@ -150,7 +170,9 @@ class BatchDispatcher:
             return await waiting.answer
         rows = _rows(request)
         if rows <= parameters.largest or not parameters.enable_large_batch_splitting:
-            return await self._wait(version, request, rows).answer
+            outputs = await self._wait(version, request, rows).answer
+            self._active = time.monotonic()
+            return outputs
         return await self._run_in_parts(version, request, rows, parameters.largest)
 
     def close(self) -> None:
@@ -196,12 +218,13 @@ class BatchDispatcher:
             assert parameters
             queue = self._queues[key] = _Queue(parameters)
         waiting = self._hold(version, request, rows)
+        self._active = waiting.since
         try:
             queue.add(waiting)
         except StatusError:
             self._let_go(waiting)
             raise
-        if queue.look is None or queue.is_full():  # what arrives in the same turn of the event loop goes with it
+        if queue.look is None or queue.is_complete():  # what arrives in the same turn of the event loop goes with it
             self._look_again(key, queue, 0)
         return waiting
 
@@ -219,12 +242,11 @@ class BatchDispatcher:
             queue.look.cancel()
             queue.look = None
         while queue and queue.running < queue.parameters.num_batch_threads:
-            seconds = queue.seconds_to_wait(time.monotonic())
+            seconds = queue.seconds_to_wait(time.monotonic(), self._active)
             if seconds > 0:
                 self._look_again(key, queue, seconds)
                 return
             self._submit(key, queue.take())
-            queue.running += 1
         if not queue and not queue.running:
             del self._queues[key]
 
@@ -240,11 +262,17 @@ class BatchDispatcher:
             seconds = time.perf_counter() - started
             loop.call_soon_threadsafe(self._deliver, key, batch, answers, seconds)
 
-        self._threads.submit(work)
+        try:
+            self._threads.submit(work)
+        except RuntimeError:  # of a request that was cancelled when the server stopped
+            stopping: list[Any] = [StatusError("UNAVAILABLE", "The server is stopping.")] * len(batch)
+            loop.call_soon(self._deliver, key, batch, stopping, 0.0)
 
     def _deliver(self, key: Key | None, batch: list[_Waiting], answers: list[Any], seconds: float) -> None:
         if key is not None:
-            self._queues[key].running -= 1
+            queue = self._queues[key]
+            self._active = time.monotonic()
+            queue.finished(sum([waiting.rows for waiting in batch]), seconds)
             self._look(key)
         for waiting, answer in zip(batch, answers, strict=True):
             self._let_go(waiting)

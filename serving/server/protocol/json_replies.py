@@ -56,7 +56,9 @@ def regression_reply(response: regression_pb2.RegressionResponse) -> bytes:
 
 def _plain(name: str, array: np.ndarray) -> Any:
     """Returns an array as what `_dumps` writes: itself, or for strings nested lists."""
-    if array.dtype != object:
+    if array.dtype.kind == "c":
+        raise invalid_argument(f"Type {array.dtype} cannot be written as JSON.")
+    if array.dtype.kind not in "OSU":
         known = array.dtype.kind in "fiub" and array.dtype != np.float16  # orjson knows neither half nor bfloat16
         return (array if known else array.astype(np.float32))[()]  # and no array without dimensions
     as_bytes = name.endswith("_bytes")
@@ -64,9 +66,8 @@ def _plain(name: str, array: np.ndarray) -> Any:
     def of(value: Any) -> Any:
         if isinstance(value, list):
             return [of(item) for item in value]
-        if as_bytes:
-            return {"b64": base64.b64encode(value).decode()}
-        return value.decode("utf-8", "replace")
+        text = value.encode() if isinstance(value, str) else value
+        return {"b64": base64.b64encode(text).decode()} if as_bytes else text.decode("utf-8", "replace")
 
     return of(array.tolist())
 

@@ -1,4 +1,6 @@
 import asyncio
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -29,15 +31,22 @@ class Counting(SavedModelBundle):
 
     rows: list[int]
 
-    def run(self, name, inputs, outputs=(), alone=False):
+    def run(self, name, inputs, outputs=()):
         self.rows.append(len(inputs[0]) if inputs[0].ndim else 0)
-        return super().run(name, inputs, outputs, alone=alone)
+        return super().run(name, inputs, outputs)
+
+
+def load(base, **parameters):
+    made = Counting(
+        base / "1", batching=BatchingParameters(**{"max_batch_size": 8, "num_batch_threads": 1} | parameters)
+    )
+    made.rows = []
+    return made
 
 
 @pytest.fixture
 def bundle(shapes):
-    made = Counting(shapes / "1", batching=BatchingParameters(max_batch_size=8, num_batch_threads=1))
-    made.rows = []
+    made = load(shapes)
     yield made
     made.close()
 
@@ -54,8 +63,10 @@ def ask(bundle, jobs, limit=100, most_bytes=2**20):
     async def all_at_once():
         runner = BatchDispatcher(users, threads=4, limit=limit, most_bytes=most_bytes)
         answers = await asyncio.gather(*(runner.run(version, one) for one in jobs), return_exceptions=True)
+        while runner._busy:  # with parts of a request of which one has failed
+            await asyncio.sleep(0.001)
         runner.close()
-        assert (runner._busy, runner._held, runner._groups, runner._calls) == (0, 0, {}, {})
+        assert (runner._busy, runner._held, runner._queues) == (0, 0, {})
         return answers
 
     answers = asyncio.run(all_at_once())
@@ -110,3 +121,109 @@ def test_inputs_of_more_than_the_memory_for_them_are_refused_at_once_but_one_alo
         "RESOURCE_EXHAUSTED",
     ]
     assert ask(bundle, [adding([1] * 100, [1] * 100)], most_bytes=100)[0][0] == [2] * 100
+
+
+def test_a_part_of_a_batch_waits_for_the_timeout_and_a_full_one_does_not(shapes):
+    bundle = load(shapes, batch_timeout_micros=200_000)
+    for count, quick in ((8, True), (7, False)):
+        started = time.monotonic()
+        assert len(ask(bundle, [adding([i], [i]) for i in range(count)])) == count
+        assert (time.monotonic() - started < 0.2) == quick
+    assert bundle.rows == [8, 7]
+    bundle.close()
+
+
+def test_what_fills_a_batch_up_ends_its_waiting(shapes):
+    bundle = load(shapes, batch_timeout_micros=60_000_000)
+
+    async def one_after_the_other():
+        runner = BatchDispatcher(Users(), threads=4, limit=100)
+        version = Version("m", 1, bundle.path, bundle=bundle)
+        tasks = []
+        for i in range(8):
+            tasks.append(asyncio.create_task(runner.run(version, adding([i], [i]))))
+            await asyncio.sleep(0.001)
+        await asyncio.gather(*tasks)
+        runner.close()
+
+    asyncio.run(one_after_the_other())
+    assert bundle.rows == [8]
+    bundle.close()
+
+
+def test_more_rows_than_a_batch_may_have_run_by_themselves(bundle):
+    assert ask(bundle, [adding([1], [1]), adding([1] * 20, [1] * 20), adding([2], [2])]) == [
+        [[2]], [[2] * 20], [[4]],
+    ]  # fmt: skip
+    assert sorted(bundle.rows) == [1, 1, 20]
+
+
+def test_a_large_request_is_run_in_parts_where_they_are_split(shapes):
+    bundle = load(shapes, max_batch_size=16, enable_large_batch_splitting=True, max_execution_batch_size=4)
+    assert ask(bundle, [adding(list(range(11)), [1] * 11)]) == [[list(range(1, 12))]]
+    assert sorted(bundle.rows) == [3, 4, 4]
+    bundle.rows.clear()
+    bad = job("checked", ["root"], np.array([4, -1, 9, 16, 25], np.float32))
+    assert ask(bundle, [bad]) == ["INVALID_ARGUMENT"]
+    bundle.close()
+
+
+def test_padding_is_cut_off(shapes):
+    bundle = load(shapes, allowed_batch_sizes=(4, 8))
+    assert ask(bundle, [adding([2, 4, 6], [1, 1, 1])]) == [[[3, 5, 7]]]
+    assert bundle.rows == [4]
+    bundle.close()
+
+
+def test_more_batches_than_may_wait_are_refused(shapes):
+    bundle = load(shapes, max_batch_size=2, max_enqueued_batches=2)
+    answers = ask(bundle, [adding([i, i], [i, i]) for i in range(5)])
+    assert answers == [[[2 * i] * 2] for i in range(2)] + ["UNAVAILABLE"] * 3
+    bundle.close()
+
+
+def test_inputs_without_rows_or_with_different_numbers_of_them_are_refused(bundle):
+    assert ask(bundle, [adding(1, 1), adding([1, 2], [1, 2, 3])]) == ["INVALID_ARGUMENT"] * 2
+    assert bundle.rows == []
+
+
+def test_clients_that_ask_again_at_once_are_waited_for(bundle):
+    """Four clients make batches of four after the first, and one alone waits for nobody."""
+
+    async def clients(count, times):
+        runner = BatchDispatcher(Users(), threads=4, limit=100)
+        version = Version("m", 1, bundle.path, bundle=bundle)
+        slow, run = threading.Event(), bundle.run
+
+        def run_slowly(*given):
+            slow.wait(0.05)  # longer than the clients take to ask again
+            return run(*given)
+
+        bundle.run = run_slowly
+
+        async def client(number):
+            if number:
+                await asyncio.sleep(0.01)  # so that the first begins alone
+            for i in range(times):
+                await runner.run(version, adding([i], [i]))
+
+        await asyncio.gather(*map(client, range(count)))
+        runner.close()
+
+    asyncio.run(clients(4, 5))
+    assert bundle.rows[0] == 1
+    assert max(bundle.rows) == 4
+    assert len(bundle.rows) <= 9, "of 20 requests"
+
+
+def test_what_waits_when_the_server_stops_is_answered(bundle):
+    async def stopped():
+        runner = BatchDispatcher(Users(), threads=4, limit=100)
+        version = Version("m", 1, bundle.path, bundle=bundle)
+        waiting = asyncio.create_task(runner.run(version, adding([1], [1])))
+        await asyncio.sleep(0)
+        runner.close()
+        with pytest.raises(StatusError, match="The server is stopping"):
+            await waiting
+
+    asyncio.run(stopped())

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tensorflow.core.protobuf import meta_graph_pb2
-from tensorflow_serving.apis import classification_pb2, predict_pb2, regression_pb2
+from tensorflow_serving.apis import classification_pb2, regression_pb2
 
-from serving.server.protocol import json_replies, json_requests, tensors
+from serving.server.protocol import json_replies, json_requests
 from serving.server.protocol.errors import StatusError
 
 
@@ -23,8 +23,7 @@ X = infos(x=tf.float32)
 
 
 def arrays(body, inputs=X):
-    request, rows = json_requests.predict_request(json_requests.parse(json.dumps(body).encode()), inputs)
-    return {name: tensors.to_array(value, 2**20) for name, value in request.inputs.items()}, rows
+    return json_requests.predict_inputs(json_requests.parse(json.dumps(body).encode()), inputs)
 
 
 def test_rows_and_columns():
@@ -60,8 +59,8 @@ def test_any_number_is_taken_for_a_float():
 
 
 def test_nan_and_infinities_are_numbers():
-    request, _ = json_requests.predict_request(json_requests.parse(b'{"inputs": [NaN, Infinity, -Infinity]}'), X)
-    values = tensors.to_array(request.inputs["x"], 100).tolist()
+    found, _ = json_requests.predict_inputs(json_requests.parse(b'{"inputs": [NaN, Infinity, -Infinity]}'), X)
+    values = found["x"].tolist()
     assert math.isnan(values[0])
     assert values[1:] == [math.inf, -math.inf]
 
@@ -128,10 +127,7 @@ def test_what_is_no_json_is_refused(body, message):
 
 
 def reply(rows, **outputs):
-    response = predict_pb2.PredictResponse()
-    for name, value in outputs.items():
-        response.outputs[name].CopyFrom(tensors.to_proto(value, as_content=True))
-    return json.loads(json_replies.predict_reply(response, rows))
+    return json.loads(json_replies.predict_reply(dict(sorted(outputs.items())), rows))
 
 
 def test_replies_in_rows_and_columns():
@@ -151,10 +147,13 @@ def test_names_that_end_in_bytes_are_base64():
 
 
 def test_floats_have_the_digits_of_their_type_and_nan_its_name():
-    response = predict_pb2.PredictResponse()
     values = np.array([np.nan, np.inf, -np.inf, 0.1], np.float32)
-    response.outputs["x"].CopyFrom(tensors.to_proto(values, as_content=True))
-    assert json_replies.predict_reply(response, False) == b'{"outputs": [NaN, Infinity, -Infinity, 0.1]}'
+    assert json_replies.predict_reply({"x": values}, False) == b'{"outputs": [NaN, Infinity, -Infinity, 0.1]}'
+
+
+def test_what_json_has_no_numbers_for_is_refused():
+    with pytest.raises(StatusError, match="Type complex64 cannot be written as JSON"):
+        reply(True, x=np.ones(2, np.complex64))
 
 
 def test_rows_need_one_length():
@@ -225,9 +224,7 @@ def test_any_array_goes_there_and_back_as_json(array, rows):
     found = arrays(body, infos(x=dtype))[0]["x"]
     assert found.dtype == array.dtype
     assert np.array_equal(found, array, equal_nan=array.dtype.kind == "f")
-    reply = predict_pb2.PredictResponse()
-    reply.outputs["y"].CopyFrom(tensors.to_proto(array))
-    text = json_replies.predict_reply(reply, rows)
+    text = json_replies.predict_reply({"y": array}, rows)
     again = np.array(json.loads(text)["predictions" if rows else "outputs"], array.dtype)
     assert np.array_equal(again, array, equal_nan=array.dtype.kind == "f")
 
@@ -247,7 +244,7 @@ def test_any_document_is_read_or_refused(document, inputs):
     parsed = json_requests.parse(json.dumps(document).encode())
     for read in (
         json_requests.signature_name,
-        lambda document: json_requests.predict_request(document, inputs),
+        lambda document: json_requests.predict_inputs(document, inputs),
         json_requests.classification_request,
         json_requests.regression_request,
     ):
@@ -271,7 +268,7 @@ def test_any_body_is_an_object_or_refused(body):
 )
 def test_long_and_odd_bodies_are_explained_in_short(body, words):
     with pytest.raises(StatusError) as error:
-        json_requests.predict_request(json_requests.parse(body), X)
+        json_requests.predict_inputs(json_requests.parse(body), X)
     assert error.value.code == "INVALID_ARGUMENT"
     assert words in error.value.message
     assert len(error.value.message) < 600

@@ -40,7 +40,8 @@ def predict(version, signature="", filter_=(), **inputs):
     request.model_spec.name, request.model_spec.signature_name = "m", signature
     for name, value in inputs.items():
         request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
-    response = run(version, requests.prepare_predict(request, version.servable, LIMITS))
+    reply = run(version, requests.prepare_predict(request, version.servable, LIMITS))
+    response = predict_pb2.PredictResponse.FromString(reply)
     assert response.model_spec.version.value == 7
     assert response.model_spec.signature_name == (signature or "serving_default")
     return {name: tf.make_ndarray(value).tolist() for name, value in response.outputs.items()}
