@@ -40,6 +40,7 @@ INSTALL_REQUIRES = [
     "tqdm",  # progress bars of long work
     "tzdata",  # time zones, where the system has none
     "tzlocal",  # the name of this machine's time zone
+    "uvloop",  # the embedded server's event loop: a tenth more requests than the standard library's
 ]
 
 EXTRAS_REQUIRE = {

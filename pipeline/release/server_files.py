@@ -167,6 +167,7 @@ def flags(folder: Path, port: int, rest_port: int) -> list[str]:
         f"--model_config_file={folder / MODELS}",
         "--model_config_file_poll_wait_seconds=1",
         "--force_allow_any_version_labels_for_unavailable_models=true",  # a rollback by this file alone moves both
+        "--tensorflow_inter_op_parallelism=-1",  # operations of a network follow each other: a pool only hands over
         "--enable_batching=true",
         f"--batching_parameters_file={folder / BATCHING}",
         f"--monitoring_config_file={folder / MONITORING}",

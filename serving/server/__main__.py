@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong is raised, and said by us
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # on processors without AVX512-VNNI TensorFlow leaves it off
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 warnings.filterwarnings("ignore", module="google")  # of Python versions, on import
 
 import tensorflow as tf
+import uvloop
 from aiohttp import web
 from tensorflow_serving.config import model_server_config_pb2
 
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, why in given.ignored.items():
         log.warning("--%s is accepted and not done: %s.", name, why)
     try:
-        asyncio.run(serve(given))
+        uvloop.run(serve(given))
     except StatusError as error:
         sys.exit(f"Failed to start server. Error: {error.code}: {error.message}")
 

@@ -25,7 +25,8 @@ from serving.server.models.versions import Version
 from serving.server.protocol.errors import StatusError, invalid_argument
 from serving.server.protocol.requests import PreparedRequest
 
-QUIET = 0.0005  # seconds without a request, after which no more is expected
+MOST_QUEUES = 100  # that are kept for what they know of their clients
+QUIET = 0.001  # seconds without a request, after which no more is expected
 log = logging.getLogger(__name__)
 
 Key = tuple[Version, str, tuple[tuple[Any, ...], ...]]  # the signature, and type and shape of each input's rows
@@ -52,7 +53,7 @@ class _Queue:
         self.running = 0
         self.look: asyncio.Handle | None = None  # when it is looked at next
         self._expected = 1
-        self._patient_until = 0.0
+        self._seconds = 0.0
         self._waiting: collections.deque[_Waiting] = collections.deque()
 
     def __len__(self) -> int:
@@ -86,13 +87,13 @@ class _Queue:
 
         Clients that were answered a moment ago often ask again at once. Run in two halves, they would cost the model
         twice; so without a time to wait for, a batch is begun when as many rows are there as were in the server when
-        the last one ended, or when no more of them come.
+        the last one ended, when no more of them come, or after as long as that one took.
         """
         if self.is_complete():
             return 0
         if self.parameters.batch_timeout_micros:
             return self._waiting[0].since + self.parameters.batch_timeout_micros / 1e6 - now
-        return min(active + QUIET, self._patient_until) - now
+        return min(active + QUIET, self._waiting[0].since + self._seconds) - now
 
     def take(self) -> list[_Waiting]:
         """Returns the next batch: as many requests as fit, and one that is too large by itself."""
@@ -109,7 +110,7 @@ class _Queue:
         """Counts a batch as done, after so many seconds."""
         self.running -= 1
         self._expected = min(self.rows + rows, self.parameters.largest)
-        self._patient_until = time.monotonic() + seconds
+        self._seconds = seconds
 
 
 class BatchDispatcher:
@@ -216,6 +217,8 @@ class BatchDispatcher:
         if queue is None:
             parameters = version.loaded.batching_of(request.signature)
             assert parameters
+            if len(self._queues) >= MOST_QUEUES:  # anybody may ask with any shape
+                self._queues = {key: queue for key, queue in self._queues.items() if queue or queue.running}
             queue = self._queues[key] = _Queue(parameters)
         waiting = self._hold(version, request, rows)
         self._active = waiting.since
@@ -247,8 +250,6 @@ class BatchDispatcher:
                 self._look_again(key, queue, seconds)
                 return
             self._submit(key, queue.take())
-        if not queue and not queue.running:
-            del self._queues[key]
 
     def _submit(self, key: Key | None, batch: list[_Waiting]) -> None:
         loop = asyncio.get_running_loop()

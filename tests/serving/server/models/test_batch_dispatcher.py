@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from serving.server.models import batch_dispatcher
 from serving.server.models.batch_dispatcher import BatchDispatcher
 from serving.server.models.batching import BatchingParameters
 from serving.server.models.bundle import SavedModelBundle
@@ -66,7 +67,7 @@ def ask(bundle, jobs, limit=100, most_bytes=2**20):
         while runner._busy:  # with parts of a request of which one has failed
             await asyncio.sleep(0.001)
         runner.close()
-        assert (runner._busy, runner._held, runner._queues) == (0, 0, {})
+        assert (runner._busy, runner._held, sum(map(len, runner._queues.values()))) == (0, 0, 0)
         return answers
 
     answers = asyncio.run(all_at_once())
@@ -227,3 +228,19 @@ def test_what_waits_when_the_server_stops_is_answered(bundle):
             await waiting
 
     asyncio.run(stopped())
+
+
+def test_queues_of_shapes_that_nobody_asks_with_any_more_are_forgotten(shapes, monkeypatch):
+    bundle = load(shapes)
+    monkeypatch.setattr(batch_dispatcher, "MOST_QUEUES", 3)
+
+    async def asked():
+        runner = BatchDispatcher(Users(), threads=4, limit=100)
+        version = Version("m", 1, bundle.path, bundle=bundle)
+        for columns in range(1, 10):
+            await runner.run(version, job("half", ["positive"], np.ones((1, columns), np.float16)))
+            assert len(runner._queues) <= 3
+        runner.close()
+
+    asyncio.run(asked())
+    bundle.close()
