@@ -1,7 +1,6 @@
 """The calls of the protocol, for gRPC and REST alike: finds the version, checks the request, runs it, counts it."""
 
 import asyncio
-import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -148,8 +147,10 @@ class Calls:
         self, prepare: Callable[[Any, Servable, Limits], PreparedRequest], request: Any, size: int, servable: Servable
     ) -> PreparedRequest:
         if size <= LARGE:
-            with contextlib.suppress(TooLarge):
+            try:
                 return prepare(request, servable, self._small)
+            except TooLarge:
+                pass
         return await asyncio.to_thread(prepare, request, servable, self.limits)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import functools
 from pathlib import Path
 
 from tensorflow_serving.config import model_server_config_pb2
@@ -51,7 +52,7 @@ class Version:
         assert self.bundle is not None  # who uses a version keeps it loaded
         return self.bundle
 
-    @property
+    @functools.cached_property
     def servable(self) -> Servable:
         """What a request to a version in use is checked against."""
         return Servable(self.model, self.number, self.loaded.signatures, self.loaded.plans)
@@ -75,7 +76,7 @@ class Model:
 
     def available(self) -> list[int]:
         """Returns the numbers of the versions that answer, rising."""
-        return sorted(number for number, version in self.versions.items() if version.state == State.AVAILABLE)
+        return sorted([number for number, version in self.versions.items() if version.state is State.AVAILABLE])
 
     def failures(self) -> list[str]:
         """Returns why versions could not be loaded, or why none was found."""

@@ -35,13 +35,14 @@ _TYPES = {
     for name, dtypes in _FIELDS.items()
     for dtype in dtypes
 }
-_BY_NUMPY = {kind.numpy: number for number, kind in _TYPES.items()}
+_BY_NUMPY = {kind.numpy: number for number, kind in _TYPES.items()}  # strings are of objects
 _NUMBERS = {name: tensor_pb2.TensorProto.DESCRIPTOR.fields_by_name[name].number for name in _FIELDS}
 _DTYPE, _SHAPE, _CONTENT = (
     tensor_pb2.TensorProto.DESCRIPTOR.fields_by_name[name].number
     for name in ("dtype", "tensor_shape", "tensor_content")
 )
 _STRING = wire.varint(_NUMBERS["string_val"] << 3 | wire.BYTES)
+_SHORT = [_STRING + wire.varint(size) for size in range(128)]
 _ELEMENT = 64  # bytes that an element of a string tensor takes at least
 
 
@@ -98,14 +99,13 @@ def serialized(array: np.ndarray, as_content: bool = False) -> bytes:
       array: of any type that TensorFlow has; bytes as an object array.
       as_content: puts numbers into `tensor_content`, and not into the type's own field.
     """
-    number = types_pb2.DT_STRING if array.dtype.kind in "OSU" else _BY_NUMPY.get(array.dtype)
-    if number is None:  # complex, and what else TensorFlow has
+    number = _BY_NUMPY.get(array.dtype)
+    if number is None:  # NumPy's own strings, complex, and what else TensorFlow has
         return tf.make_tensor_proto(array).SerializeToString()
     kind = _TYPES[number]
     start = _start(number, array.shape)
     if kind.field == "string_val":
-        strings = [tf.compat.as_bytes(item) if isinstance(item, str) else item for item in array.ravel().tolist()]
-        return start + b"".join([_STRING + wire.varint(len(item)) + item for item in strings])
+        return start + b"".join([_string(item) for item in array.ravel().tolist()])
     if as_content:
         return start + wire.field(_CONTENT, array.tobytes())
     return start + wire.field(_NUMBERS[kind.field], _packed(array.ravel(), kind))
@@ -116,6 +116,12 @@ def _start(number: int, shape: tuple[int, ...]) -> bytes:
     """Returns what a tensor's values come after: its type and its shape, which a scalar has too."""
     dims = b"".join([wire.field(2, wire.varint(1 << 3) + wire.varint(size)) for size in shape])
     return wire.varint(_DTYPE << 3) + wire.varint(number) + wire.field(_SHAPE, dims)
+
+
+def _string(item: bytes | str) -> bytes:
+    value = item if type(item) is bytes else tf.compat.as_bytes(item)
+    size = len(value)
+    return (_SHORT[size] if size < 128 else _STRING + wire.varint(size)) + value
 
 
 def _packed(values: np.ndarray, kind: _Type) -> bytes:

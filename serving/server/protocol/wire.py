@@ -7,6 +7,7 @@ import numpy as np
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 _BITS = 7  # of a number in each byte of a varint
+_FEW = 16  # numbers that a loop is faster with
 _PIECE = 2**16  # numbers or bytes that are looked at once: in between they take many times the room
 
 
@@ -51,6 +52,8 @@ def packed(message: bytes, number: int) -> bytes:
 
 def pack_integers(values: np.ndarray) -> bytes:
     """Returns integers, one dimension, as varints; negative ones take ten bytes, as in every implementation."""
+    if len(values) <= _FEW:
+        return b"".join([varint(number % 2**64) for number in values.tolist()])
     return b"".join([_pack_piece(values[at : at + _PIECE]) for at in range(0, len(values), _PIECE)])
 
 
