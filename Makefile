@@ -1,5 +1,5 @@
 # `make help` lists the targets.
-.PHONY: help run test setup lint unit docs lock bench clean
+.PHONY: help run test setup lint unit docs compatibility lock bench clean
 
 help:  ## Lists the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1\t\2/p' Makefile | expand -t 10
@@ -29,6 +29,9 @@ docs: setup  ## Writes the reference pages from the code, and builds the documen
 	.venv/bin/python docs/make_reference.py
 	.venv/bin/python docs/make_measurements.py
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
+
+compatibility: setup  ## Runs what TensorFlow Serving's own sources expect, and writes the table of it
+	COMPATIBILITY_PAGE=1 .venv/bin/python -m pytest -n 2 --dist loadfile -m compatible tests/serving tests/end_to_end
 
 lock: setup  ## Resolves every stack anew
 	requirements/lock.sh

@@ -12,6 +12,7 @@ import pytest
 from components.image_example_gen.dataset import Dataset
 from pipeline.data.fetch import FetchError, fetch
 from pipeline.experiments import load
+from tests.compatibility import pytest_collection_modifyitems, pytest_runtest_logreport, pytest_sessionfinish  # noqa: F401
 from tests.digits import read_idx, write_idx
 from trainer.examples import Split
 from trainer.settings import TrainingJob

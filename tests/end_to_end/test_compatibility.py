@@ -84,6 +84,7 @@ def stub(server):
         yield prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
 
+@pytest.mark.compatible("tensors")
 def test_static_shapes_are_not_checked(server, stub):
     assert ask(server, "/v1/models/half:predict", {"instances": [1.0, 2.0, 5.0]}) == (
         200,
@@ -94,6 +95,7 @@ def test_static_shapes_are_not_checked(server, stub):
     assert list(reply.outputs["y"].float_val) == [2.5, 3.0, 4.5]
 
 
+@pytest.mark.compatible("Classify, Regress and MultiInference")
 def test_models_of_tensorflow_2_classify_and_regress(server, stub):
     found = stub.Classify(of_examples(classification_pb2.ClassificationRequest(), "classify", 2, 6)).result
     assert [each.classes[0].score for each in found.classifications] == [3, 5]
@@ -113,6 +115,7 @@ def test_models_of_tensorflow_2_classify_and_regress(server, stub):
     )
 
 
+@pytest.mark.compatible("JSON requests")
 def test_integers_and_what_is_too_large_are_floats(server):
     code, reply = ask(server, "/v1/models/half:predict", {"instances": [16777216, 1435774380]})
     assert (code, reply["predictions"]) == (200, [8388610.0, 717887170.0])
@@ -121,6 +124,7 @@ def test_integers_and_what_is_too_large_are_floats(server):
 
 
 @pytest.mark.parametrize("name", ["__saved_model_init_op", "none", "n" * 100_000])
+@pytest.mark.compatible("Predict and metadata")
 def test_what_is_no_signature_is_not_run(server, stub, name):
     with pytest.raises(grpc.RpcError) as error:
         stub.Predict(predict_request([1], name))
@@ -131,6 +135,7 @@ def test_what_is_no_signature_is_not_run(server, stub, name):
     assert "Traceback" not in server.said()
 
 
+@pytest.mark.compatible("tensors")
 def test_values_that_a_tensor_lacks_are_its_last(stub):
     request = predict_request([[1], [1], [1]])
     del request.inputs["x"].float_val[:]
@@ -141,6 +146,7 @@ def test_values_that_a_tensor_lacks_are_its_last(stub):
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.compatible("JSON requests")
 def test_compressed_bodies(server, encoding):
     pack = {"gzip": gzip.compress, "deflate": zlib.compress}[encoding]
     headers = {"Content-Encoding": encoding}
@@ -153,6 +159,9 @@ def test_compressed_bodies(server, encoding):
     assert ask(server, "/v1/models/half:predict", {"instances": [2.0]}, {"Content-Encoding": "utf-8"})[0] == 200
 
 
+@pytest.mark.compatible(
+    "errors and statuses", differs="a body that decompresses beyond the limit is refused before it is in memory"
+)
 def test_a_compressed_bomb_takes_no_memory(server):
     bomb = gzip.compress(b" " * 400_000_000, compresslevel=9)
     assert len(bomb) < 400_000
@@ -168,6 +177,7 @@ def peak(server):
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1000
 
 
+@pytest.mark.compatible("metrics")
 def test_metrics_are_there_from_the_start_and_count_what_is_unknown(base, tmp_path):
     (tmp_path / "monitoring").write_text("prometheus_config { enable: true }")
     flags = [f"--model_base_path={base}", f"--monitoring_config_file={tmp_path / 'monitoring'}"]
@@ -184,6 +194,7 @@ def test_metrics_are_there_from_the_start_and_count_what_is_unknown(base, tmp_pa
         assert ':tensorflow:serving:request_count{model_name="half",status="NOT_FOUND"} 1\n' in metrics()
 
 
+@pytest.mark.compatible("Classify, Regress and MultiInference")
 def test_method_names_are_checked_where_the_flag_asks_for_it(base, tmp_path):
     flags = ["--model_name=half", f"--model_base_path={base}", "--enable_signature_method_name_check"]
     with Server(tmp_path / "log", *flags) as running, grpc.insecure_channel(running.target) as channel:
@@ -193,6 +204,7 @@ def test_method_names_are_checked_where_the_flag_asks_for_it(base, tmp_path):
             stub.Classify(of_examples(classification_pb2.ClassificationRequest(), "classify", 2))
 
 
+@pytest.mark.compatible("reload of the configuration")
 def test_the_file_of_the_configuration_comes_after_what_was_given_over_grpc(base, tmp_path):
     entry = f'config {{ name: "half" base_path: "{base}" model_platform: "tensorflow" }}'
     (tmp_path / "models.config").write_text(f"model_config_list {{ {entry} }}")
@@ -213,6 +225,10 @@ def test_the_file_of_the_configuration_comes_after_what_was_given_over_grpc(base
         eventually(lambda: answers("half") and not answers("other"))
 
 
+@pytest.mark.compatible(
+    "Predict and metadata",
+    differs="SessionRun, which the real program does not register, feeds inputs and fetches outputs of signatures",
+)
 def test_session_run_asks_for_tensors_by_the_names_that_the_metadata_gives(server, stub):
     asked = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     asked.model_spec.name = "half"
@@ -245,6 +261,7 @@ def test_session_run_asks_for_tensors_by_the_names_that_the_metadata_gives(serve
             run(request)
 
 
+@pytest.mark.compatible("TensorFlow Lite")
 def test_a_tensorflow_lite_model_is_served(tmp_path):
     models.half_plus_two_lite(tmp_path / "half" / "1", {"serving_default": "x"})
     flags = ["--model_name=half", f"--model_base_path={tmp_path / 'half'}", "--prefer_tflite_model=true"]
@@ -258,6 +275,7 @@ def test_a_tensorflow_lite_model_is_served(tmp_path):
             assert list(stub.Predict(predict_request([[6.0]])).outputs["y"].float_val) == [5]
 
 
+@pytest.mark.compatible("connections")
 def test_pages_of_other_sites_may_ask_where_the_flag_says_so(base, tmp_path):
     def headers(running, method, path):
         with contextlib.closing(http.client.HTTPConnection("localhost", running.rest_port, timeout=30)) as connection:

@@ -83,6 +83,7 @@ def example(x: float) -> tf.train.Example:
     return made
 
 
+@pytest.mark.compatible("Predict and metadata")
 def test_plain_stubs_of_the_protocol(stubs):
     prediction, model = stubs
     response = prediction.Predict(predict_request(6))
@@ -125,12 +126,14 @@ def test_plain_stubs_of_the_protocol(stubs):
     ],
     ids=["unknown", "no name", "no spec", "a long name"],
 )
+@pytest.mark.compatible("errors and statuses")
 def test_failures_have_the_real_servers_codes(stubs, request_, code, message):
     with pytest.raises(grpc.RpcError) as error:
         stubs[0].Predict(request_)
     assert (error.value.code().name, error.value.details()) == (code, message)
 
 
+@pytest.mark.compatible("Predict and metadata")
 def test_rest_as_documented(server):
     url = f"{server.rest}/v1/models/half"
     assert http(f"{url}:predict", {"instances": [1, 2]}) == (200, {"predictions": [2.5, 3.0]})
@@ -169,12 +172,14 @@ def test_rest_as_documented(server):
         ("/v1/models", None, 400, "Missing model name in request."),
     ],
 )
+@pytest.mark.compatible("errors and statuses")
 def test_rest_errors(server, path, body, code, message):
     got, reply = http(server.rest + path, body)
     assert got == code
     assert message in reply["error"]
 
 
+@pytest.mark.compatible("metrics")
 def test_prometheus_metrics(server):
     with server.client("half") as client:
         client.call("serving_default", {"x": np.ones(1, np.float32)})
@@ -184,6 +189,7 @@ def test_prometheus_metrics(server):
     assert ":tensorflow:serving:request_latency_bucket" in text
 
 
+@pytest.mark.compatible("connections")
 def test_health_and_unix_socket(server):
     with grpc.insecure_channel(server.target) as channel:
         reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
@@ -192,6 +198,10 @@ def test_health_and_unix_socket(server):
         assert client.call("serving_default", {"x": np.zeros(1, np.float32)})["y"].tolist() == [2]
 
 
+@pytest.mark.compatible(
+    "flags",
+    differs="it listens on loopback unless --bind_address says otherwise, and says which flags it does not carry out",
+)
 def test_flags_without_effect_are_told_and_loopback_is_all_it_listens_on(server):
     assert "--flush_filesystem_caches is accepted and not done" in server.said()
     listening = [c.laddr.ip for c in psutil.Process(server.process.pid).net_connections() if c.status == "LISTEN"]
@@ -220,6 +230,7 @@ print("both answered")
 """
 
 
+@pytest.mark.compatible("connections")
 def test_ovmsclient_over_grpc_and_http(server):
     command = [sys.executable, "-c", OVMS, server.target, server.rest.removeprefix("http://")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
@@ -227,6 +238,7 @@ def test_ovmsclient_over_grpc_and_http(server):
     assert done.stdout.strip() == "both answered"
 
 
+@pytest.mark.compatible("reload of the configuration")
 def test_reload_over_grpc(tmp_path, half_plus_two):
     models.half_plus_two(tmp_path / "other" / "5", offset=5)
     with Server(tmp_path / "log", "--model_name=half", f"--model_base_path={half_plus_two}") as running:
@@ -255,6 +267,7 @@ def refused(client: Client) -> str:
     return "OK"
 
 
+@pytest.mark.compatible("reload of the configuration")
 def test_configuration_file_is_polled_and_a_wrong_one_changes_nothing(tmp_path, half_plus_two):
     models.half_plus_two(tmp_path / "other" / "1")
     config = tmp_path / "models.config"
@@ -273,6 +286,7 @@ def test_configuration_file_is_polled_and_a_wrong_one_changes_nothing(tmp_path, 
 
 
 @pytest.mark.parametrize("mutual", [False, True])
+@pytest.mark.compatible("connections")
 def test_tls(tmp_path, half_plus_two, mutual):
     certificates(tmp_path)
     fields = {"server_key": "server.key", "server_cert": "server.pem", "custom_ca": "ca.pem"}
@@ -287,6 +301,9 @@ def test_tls(tmp_path, half_plus_two, mutual):
                 assert refused(client) == ("OK" if answered else "UNAVAILABLE")
 
 
+@pytest.mark.compatible(
+    "errors and statuses", differs="messages and requests beyond a limit get RESOURCE_EXHAUSTED: memory is bounded"
+)
 def test_limits_are_answered_with_resource_exhausted(tmp_path):
     models.shapes(tmp_path / "m" / "1")
     flags = ["--max_message_bytes=100000", "--max_concurrent_requests=4", f"--model_base_path={tmp_path / 'm'}"]
@@ -316,6 +333,7 @@ def _slow(target: str) -> str:
     return "OK"
 
 
+@pytest.mark.compatible("errors and statuses")
 def test_deadline_of_rest(tmp_path, half_plus_two):
     flags = [f"--model_base_path={half_plus_two}", "--rest_api_timeout_in_ms=1", "--enable_batching"]
     (tmp_path / "batching").write_text("batch_timeout_micros { value: 500000 }")
@@ -369,6 +387,7 @@ def pushed(tmp_path: Path, number: int) -> Path:
     return done.path
 
 
+@pytest.mark.compatible("changes of the file system")
 def test_three_pushes_and_a_rollback_under_load_fail_no_request(tmp_path):
     pushed(tmp_path, 1)
     flags = ["--model_name=half", f"--model_base_path={tmp_path / 'half'}", "--enable_batching"]
@@ -445,6 +464,7 @@ def test_reloading_and_serving_leak_nothing(tmp_path):
     assert threads[-1] <= threads[6] + 2, threads
 
 
+@pytest.mark.compatible("connections")
 def test_a_stop_signal_lets_requests_finish(tmp_path, half_plus_two):
     (tmp_path / "batching").write_text("batch_timeout_micros { value: 1500000 }")
     flags = [
@@ -475,6 +495,9 @@ def test_a_stop_signal_lets_requests_finish(tmp_path, half_plus_two):
         (["--model_base_path={}/good", "--grpc_channel_arguments=x"], "'x' is not a key=value pair"),
     ],
 )
+@pytest.mark.compatible(
+    "errors and statuses", differs="a start without anything to serve ends with 1; the real server waits"
+)
 def test_what_cannot_start_says_why(tmp_path, half_plus_two, flags, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad" / "1").mkdir(parents=True)
@@ -501,6 +524,7 @@ def test_a_taken_port_is_told(tmp_path, half_plus_two):
     assert "cannot be listened on: is another server using the port?" in running.said()
 
 
+@pytest.mark.compatible("flags")
 def test_version_flag():
     command = [sys.executable, "-m", "serving.server", "--version"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

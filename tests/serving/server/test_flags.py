@@ -5,6 +5,7 @@ from serving.server import flags
 BASE = ["--model_base_path=/models/m"]
 
 
+@pytest.mark.compatible("flags")
 def test_names_and_defaults_are_the_real_servers():
     given = vars(flags.parse(BASE))
     expected = {
@@ -41,6 +42,7 @@ def test_names_and_defaults_are_the_real_servers():
 @pytest.mark.parametrize(
     ("text", "value"), [("--enable_batching", True), ("--enable_batching=true", True), ("--enable_batching=0", False)]
 )
+@pytest.mark.compatible("flags")
 def test_truths_are_written_as_there(text, value):
     assert flags.parse([*BASE, text]).enable_batching is value
 
@@ -64,6 +66,7 @@ def test_known_flags_without_effect_are_told():
         ([*BASE, "--port=0"], "nothing to listen on"),
     ],
 )
+@pytest.mark.compatible("flags")
 def test_wrong_flags_are_refused(arguments, message, capsys):
     with pytest.raises(SystemExit) as ended:
         flags.parse(arguments)
@@ -90,5 +93,6 @@ REAL = [
 
 
 @pytest.mark.parametrize("name", REAL)
+@pytest.mark.compatible("flags")
 def test_every_flag_of_the_real_server_is_known(name):
     assert hasattr(flags.parse(BASE), name)

@@ -1,7 +1,10 @@
+import pytest
+
 from serving.server.endpoints import metrics as module
 from serving.server.endpoints.metrics import Metrics
 
 
+@pytest.mark.compatible("metrics")
 def test_names_labels_and_format_are_the_real_servers():
     metrics = Metrics()
     metrics.request("m", "Predict", "GRPC", "OK", 0.000_02)
@@ -24,6 +27,9 @@ def test_names_labels_and_format_are_the_real_servers():
     assert ':tensorflow:serving:request_example_count_total{model="m"} 3' in lines
 
 
+@pytest.mark.compatible(
+    "metrics", differs="names of models that are not there are counted up to a thousand, and together after that"
+)
 def test_names_that_anybody_asks_for_are_counted_and_bounded(monkeypatch):
     monkeypatch.setattr(module, "MOST_NAMES", 2)
     metrics = Metrics()

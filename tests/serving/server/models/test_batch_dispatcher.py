@@ -79,12 +79,17 @@ def adding(a, b):
     return job("add", ["sum"], np.array(a), np.array(b))
 
 
+@pytest.mark.compatible("batching")
 def test_requests_at_once_are_handed_over_together_and_each_gets_its_own_rows(bundle):
     jobs = [adding([i, i + 1], [10, 20]) for i in range(6)]
     assert ask(bundle, jobs) == [[[i + 10, i + 21]] for i in range(6)]
     assert sorted(bundle.rows) == [4, 8], "twelve rows, in parts of at most a batch"
 
 
+@pytest.mark.compatible(
+    "batching",
+    differs="a batch that fails is run again request by request: good ones are answered; there all fail",
+)
 def test_a_bad_request_of_a_group_fails_alone(bundle):
     values = [4.0, -1.0, 9.0]
     answers = ask(bundle, [job("checked", ["root"], np.array([v], np.float32)) for v in values])
@@ -99,6 +104,9 @@ def test_lengths_that_would_only_fit_together_are_refused_each(bundle):
     ]
 
 
+@pytest.mark.compatible(
+    "batching", differs="rows of different shapes are not joined; they fail there, unless they are padded"
+)
 def test_other_shapes_and_chosen_outputs_do_not_mix(bundle):
     halves = [job("half", ["positive"], np.ones(shape, np.float16)) for shape in ((1, 2), (1, 3))]
     both = [job("add", ["difference", "sum"], np.array([5]), np.array([2])), adding([1], [1])]
@@ -124,6 +132,7 @@ def test_inputs_of_more_than_the_memory_for_them_are_refused_at_once_but_one_alo
     assert ask(bundle, [adding([1] * 100, [1] * 100)], most_bytes=100)[0][0] == [2] * 100
 
 
+@pytest.mark.compatible("batching")
 def test_a_part_of_a_batch_waits_for_the_timeout_and_a_full_one_does_not(shapes):
     bundle = load(shapes, batch_timeout_micros=200_000)
     for count, quick in ((8, True), (7, False)):
@@ -134,6 +143,7 @@ def test_a_part_of_a_batch_waits_for_the_timeout_and_a_full_one_does_not(shapes)
     bundle.close()
 
 
+@pytest.mark.compatible("batching")
 def test_what_fills_a_batch_up_ends_its_waiting(shapes):
     bundle = load(shapes, batch_timeout_micros=60_000_000)
 
@@ -152,6 +162,9 @@ def test_what_fills_a_batch_up_ends_its_waiting(shapes):
     bundle.close()
 
 
+@pytest.mark.compatible(
+    "batching", differs="a request with more rows than a batch may have runs by itself; it is refused there"
+)
 def test_more_rows_than_a_batch_may_have_run_by_themselves(bundle):
     assert ask(bundle, [adding([1], [1]), adding([1] * 20, [1] * 20), adding([2], [2])]) == [
         [[2]], [[2] * 20], [[4]],
@@ -159,6 +172,7 @@ def test_more_rows_than_a_batch_may_have_run_by_themselves(bundle):
     assert sorted(bundle.rows) == [1, 1, 20]
 
 
+@pytest.mark.compatible("batching")
 def test_a_large_request_is_run_in_parts_where_they_are_split(shapes):
     bundle = load(shapes, max_batch_size=16, enable_large_batch_splitting=True, max_execution_batch_size=4)
     assert ask(bundle, [adding(list(range(11)), [1] * 11)]) == [[list(range(1, 12))]]
@@ -169,6 +183,7 @@ def test_a_large_request_is_run_in_parts_where_they_are_split(shapes):
     bundle.close()
 
 
+@pytest.mark.compatible("batching")
 def test_padding_is_cut_off(shapes):
     bundle = load(shapes, allowed_batch_sizes=(4, 8))
     assert ask(bundle, [adding([2, 4, 6], [1, 1, 1])]) == [[[3, 5, 7]]]
@@ -176,6 +191,7 @@ def test_padding_is_cut_off(shapes):
     bundle.close()
 
 
+@pytest.mark.compatible("batching")
 def test_more_batches_than_may_wait_are_refused(shapes):
     bundle = load(shapes, max_batch_size=2, max_enqueued_batches=2)
     answers = ask(bundle, [adding([i, i], [i, i]) for i in range(5)])
@@ -183,11 +199,16 @@ def test_more_batches_than_may_wait_are_refused(shapes):
     bundle.close()
 
 
+@pytest.mark.compatible("batching")
 def test_inputs_without_rows_or_with_different_numbers_of_them_are_refused(bundle):
     assert ask(bundle, [adding(1, 1), adding([1, 2], [1, 2, 3])]) == ["INVALID_ARGUMENT"] * 2
     assert bundle.rows == []
 
 
+@pytest.mark.compatible(
+    "batching",
+    differs="without a timeout, clients that were just answered are waited for while they ask again: fuller batches",
+)
 def test_clients_that_ask_again_at_once_are_waited_for(bundle):
     """Four clients make batches of four after the first, and one alone waits for nobody."""
 

@@ -26,10 +26,12 @@ def test_signatures_whose_tensors_all_have_rows_are_joined(shapes, half_plus_two
     ("given", "rows", "padded"),
     [({}, 5, 5), ({"allowed_batch_sizes": (4, 8)}, 3, 4), ({"allowed_batch_sizes": (4, 8)}, 8, 8)],
 )
+@pytest.mark.compatible("batching")
 def test_batches_are_padded_to_the_next_allowed_size(given, rows, padded):
     assert BatchingParameters(max_batch_size=8, **given).padded(rows) == padded
 
 
+@pytest.mark.compatible("batching")
 def test_what_is_run_at_once_may_be_less_than_what_may_be_asked_at_once(tmp_path):
     file = tmp_path / "batching"
     file.write_text(
@@ -51,6 +53,7 @@ def test_what_is_run_at_once_may_be_less_than_what_may_be_asked_at_once(tmp_path
             BatchingParameters.read(file)
 
 
+@pytest.mark.compatible("batching")
 def test_parameters_are_read_from_the_real_servers_file(tmp_path):
     path = tmp_path / "batching.txt"
     path.write_text(
@@ -64,6 +67,7 @@ def test_parameters_are_read_from_the_real_servers_file(tmp_path):
         BatchingParameters.read(path)
 
 
+@pytest.mark.compatible("batching")
 def test_versions_may_have_parameters_of_their_own(tmp_path):
     """As with `--enable_per_model_batching_parameters`: those of the flags count for nothing but the threads."""
     own, none = make_half_plus_two(tmp_path / "own" / "1"), make_half_plus_two(tmp_path / "none" / "1")

@@ -28,6 +28,7 @@ def names(path):
     return bundle, next(iter(plan.inputs)), plan.outputs
 
 
+@pytest.mark.compatible("TensorFlow Lite")
 def test_a_file_without_signatures_has_one_of_its_tensors(half):
     bundle, x, (y,) = names(half)
     assert list(bundle.plans) == ["serving_default"]
@@ -37,6 +38,7 @@ def test_a_file_without_signatures_has_one_of_its_tensors(half):
         assert bundle.ask("serving_default", {x: np.float32(values)})[y].tolist() == [[v[0] / 2 + 2] for v in values]
 
 
+@pytest.mark.compatible("TensorFlow Lite")
 def test_signatures_that_a_file_holds_have_their_names(tmp_path):
     path = models.half_plus_two_lite(tmp_path / "1", {"serving_default": "v", "regress": "inputs"})
     bundle = LiteBundle(path, 1)
@@ -45,6 +47,7 @@ def test_signatures_that_a_file_holds_have_their_names(tmp_path):
     assert bundle.ask("serving_default", {"v": np.float32([[4]])})["y"].tolist() == [[4]]
 
 
+@pytest.mark.compatible("TensorFlow Lite")
 def test_scores_are_the_saved_models(network):
     saved = SavedModelBundle(network)
     bundle, _, outputs = names(network)
@@ -55,6 +58,10 @@ def test_scores_are_the_saved_models(network):
     saved.close()
 
 
+@pytest.mark.compatible(
+    "TensorFlow Lite",
+    differs="an input must have the shape of the file's: the interpreter may end the process on another",
+)
 def test_wrong_shapes_are_refused_and_the_next_request_is_answered(network):
     bundle = LiteBundle(network, 1)
     dice = np.random.default_rng(2019)
@@ -85,6 +92,7 @@ def test_requests_at_once_each_get_their_own(half):
 
 
 @pytest.mark.parametrize("data", [b"", b"no model", bytes(1000)])
+@pytest.mark.compatible("TensorFlow Lite")
 def test_what_is_no_model_is_refused(tmp_path, data):
     (tmp_path / "model.tflite").write_bytes(data)
     with pytest.raises(StatusError) as error:
@@ -92,6 +100,7 @@ def test_what_is_no_model_is_refused(tmp_path, data):
     assert error.value.code == "INVALID_ARGUMENT"
 
 
+@pytest.mark.compatible("TensorFlow Lite")
 def test_signatures_of_tensors_that_are_not_there_are_refused(tmp_path):
     path = models.half_plus_two_lite(tmp_path / "1", {"serving_default": "x"}, tensor="elsewhere:0")
     with pytest.raises(StatusError, match="x references an unknown tensor 'elsewhere:0'"):
@@ -139,6 +148,7 @@ def odd(tmp_path_factory):
     return make
 
 
+@pytest.mark.compatible("TensorFlow Lite", differs="of a file for one row, several are run one after the other")
 def test_several_rows_of_a_file_for_one_are_run_one_by_one(odd):
     bundle = odd("one_row")
     rows = np.random.default_rng(0).random((5, 4, 4, 2), np.float32)
@@ -147,6 +157,10 @@ def test_several_rows_of_a_file_for_one_are_run_one_by_one(odd):
     assert np.array_equal(whole[3:4], bundle.run("serving_default", [rows[3:4]])[0])
 
 
+@pytest.mark.compatible(
+    "TensorFlow Lite",
+    differs="what a recurrent network keeps is reset before each request, which may be another client's",
+)
 def test_what_a_recurrent_network_keeps_is_reset_before_each_request(half, monkeypatch):
     bundle, reset = LiteBundle(half, 1), []
     monkeypatch.setattr(tf.lite.Interpreter, "reset_all_variables", lambda self: reset.append(self))
@@ -155,6 +169,7 @@ def test_what_a_recurrent_network_keeps_is_reset_before_each_request(half, monke
     assert len(reset) == 2
 
 
+@pytest.mark.compatible("TensorFlow Lite")
 def test_two_inputs_are_each_given_their_own(odd):
     bundle = odd("two")
     (plan,) = bundle.plans.values()
@@ -163,6 +178,7 @@ def test_two_inputs_are_each_given_their_own(odd):
     assert bundle.run("serving_default", inputs)[0].tolist() in ([12, 24], [21, 42])
 
 
+@pytest.mark.compatible("TensorFlow Lite")
 def test_names_that_are_not_all_different_are_refused():
     details = [{"name": "s:0"}, {"name": "s:1"}]
     with pytest.raises(StatusError, match="names are not all different: s:0, s:1") as error:

@@ -14,6 +14,7 @@ def loader(*arguments):
     return Loader.of(flags.parse(["--model_base_path=/models/m", *map(str, arguments)]), Limits())
 
 
+@pytest.mark.compatible("configuration files")
 def test_a_session_is_configured_by_its_file_and_flags_go_before_it(tmp_path):
     file = tmp_path / "session"
     file.write_text("intra_op_parallelism_threads: 3 inter_op_parallelism_threads: 5 allow_soft_placement: true")
@@ -32,12 +33,14 @@ def test_a_session_is_configured_by_its_file_and_flags_go_before_it(tmp_path):
         [f"--tensorflow_{kind}_parallelism=1" for kind in ("session", "intra_op", "inter_op")],
     ],
 )
+@pytest.mark.compatible("flags")
 def test_flags_that_contradict_each_other_are_refused(wrong):
     with pytest.raises(StatusError) as error:
         loader(*wrong)
     assert error.value.code == "INVALID_ARGUMENT"
 
 
+@pytest.mark.compatible("TensorFlow Lite")
 def test_a_tflite_file_is_preferred_where_the_flag_says_so_and_there_is_one(tmp_path):
     both = models.lite(models.network(tmp_path / "both"), "predict_pixels")
     saved = models.half_plus_two(tmp_path / "saved")

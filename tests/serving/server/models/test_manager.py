@@ -97,6 +97,7 @@ def state(manager, number):
         return None
 
 
+@pytest.mark.compatible("changes of the file system")
 def test_the_latest_version_answers_and_new_ones_take_over(manager, world):
     world.push(1)
     manager.configure(world.config())
@@ -109,6 +110,7 @@ def test_the_latest_version_answers_and_new_ones_take_over(manager, world):
         answering(manager, 1)
 
 
+@pytest.mark.compatible("changes of the file system")
 def test_the_old_version_answers_until_the_new_one_is_loaded(manager, world):
     world.push(1)
     manager.configure(world.config())
@@ -120,6 +122,7 @@ def test_the_old_version_answers_until_the_new_one_is_loaded(manager, world):
     eventually(lambda: answers(manager, 2))
 
 
+@pytest.mark.compatible("changes of the file system")
 def test_a_version_in_use_is_not_freed(manager, world):
     world.push(1)
     manager.configure(world.config())
@@ -131,6 +134,7 @@ def test_a_version_in_use_is_not_freed(manager, world):
     eventually(lambda: world.loaded[0].closed)
 
 
+@pytest.mark.compatible("warm-up and loading")
 def test_a_damaged_version_is_retried_and_reported_and_takes_nothing_away(manager, world):
     world.push(1)
     manager.configure(world.config())
@@ -146,6 +150,9 @@ def test_a_damaged_version_is_retried_and_reported_and_takes_nothing_away(manage
     eventually(lambda: state(manager, 1) == State.END)
 
 
+@pytest.mark.compatible(
+    "warm-up and loading", differs="where the newest version cannot be loaded at a start, the one before is served"
+)
 def test_a_start_with_a_damaged_newest_version_serves_the_one_before(manager, world):
     world.push(1)
     world.push(2)
@@ -159,6 +166,7 @@ def test_a_start_with_a_damaged_newest_version_serves_the_one_before(manager, wo
     eventually(lambda: state(manager, 2) == State.END)
 
 
+@pytest.mark.compatible("warm-up and loading")
 def test_a_version_that_failed_is_loaded_when_it_is_asked_for_again(manager, world):
     for number in (1, 2):
         world.push(number, bad=number == 1)
@@ -170,6 +178,7 @@ def test_a_version_that_failed_is_loaded_when_it_is_asked_for_again(manager, wor
     eventually(lambda: answers(manager, 1, number=1))
 
 
+@pytest.mark.compatible("changes of the file system")
 def test_rollback_by_taking_the_newest_away(manager, world):
     for number in (1, 2):
         world.push(number)
@@ -179,6 +188,7 @@ def test_rollback_by_taking_the_newest_away(manager, world):
     eventually(lambda: answers(manager, 1))
 
 
+@pytest.mark.compatible("changes of the file system")
 def test_what_is_loaded_stays_when_the_models_folder_goes(manager, world):
     world.push(1)
     manager.configure(world.config())
@@ -187,6 +197,7 @@ def test_what_is_loaded_stays_when_the_models_folder_goes(manager, world):
     assert answering(manager) == 1
 
 
+@pytest.mark.compatible("changes of the file system")
 def test_the_last_version_is_unloaded_with_its_folder(manager, world):
     world.push(1)
     manager.configure(world.config())
@@ -197,6 +208,7 @@ def test_the_last_version_is_unloaded_with_its_folder(manager, world):
     eventually(lambda: answers(manager, 2))
 
 
+@pytest.mark.compatible("labels and policies")
 def test_a_policy_of_no_version_unloads_all(manager, world):
     world.push(1)
     manager.configure(world.config())
@@ -206,6 +218,7 @@ def test_a_policy_of_no_version_unloads_all(manager, world):
     eventually(lambda: answers(manager, 1))
 
 
+@pytest.mark.compatible("labels and policies")
 def test_policies_and_a_reload(manager, world):
     for number in (1, 2, 3):
         world.push(number)
@@ -217,6 +230,7 @@ def test_policies_and_a_reload(manager, world):
     eventually(lambda: answers(manager, 3) and answers(manager, 2, number=2))
 
 
+@pytest.mark.compatible("reload of the configuration")
 def test_a_model_taken_from_the_configuration_is_unloaded(manager, world):
     world.push(1)
     world.push(1, model="other")
@@ -229,6 +243,7 @@ def test_a_model_taken_from_the_configuration_is_unloaded(manager, world):
     assert answering(manager) == 1
 
 
+@pytest.mark.compatible("labels and policies")
 def test_labels(manager, world):
     for number in (1, 2):
         world.push(number)
@@ -247,6 +262,7 @@ def test_labels(manager, world):
         answering(manager, label="canary")
 
 
+@pytest.mark.compatible("labels and policies")
 def test_labels_before_loading_where_they_are_allowed(world):
     manager = Manager(world.load, poll_seconds=0.02, early_labels=True)
     world.push(1)
@@ -280,6 +296,7 @@ def test_a_model_that_cannot_be_had_is_told_and_found_later(manager, world):
         ("model_platform: 'pytorch'", "unsupported platform 'pytorch'"),
     ],
 )
+@pytest.mark.compatible("reload of the configuration")
 def test_wrong_configurations_change_nothing(manager, world, change, message):
     world.push(1)
     manager.configure(world.config())
@@ -292,6 +309,7 @@ def test_wrong_configurations_change_nothing(manager, world, change, message):
         manager.configure(twice)
 
 
+@pytest.mark.compatible("labels and policies")
 def test_requests_without_a_name(manager):
     with pytest.raises(StatusError, match="ModelSpec has no name specified"):
         answering(manager, model="")

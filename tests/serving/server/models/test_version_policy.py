@@ -16,10 +16,12 @@ def found(tmp_path):
     return version_policy.available(tmp_path)
 
 
+@pytest.mark.compatible("labels and policies")
 def test_numbered_folders_are_versions(found):
     assert sorted(found) == [1, 2, 10]
 
 
+@pytest.mark.compatible("labels and policies")
 def test_policies(found):
     latest = Policy()
     assert set(version_policy.wanted(found, latest)) == {10}

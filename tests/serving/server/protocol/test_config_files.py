@@ -4,6 +4,7 @@ from serving.server.protocol import config_files
 from serving.server.protocol.errors import StatusError
 
 
+@pytest.mark.compatible("configuration files")
 def test_model_config_of_the_documentation_is_read(tmp_path):
     path = tmp_path / "models.config"
     path.write_text(
@@ -24,6 +25,7 @@ def test_model_config_of_the_documentation_is_read(tmp_path):
     assert dict(entry.version_labels) == {"stable": 42}
 
 
+@pytest.mark.compatible("configuration files")
 def test_tls_and_monitoring_are_read(tmp_path):
     path = tmp_path / "ssl.config"
     path.write_text('server_key: "KEY"\nserver_cert: "CERT"\ncustom_ca: ""\nclient_verify: true\n')
@@ -41,6 +43,7 @@ def test_tls_and_monitoring_are_read(tmp_path):
         (b"\xff\xfe\x00", "is not text"),
     ],
 )
+@pytest.mark.compatible("configuration files")
 def test_faults_are_told_with_file_and_place(tmp_path, content, message):
     path = tmp_path / "models.config"
     path.write_bytes(content)
@@ -49,6 +52,7 @@ def test_faults_are_told_with_file_and_place(tmp_path, content, message):
     assert str(path) in error.value.message
 
 
+@pytest.mark.compatible("configuration files")
 def test_missing_file_is_told(tmp_path):
     with pytest.raises(StatusError, match="cannot be read: No such file") as error:
         config_files.read(tmp_path / "none", "SSLConfig")

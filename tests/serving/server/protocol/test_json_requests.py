@@ -26,6 +26,7 @@ def arrays(body, inputs=X):
     return json_requests.predict_inputs(json_requests.parse(json.dumps(body).encode()), inputs)
 
 
+@pytest.mark.compatible("JSON requests")
 def test_rows_and_columns():
     found, rows = arrays({"instances": [[1, 2], [3.5, 4]]})
     assert rows
@@ -38,6 +39,7 @@ def test_rows_and_columns():
     assert arrays({"inputs": 3})[0]["x"].shape == ()
 
 
+@pytest.mark.compatible("JSON requests")
 def test_named_inputs_in_rows():
     two = infos(tag=tf.string, signal=tf.int64)
     rows = [{"tag": "foo", "signal": [1, 2]}, {"tag": {"b64": "YmFy"}, "signal": [3, 4]}]
@@ -46,11 +48,13 @@ def test_named_inputs_in_rows():
     assert found["signal"].tolist() == [[1, 2], [3, 4]]
 
 
+@pytest.mark.compatible("JSON requests")
 def test_bytes_in_base64_with_and_without_padding():
     found, _ = arrays({"instances": [{"b64": "aGk="}, {"b64": "aGk"}]}, infos(image_bytes=tf.string))
     assert found["image_bytes"].tolist() == [b"hi", b"hi"]
 
 
+@pytest.mark.compatible("JSON requests")
 def test_any_number_is_taken_for_a_float():
     found, _ = arrays({"inputs": [1435774380, 2**24 + 1, 1e39, -1e39, 2**70]})
     assert found["x"].tolist() == [1435774336, 2**24, math.inf, -math.inf, 2**70]
@@ -58,6 +62,7 @@ def test_any_number_is_taken_for_a_float():
     assert found["x"].tolist() == [2**53, 1e39]
 
 
+@pytest.mark.compatible("JSON requests")
 def test_nan_and_infinities_are_numbers():
     found, _ = json_requests.predict_inputs(json_requests.parse(b'{"inputs": [NaN, Infinity, -Infinity]}'), X)
     values = found["x"].tolist()
@@ -102,6 +107,7 @@ def test_nan_and_infinities_are_numbers():
         ({"instances": [1]}, infos(x=tf.bool), "is not of expected type: bool"),
     ],
 )  # fmt: skip
+@pytest.mark.compatible("JSON requests")
 def test_what_is_wrong_is_said(body, inputs, message):
     with pytest.raises(StatusError, match=message) as error:
         arrays(body, inputs)
@@ -121,6 +127,7 @@ def test_what_is_wrong_is_said(body, inputs, message):
         (b'{"signature_name": "\\ud800", "instances": [NaN]}', "surrogates not allowed"),
     ],
 )
+@pytest.mark.compatible("JSON requests")
 def test_what_is_no_json_is_refused(body, message):
     with pytest.raises(StatusError, match=message):
         json_requests.parse(body)
@@ -130,6 +137,7 @@ def reply(rows, **outputs):
     return json.loads(json_replies.predict_reply(dict(sorted(outputs.items())), rows))
 
 
+@pytest.mark.compatible("JSON replies")
 def test_replies_in_rows_and_columns():
     scores, names = np.array([[0.1, 0.2]], np.float32), np.array([[b"a", b"b"]], object)
     assert reply(True, scores=scores) == {"predictions": [[0.1, 0.2]]}
@@ -140,12 +148,14 @@ def test_replies_in_rows_and_columns():
     assert reply(True, label=np.array([3, 4])) == {"predictions": [3, 4]}
 
 
+@pytest.mark.compatible("JSON replies")
 def test_names_that_end_in_bytes_are_base64():
     raw = np.array([b"\x00\xff"], object)
     assert reply(True, image_bytes=raw) == {"predictions": [{"b64": "AP8="}]}
     assert reply(False, image_bytes=raw) == {"outputs": [{"b64": "AP8="}]}
 
 
+@pytest.mark.compatible("JSON replies")
 def test_floats_have_the_digits_of_their_type_and_nan_its_name():
     values = np.array([np.nan, np.inf, -np.inf, 0.1], np.float32)
     assert json_replies.predict_reply({"x": values}, False) == b'{"outputs": [NaN, Infinity, -Infinity, 0.1]}'
@@ -156,6 +166,7 @@ def test_what_json_has_no_numbers_for_is_refused():
         reply(True, x=np.ones(2, np.complex64))
 
 
+@pytest.mark.compatible("JSON replies")
 def test_rows_need_one_length():
     with pytest.raises(StatusError, match="inconsistent batch sizes"):
         reply(True, a=np.zeros(2), b=np.zeros(3))
@@ -163,6 +174,7 @@ def test_rows_need_one_length():
         reply(True, a=np.float32(1))
 
 
+@pytest.mark.compatible("JSON requests")
 def test_examples_of_classify_and_regress():
     body = {
         "signature_name": "s",
@@ -194,11 +206,13 @@ def test_examples_of_classify_and_regress():
         ({"examples": [{"a": 1e40}]}, "without loss of precision"),
     ],
 )
+@pytest.mark.compatible("JSON requests")
 def test_wrong_examples_are_told(body, message):
     with pytest.raises(StatusError, match=message):
         json_requests.regression_request(body)
 
 
+@pytest.mark.compatible("JSON replies")
 def test_results_of_classify_and_regress():
     classified = classification_pb2.ClassificationResponse()
     classified.result.classifications.add().classes.add(label="cat", score=0.1)
@@ -208,6 +222,7 @@ def test_results_of_classify_and_regress():
     assert json.loads(json_replies.regression_reply(regressed)) == {"results": [0.3]}
 
 
+@pytest.mark.compatible("JSON requests")
 def test_signature_name_must_be_text():
     with pytest.raises(StatusError, match="'signature_name' key must be a string value"):
         json_requests.signature_name({"signature_name": 1})
@@ -274,6 +289,7 @@ def test_long_and_odd_bodies_are_explained_in_short(body, words):
     assert len(error.value.message) < 600
 
 
+@pytest.mark.compatible("JSON requests")
 def test_nothing_of_a_type_that_json_has_not_is_a_sentence():
     with pytest.raises(StatusError, match=r"Conversion of JSON Value: \[\] to type: complex64"):
         arrays({"instances": [[]]}, infos(x=tf.complex64))

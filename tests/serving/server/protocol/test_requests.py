@@ -54,10 +54,12 @@ def example(**features):
     return made
 
 
+@pytest.mark.compatible("Predict and metadata")
 def test_predict_of_a_model_of_tensorflow_1(half):
     assert predict(half, x=np.array([2, 4], np.float32)) == {"y": [3.0, 4.0]}
 
 
+@pytest.mark.compatible("Predict and metadata")
 def test_predict_of_every_type(shape):
     assert predict(shape, "add", a=np.array([3]), b=np.array([4])) == {"sum": [7], "difference": [-1]}
     assert predict(shape, "shout", text=[b"ab"]) == {"upper": [b"AB"], "raw_bytes": [b"ab"], "length": [2]}
@@ -84,6 +86,7 @@ def test_predict_of_every_type(shape):
         ("add", (), {"a": [1, 2], "b": [1, 2, 3]}, "INVALID_ARGUMENT", "Incompatible shapes"),
     ],
 )  # fmt: skip
+@pytest.mark.compatible("Predict and metadata")
 def test_refusals_of_predict_are_the_real_servers(shape, signature, filter_, inputs, code, message):
     typed = {
         name: np.array(value, np.float32 if isinstance(value[0], float) else np.int64) for name, value in inputs.items()
@@ -94,6 +97,7 @@ def test_refusals_of_predict_are_the_real_servers(shape, signature, filter_, inp
     assert message in error.value.message
 
 
+@pytest.mark.compatible("Classify, Regress and MultiInference")
 def test_classify_with_and_without_context(half):
     request = classification_pb2.ClassificationRequest()
     request.model_spec.name, request.model_spec.signature_name = "m", "classify"
@@ -106,6 +110,7 @@ def test_classify_with_and_without_context(half):
     assert [c.classes[0].score for c in result.classifications] == [103, 4]
 
 
+@pytest.mark.compatible("Classify, Regress and MultiInference")
 def test_classify_of_scores_alone(half):
     request = classification_pb2.ClassificationRequest()
     request.model_spec.name, request.model_spec.signature_name = "m", "scores_only"
@@ -118,6 +123,7 @@ def test_classify_of_scores_alone(half):
     assert (entry.label, entry.score) == ("", 3)
 
 
+@pytest.mark.compatible("Classify, Regress and MultiInference")
 def test_regress(half):
     request = regression_pb2.RegressionRequest()
     request.model_spec.name, request.model_spec.signature_name = "m", "regress"
@@ -135,6 +141,7 @@ def test_regress(half):
         ("wrong_input", 1, "FAILED_PRECONDITION", "No classification inputs found in SignatureDef"),
     ],
 )
+@pytest.mark.compatible("Classify, Regress and MultiInference")
 def test_refusals_of_classify(half, signature, rows, code, message):
     request = classification_pb2.ClassificationRequest()
     request.model_spec.name, request.model_spec.signature_name = "m", signature
@@ -154,6 +161,7 @@ def multi(*tasks):
     return request
 
 
+@pytest.mark.compatible("Classify, Regress and MultiInference")
 def test_multi_inference_joins_its_tasks(half):
     request = multi(("m", "classify", example_requests.CLASSIFY), ("m", "regress", example_requests.REGRESS))
     prepare = {"classify": example_requests.prepare_classify, "regress": example_requests.prepare_regress}
@@ -184,11 +192,13 @@ def test_multi_inference_joins_its_tasks(half):
         ([("", "a", example_requests.CLASSIFY)], "empty model name"),
     ],
 )
+@pytest.mark.compatible("Classify, Regress and MultiInference")
 def test_refusals_of_multi_inference(tasks, message):
     with pytest.raises(StatusError, match=message):
         example_requests.split_multi(multi(*tasks))
 
 
+@pytest.mark.compatible("Predict and metadata")
 def test_metadata(half):
     request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     response = requests.metadata(request, half.servable)

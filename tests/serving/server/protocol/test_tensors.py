@@ -21,6 +21,7 @@ DTYPES = [
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("as_content", [False, True])
+@pytest.mark.compatible("tensors")
 def test_every_type_there_and_back_and_as_tensorflow_reads_it(dtype, as_content):
     array = np.array([[0, 1, 1], [1, 0, 1]]).astype(dtype)
     proto = tensors.to_proto(array, as_content)
@@ -29,6 +30,7 @@ def test_every_type_there_and_back_and_as_tensorflow_reads_it(dtype, as_content)
     assert np.array_equal(tensors.to_array(tf.make_tensor_proto(array), 2**20), array)
 
 
+@pytest.mark.compatible("tensors")
 def test_strings_and_negative_numbers():
     words = np.array([[b"a"], [b"\xff\x00"]], dtype=object)
     assert tensors.to_array(tensors.to_proto(words), 2**20).tolist() == words.tolist()
@@ -36,19 +38,23 @@ def test_strings_and_negative_numbers():
 
 
 @pytest.mark.parametrize(("values", "expected"), [([1, 2], [1, 2, 2, 2]), ([], [0, 0, 0, 0])])
+@pytest.mark.compatible("tensors")
 def test_few_values_repeat_the_last_and_none_are_zero_as_in_tensorflow(values, expected):
     proto = shaped(4, float_val=values)
     assert tensors.to_array(proto, 2**20).tolist() == tf.make_ndarray(proto).tolist() == expected
 
 
+@pytest.mark.compatible("tensors")
 def test_of_more_values_than_a_shape_has_the_first_are_taken():
     assert tensors.to_array(shaped(2, float_val=[1, 2, 3]), 2**20).tolist() == [1, 2]
 
 
+@pytest.mark.compatible("tensors")
 def test_strings_that_are_not_given_are_empty():
     assert tensors.to_array(shaped(2, dtype=types_pb2.DT_STRING), 2**20).tolist() == [b"", b""]
 
 
+@pytest.mark.compatible("tensors")
 def test_scalars_have_a_shape_without_dimensions():
     proto = tensors.to_proto(np.array(3, np.float32))
     assert proto.HasField("tensor_shape")
@@ -76,12 +82,17 @@ def shaped(*sizes, dtype=types_pb2.DT_FLOAT, **values):
         (shaped(1, dtype=types_pb2.DT_INVALID), "type invalid cannot be fed"),
     ],
 )
+@pytest.mark.compatible(
+    "tensors",
+    differs="shapes beyond the limit, or that contradict their content, are refused before memory is taken",
+)
 def test_contradictions_and_bombs_are_refused(proto, message):
     with pytest.raises(StatusError, match=message) as error:
         tensors.to_array(proto, 2**20)
     assert error.value.code == "INVALID_ARGUMENT"
 
 
+@pytest.mark.compatible("tensors")
 def test_numbers_too_large_for_their_type_are_cast_as_tensorflow_casts_them():
     assert tensors.to_array(shaped(1, dtype=types_pb2.DT_UINT8, int_val=[300]), 2**20).tolist() == [44]
 
