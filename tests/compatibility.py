@@ -61,7 +61,7 @@ def page(cases: list[tuple[str, str, str]]) -> str:
             "# Compatibility, case by case",
             "",
             "Each case is a test that expects what TensorFlow Serving's public documentation, sources or tests say.",
-            "The run of those tests (`make compatibility`) writes this page; `make test` compares it with what is marked.",
+            "The run of those tests (`make compatibility`) writes this page; `make test` compares it with the marks.",
             "",
             "| area | cases | agree | differ on purpose |",
             "| --- | --- | --- | --- |",
