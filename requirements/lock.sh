@@ -14,5 +14,10 @@ compile tfx1.16 3.10 2_28
 for version in 3.10 3.11 3.12 3.13; do
   compile tfx1.21 "$version" 2_39
 done
+# Clients that others wrote, each in an environment of its own in the tests; their modules are of protobuf before 3.21.
+for client in min-tfs-client tensorflow-serving-client-grpc; do
+  printf '%s\nprotobuf<3.21\n' "$client" | "$uv" pip compile - --quiet --universal --python-version 3.10 \
+    --generate-hashes --no-header --no-emit-index-url --no-annotate --output-file "requirements/clients/$client.lock"
+done
 echo "uv==0.13.9" | "$uv" pip compile - --quiet --universal --generate-hashes --no-header --no-emit-index-url \
   --output-file requirements/uv.lock

@@ -1,0 +1,116 @@
+"""Clients that others wrote ask the embedded server, each in an environment of its own: they bring the protocol's
+modules under names that TensorFlow has too. `ovmsclient` and the plain stubs are in test_server.py."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.serving.server_process import Server
+
+ROOT = Path(__file__).parents[2]
+
+MIN_TFS_CLIENT = """
+import sys
+import numpy as np
+from min_tfs_client.requests import TensorServingClient
+from min_tfs_client.tensors import tensor_proto_to_ndarray
+
+client = TensorServingClient(host="localhost", port=int(sys.argv[1]), credentials=None)
+given = {"x": np.array([[2.0], [4.0]], np.float32)}
+for version in (None, 1):
+    reply = client.predict_request(model_name="half", input_dict=given, model_version=version, timeout=30)
+    print(tensor_proto_to_ndarray(reply.outputs["y"]).tolist())
+try:
+    client.predict_request(model_name="half", input_dict=given, model_version=9, timeout=30)
+except Exception as error:
+    print(error.code().name, error.details())
+"""
+
+CLIENT_GRPC = """
+import sys
+import grpc
+from tensorflow_serving.apis import classification_pb2, get_model_status_pb2, model_service_pb2_grpc, predict_pb2
+from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+with grpc.insecure_channel(f"localhost:{sys.argv[1]}") as channel:
+    service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "half"
+    request.inputs["x"].dtype = 1
+    request.inputs["x"].float_val.extend([2.0, 4.0])
+    request.inputs["x"].tensor_shape.dim.add().size = 2
+    print(list(service.Predict(request, timeout=30).outputs["y"].float_val))
+    asked = classification_pb2.ClassificationRequest()
+    asked.model_spec.name, asked.model_spec.signature_name = "half", "classify"
+    asked.input.example_list.examples.add().features.feature["x"].float_list.value.append(10)
+    found = service.Classify(asked, timeout=30).result.classifications[0].classes[0]
+    print([found.label, found.score])
+    status = get_model_status_pb2.GetModelStatusRequest()
+    status.model_spec.name = "half"
+    versions = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(status, timeout=30)
+    print([(one.version, one.state) for one in versions.model_version_status])
+"""
+
+
+@pytest.fixture(scope="module")
+def server(half_plus_two, tmp_path_factory):
+    log = tmp_path_factory.mktemp("server") / "log"
+    with Server(log, "--model_name=half", f"--model_base_path={half_plus_two}") as started:
+        yield started
+
+
+@pytest.fixture
+def environment(request, tmp_path):
+    """Returns the Python of an environment with what a lock file names, and nothing else."""
+    lock = ROOT / "requirements" / "clients" / f"{request.param}.lock"
+    uv, python = Path(sys.prefix, "bin", "uv"), tmp_path / "environment" / "bin" / "python"
+    for command in (
+        [uv, "venv", "--quiet", "--python", sys.executable, python.parents[1]],
+        [uv, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", lock],
+    ):
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"needs {request.param}: {done.stderr.strip()[-200:]}")
+    return python
+
+
+def answers(python, program, server):
+    done = subprocess.run(
+        [str(python), "-c", program, str(server.port)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.compatible("connections")
+@pytest.mark.parametrize("environment", ["min-tfs-client"], indirect=True)
+def test_min_tfs_client(environment, server):
+    assert answers(environment, MIN_TFS_CLIENT, server) == [
+        "[[3.0], [4.0]]",
+        "[[3.0], [4.0]]",
+        "NOT_FOUND Servable not found for request: Specific(half, 9)",
+    ]
+
+
+@pytest.mark.compatible("connections")
+@pytest.mark.parametrize("environment", ["tensorflow-serving-client-grpc"], indirect=True)
+def test_tensorflow_serving_client_grpc(environment, server):
+    assert answers(environment, CLIENT_GRPC, server) == ["[3.0, 4.0]", "['high', 7.0]", "[(1, 30)]"]
+
+
+@pytest.mark.compatible("connections")
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+def test_curl_as_the_documentation_of_tensorflow_serving_has_it(server):
+    def curl(path, *options):
+        command = ["curl", "--silent", "--show-error", *options, f"{server.rest}/v1/models/half{path}"]
+        return json.loads(subprocess.run(command, capture_output=True, timeout=30, check=True).stdout)
+
+    assert curl(":predict", "-d", '{"instances": [1.0, 2.0, 5.0]}') == {"predictions": [2.5, 3.0, 4.5]}
+    assert curl("")["model_version_status"][0]["state"] == "AVAILABLE"
+    found = curl(":classify", "-X", "POST", "-d", '{"signature_name": "classify", "examples": [{"x": 10.0}]}')
+    assert found == {"results": [[["high", 7.0]]]}
+    assert "JSON Parse error" in curl(":predict", "-d", "{")["error"]
