@@ -102,13 +102,16 @@ class Server:
         self._all = [top, *top.children(recursive=True)]
         return took
 
+    def resume(self) -> None:
+        for process in self._all:
+            process.resume()
+
     def pause(self) -> None:
         for process in self._all:
             process.suspend()
 
     def measure(self, door: Door, clients: int, seconds: float) -> Seen:
-        for process in self._all:
-            process.resume()
+        self.resume()
         self._body.write_bytes(door.body)
         before = self._cpu()
         with tempfile.TemporaryDirectory() as folder:
@@ -177,6 +180,19 @@ def embedded(home: Home, model: str, image: np.ndarray, log: Path) -> tuple[Serv
     return server, doors, server.wait_for(doors[REST])
 
 
+def require_answers(rest: Door) -> None:
+    """Refuses figures of requests that failed: gRPC's failures come with HTTP's status of success.
+
+    Raises:
+      RuntimeError: a request to the embedded server has failed.
+    """
+    address = "/".join(rest.url.split("/")[:3])
+    metrics = urllib.request.urlopen(f"{address}/monitoring/prometheus/metrics").read().decode()
+    failed = [line for line in metrics.splitlines() if "request_count{" in line and 'status="OK"' not in line]
+    if failed and any(not line.endswith(" 0") and 'status="CANCELLED"' not in line for line in failed):
+        raise RuntimeError(f"requests failed: {failed}")
+
+
 def litserve(version: Path, image: np.ndarray, log: Path) -> tuple[Server, Door]:
     """Starts litserve."""
     port = free_port()
@@ -235,6 +251,8 @@ def contenders(name: str, folder: Path, bentoml_program: str | None) -> Iterator
         for server, _ in started.values():
             server.pause()
         yield Contenders(version, job.shape, started, start)
+        started[REST][0].resume()
+        require_answers(started[REST][1])
     finally:
         for server in {server for server, _ in started.values()}:
             server.stop()

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong is raised, and said by us
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # on processors without AVX512-VNNI TensorFlow leaves it off
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 warnings.filterwarnings("ignore", module="google")  # of Python versions, on import
 
@@ -126,7 +125,7 @@ def _calls(given: argparse.Namespace, stack: contextlib.AsyncExitStack) -> tuple
         most_bytes=LARGEST_MESSAGES * given.max_message_bytes,
         observe=metrics.runtime,
     )
-    stack.push_async_callback(asyncio.to_thread, dispatcher.close)
+    stack.push_async_callback(dispatcher.close)
     return Calls(manager, dispatcher, metrics, limits), cache
 
 

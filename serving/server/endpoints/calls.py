@@ -16,7 +16,7 @@ from serving.server.models.versions import State
 from serving.server.protocol import example_requests, requests, session_requests
 from serving.server.protocol.errors import StatusError, invalid_argument
 from serving.server.protocol.requests import Limits, PreparedRequest, Servable
-from serving.server.protocol.tensors import TooLarge
+from serving.server.protocol.tensors import TooLarge, size_of
 from serving.server.threads import LARGE, beside_the_loop
 
 
@@ -63,6 +63,10 @@ class Calls:
     async def multi_inference(self, request: Any, size: int) -> Any:
         """Answers a MultiInferenceRequest; see `predict`."""
         calls = {"classify": self.classify, "regress": self.regress}
+        # Each task takes the input anew: there are no more of them than signatures, which are not asked for twice.
+        for task in request.tasks:
+            with self.manager.use(task.model_spec) as version:
+                example_requests.require_signature(task.model_spec, version.servable)
         parts = [calls[kind](part, size) for kind, part in example_requests.split_multi(request)]
         return example_requests.join_multi(await asyncio.gather(*parts))
 
@@ -72,13 +76,13 @@ class Calls:
         Raises:
           StatusError: as the real server would.
         """
-        with self.manager.use(_spec(request)) as version:
+        with self.manager.use(_required(_spec(request))) as version:
             return requests.metadata(request, version.servable)
 
     async def status(self, request: Any, _size: int = 0) -> Any:
         """Answers a GetModelStatusRequest; see `metadata`."""
         response = get_model_status_pb2.GetModelStatusResponse()
-        for version in self.manager.status(_spec(request)):
+        for version in self.manager.status(_required(_spec(request))):
             entry = response.model_version_status.add(version=version.number, state=int(version.state))
             error = version.error if version.state in (State.END, State.LOADING) else None
             entry.status.error_code = error.grpc_code.value[0] if error else 0
@@ -102,7 +106,7 @@ class Calls:
         self,
         api: str,
         entrypoint: str,
-        spec: model_pb2.ModelSpec,
+        spec: model_pb2.ModelSpec | None,
         request: Any,
         size: int,
         prepare: Callable[[Any, Servable, Limits], PreparedRequest],
@@ -125,11 +129,11 @@ class Calls:
         """
         started, status = time.perf_counter(), "INTERNAL"
         try:
-            with self.manager.use(spec) as version:
+            with self.manager.use(_required(spec)) as version:
                 self.dispatcher.require_room()
                 prepared = await self._prepared(prepare, request, size, version.servable)
-                outputs = await self.dispatcher.run(version, prepared)
-            reply = await beside_the_loop(sum([value.nbytes for value in outputs]), prepared.reply, outputs)
+                outputs = await self.dispatcher.run(version, prepared, size)
+            reply = await beside_the_loop(sum(map(size_of, outputs)), prepared.reply, outputs)
             if prepared.examples:
                 self.metrics.examples(version.model, prepared.examples)
             status = "OK"
@@ -141,7 +145,8 @@ class Calls:
             status = "CANCELLED"
             raise
         finally:
-            self.metrics.request(spec.name, api, entrypoint, status, time.perf_counter() - started)
+            name = spec.name if spec else ""
+            self.metrics.request(name, api, entrypoint, status, time.perf_counter() - started)
 
     async def _prepared(
         self, prepare: Callable[[Any, Servable, Limits], PreparedRequest], request: Any, size: int, servable: Servable
@@ -154,12 +159,11 @@ class Calls:
         return await asyncio.to_thread(prepare, request, servable, self.limits)
 
 
-def _spec(request: Any) -> model_pb2.ModelSpec:
-    """Returns a request's ModelSpec.
+def _spec(request: Any) -> model_pb2.ModelSpec | None:
+    return request.model_spec if request.HasField("model_spec") else None
 
-    Raises:
-      StatusError: INVALID_ARGUMENT, where it has none.
-    """
-    if not request.HasField("model_spec"):
+
+def _required(spec: model_pb2.ModelSpec | None) -> model_pb2.ModelSpec:
+    if spec is None:
         raise invalid_argument("Missing ModelSpec")
-    return request.model_spec
+    return spec

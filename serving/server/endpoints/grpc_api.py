@@ -50,12 +50,13 @@ def _handler(calls: Calls, request_type: Any, name: str) -> grpc.RpcMethodHandle
     async def handle(data: bytes, context: Any) -> bytes:
         try:
             request = await beside_the_loop(len(data), request_type.FromString, data)
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INTERNAL, "The request cannot be parsed.")  # gRPC's own code for it
+        try:
             reply = await answer(request, len(data))
             if isinstance(reply, bytes):
                 return reply
             return await beside_the_loop(reply.ByteSize(), reply.SerializeToString)
-        except DecodeError:
-            await context.abort(grpc.StatusCode.INTERNAL, "The request cannot be parsed.")  # gRPC's own code for it
         except StatusError as error:
             await context.abort(error.grpc_code, error.message)
         except Exception as error:

@@ -22,6 +22,7 @@ from serving.server.endpoints.calls import Calls
 from serving.server.protocol import example_requests, json_replies, json_requests, requests
 from serving.server.protocol.errors import StatusError, invalid_argument
 from serving.server.protocol.requests import Limits, PreparedRequest, Servable
+from serving.server.protocol.tensors import TooLarge
 from serving.server.threads import beside_the_loop
 
 log = logging.getLogger(__name__)
@@ -148,6 +149,12 @@ def _parsed_predict(body: bytes, spec: Any) -> dict[str, Any]:
 def _prepared_predict(document: dict[str, Any], servable: Servable, limits: Limits) -> PreparedRequest:
     name = json_requests.signature_name(document) or requests.DEFAULT_SIGNATURE
     arrays, rows = json_requests.predict_inputs(document, _inputs(servable, name))
+    for key, array in arrays.items():
+        if array.nbytes > limits.tensor_bytes:
+            raise TooLarge(
+                "INVALID_ARGUMENT",
+                f"{key} takes {array.nbytes} bytes; this server takes {limits.tensor_bytes} at most.",
+            )
     requests.check_method(servable, name, limits)
     plan = servable.plans[name]
 

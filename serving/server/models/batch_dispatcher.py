@@ -8,7 +8,7 @@ Source: https://github.com/tensorflow/serving/blob/master/tensorflow_serving/bat
 """
 
 import asyncio
-import collections
+import contextlib
 import dataclasses
 import logging
 import time
@@ -18,99 +18,38 @@ from typing import Any
 
 import numpy as np
 
-from serving.server.models.batching import BatchingParameters
+from serving.server.models.batching import BatchingParameters, Queue, Waiting
 from serving.server.models.bundle import Bundle
 from serving.server.models.manager import Manager
 from serving.server.models.versions import Version
 from serving.server.protocol.errors import StatusError, invalid_argument
 from serving.server.protocol.requests import PreparedRequest
+from serving.server.protocol.tensors import size_of
 
 MOST_QUEUES = 100  # that are kept for what they know of their clients
-QUIET = 0.001  # seconds without a request, after which no more is expected
+TICK = 0.001  # seconds: event loops round what is less to nothing, and would be asked over and over
 log = logging.getLogger(__name__)
 
 Key = tuple[Version, str, tuple[tuple[Any, ...], ...]]  # the signature, and type and shape of each input's rows
 
 
-@dataclasses.dataclass
-class _Waiting:
-    """A request, or a part of one that is split."""
-
-    version: Version
-    request: PreparedRequest
-    rows: int
-    size: int  # bytes of its inputs
-    answer: asyncio.Future
-    since: float
+class _NotRowsError(Exception):
+    """An output whose first dimension is not one of rows."""
 
 
-class _Queue:
-    """Requests that may be run together. Belongs to the event loop's thread."""
+@dataclasses.dataclass(frozen=True)
+class _Ran:
+    """What came of a batch.
 
-    def __init__(self, parameters: BatchingParameters) -> None:
-        self.parameters = parameters
-        self.rows = 0
-        self.running = 0
-        self.look: asyncio.Handle | None = None  # when it is looked at next
-        self._expected = 1
-        self._seconds = 0.0
-        self._waiting: collections.deque[_Waiting] = collections.deque()
+    Attributes:
+      answers: each request's outputs, or its exception.
+      seconds: how long the model took, all requests together.
+      joins: whether requests of this kind can be run together at all.
+    """
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def add(self, waiting: _Waiting) -> None:
-        """Lets a request wait.
-
-        Raises:
-          StatusError: UNAVAILABLE, where as many batches wait as may.
-        """
-        most = self.parameters.max_enqueued_batches
-        if self.rows and self.rows + waiting.rows > most * self.parameters.largest:
-            enqueued = -(-self.rows // self.parameters.largest)
-            raise StatusError(
-                "UNAVAILABLE",
-                "The batch scheduling queue to which this task was submitted is full; currently "
-                f"{enqueued} batches enqueued and max_enqueued_batches is {most}",
-            )
-        self._waiting.append(waiting)
-        self.rows += waiting.rows
-
-    def is_complete(self) -> bool:
-        """Whether there is nothing to wait for."""
-        if self.parameters.batch_timeout_micros:
-            return self.rows >= self.parameters.largest
-        return self.rows >= self._expected
-
-    def seconds_to_wait(self, now: float, active: float) -> float:
-        """Returns how long the first request waits on for others; 0 or less where a batch is to be run.
-
-        Clients that were answered a moment ago often ask again at once. Run in two halves, they would cost the model
-        twice; so without a time to wait for, a batch is begun when as many rows are there as were in the server when
-        the last one ended, when no more of them come, or after as long as that one took.
-        """
-        if self.is_complete():
-            return 0
-        if self.parameters.batch_timeout_micros:
-            return self._waiting[0].since + self.parameters.batch_timeout_micros / 1e6 - now
-        return min(active + QUIET, self._waiting[0].since + self._seconds) - now
-
-    def take(self) -> list[_Waiting]:
-        """Returns the next batch: as many requests as fit, and one that is too large by itself."""
-        batch = [self._waiting.popleft()]
-        rows = batch[0].rows
-        while self._waiting and rows + self._waiting[0].rows <= self.parameters.largest:
-            batch.append(self._waiting.popleft())
-            rows += batch[-1].rows
-        self.rows -= rows
-        self.running += 1
-        return batch
-
-    def finished(self, rows: int, seconds: float) -> None:
-        """Counts a batch as done, after so many seconds."""
-        self.running -= 1
-        self._expected = min(self.rows + rows, self.parameters.largest)
-        self._seconds = seconds
+    answers: list[Any]
+    seconds: float
+    joins: bool = True
 
 
 class BatchDispatcher:
@@ -136,10 +75,11 @@ class BatchDispatcher:
         """
         self._manager, self._limit, self._most_bytes, self._observe = manager, limit, most_bytes, observe
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="session")
-        self._queues: dict[Key, _Queue] = {}
-        self._busy = 0
-        self._held = 0
-        self._active = 0.0
+        self._threads.submit(int).result()  # one is there, whatever becomes of the others
+        self._queues: dict[Key, Queue] = {}
+        self._requests = 0
+        self._input_bytes = 0
+        self._closed = False
 
     def require_room(self) -> None:
         """Refuses one more request.
@@ -147,48 +87,61 @@ class BatchDispatcher:
         Raises:
           StatusError: RESOURCE_EXHAUSTED, where as many are running and waiting as may be.
         """
-        if self._busy >= self._limit:
-            raise StatusError("RESOURCE_EXHAUSTED", f"{self._busy} requests are running or waiting; try again later.")
+        if self._requests >= self._limit:
+            raise StatusError(
+                "RESOURCE_EXHAUSTED", f"{self._requests} requests are running or waiting; try again later."
+            )
 
-    async def run(self, version: Version, request: PreparedRequest) -> list[np.ndarray]:
+    async def run(self, version: Version, request: PreparedRequest, size: int = 0) -> list[np.ndarray]:
         """Runs a request and returns its outputs.
 
         Args:
           version: a version in use; it is kept loaded until TensorFlow is done, also where the request is cancelled.
           request: what to run.
+          size: the bytes of the message that it came in.
 
         Raises:
           StatusError: RESOURCE_EXHAUSTED or UNAVAILABLE, or what the model says.
         """
         self.require_room()
-        size = sum([value.nbytes for value in request.inputs])
-        if self._held and self._held + size > self._most_bytes:
+        size = max(size, sum(map(size_of, request.inputs)))
+        if self._input_bytes and self._input_bytes + size > self._most_bytes:
             raise StatusError("RESOURCE_EXHAUSTED", "The requests that are waiting take all memory; try again later.")
         parameters = version.loaded.batching_of(request.signature)
         if parameters is None:
-            waiting = self._hold(version, request, 0)
-            self._submit(None, [waiting])
+            waiting = self._hold(version, request, 0, size)
+            self._submit((version, request.signature, ()), [waiting], joined=False)
             return await waiting.answer
         rows = _rows(request)
-        if rows <= parameters.largest or not parameters.enable_large_batch_splitting:
-            outputs = await self._wait(version, request, rows).answer
-            self._active = time.monotonic()
-            return outputs
-        return await self._run_in_parts(version, request, rows, parameters.largest)
-
-    def close(self) -> None:
-        """Waits for what runs."""
-        self._threads.shutdown(wait=True)
-
-    async def _run_in_parts(
-        self, version: Version, request: PreparedRequest, rows: int, largest: int
-    ) -> list[np.ndarray]:
-        answers: list[asyncio.Future] = []
+        key = (version, request.signature, tuple([(value.dtype, *value.shape[1:]) for value in request.inputs]))
+        queue = self._queue(key, parameters)
+        queue.require_room(rows)
         try:
-            for start in range(0, rows, largest):
-                values = [value[start : start + largest] for value in request.inputs]
-                part = dataclasses.replace(request, inputs=values)
-                answers.append(self._wait(version, part, len(values[0])).answer)
+            if rows <= parameters.largest or not parameters.enable_large_batch_splitting:
+                outputs = await self._wait(key, queue, self._hold(version, request, rows, size))
+            else:
+                outputs = await self._run_in_parts(key, queue, request, parameters.largest)
+            queue.last_seen = time.monotonic()  # those of a batch are answered one after the other
+            return outputs
+        except (asyncio.CancelledError, StatusError):
+            self._schedule(key, queue, 0)  # what waits for nobody now is let go
+            raise
+
+    async def close(self) -> None:
+        """Refuses what waits, and waits for what runs."""
+        self._closed = True
+        for key in list(self._queues):
+            self._run_due(key)
+        await asyncio.to_thread(self._threads.shutdown)
+
+    async def _run_in_parts(self, key: Key, queue: Queue, request: PreparedRequest, largest: int) -> list[np.ndarray]:
+        answers: list[asyncio.Future] = []
+        for start in range(0, len(request.inputs[0]), largest):
+            values = [value[start : start + largest] for value in request.inputs]
+            part = dataclasses.replace(request, inputs=values)
+            waiting = self._hold(key[0], part, len(values[0]), sum(map(size_of, values)))
+            answers.append(self._wait(key, queue, waiting))
+        try:
             outputs = await asyncio.gather(*answers)
         except StatusError:
             for answer in answers:
@@ -196,94 +149,100 @@ class BatchDispatcher:
             raise
         return [np.concatenate(values) for values in zip(*outputs, strict=True)]
 
-    def _hold(self, version: Version, request: PreparedRequest, rows: int) -> _Waiting:
+    def _hold(self, version: Version, request: PreparedRequest, rows: int, size: int) -> Waiting:
         """Counts a request in, until `_let_go`."""
-        size = sum([value.nbytes for value in request.inputs])
-        loop = asyncio.get_running_loop()
-        self._busy += 1
-        self._held += size
+        self._requests += 1
+        self._input_bytes += size
         self._manager.acquire(version)
-        return _Waiting(version, request, rows, size, loop.create_future(), time.monotonic())
+        return Waiting(request, rows, size, asyncio.get_running_loop().create_future(), time.monotonic())
 
-    def _let_go(self, waiting: _Waiting) -> None:
-        self._busy -= 1
-        self._held -= waiting.size
-        self._manager.release(waiting.version)
+    def _let_go(self, version: Version, waiting: Waiting) -> None:
+        self._requests -= 1
+        self._input_bytes -= waiting.size
+        self._manager.release(version)
 
-    def _wait(self, version: Version, request: PreparedRequest, rows: int) -> _Waiting:
-        """Lets a request wait for its batch."""
-        key = (version, request.signature, tuple([(value.dtype, *value.shape[1:]) for value in request.inputs]))
+    def _queue(self, key: Key, parameters: BatchingParameters) -> Queue:
         queue = self._queues.get(key)
         if queue is None:
-            parameters = version.loaded.batching_of(request.signature)
-            assert parameters
-            if len(self._queues) >= MOST_QUEUES:  # anybody may ask with any shape
-                self._queues = {key: queue for key, queue in self._queues.items() if queue or queue.running}
-            queue = self._queues[key] = _Queue(parameters)
-        waiting = self._hold(version, request, rows)
-        self._active = waiting.since
-        try:
-            queue.add(waiting)
-        except StatusError:
-            self._let_go(waiting)
-            raise
-        if queue.look is None or queue.is_complete():  # what arrives in the same turn of the event loop goes with it
-            self._look_again(key, queue, 0)
-        return waiting
+            keep_idle = len(self._queues) < MOST_QUEUES  # anybody may ask with any shape
+            self._queues = {
+                other: kept
+                for other, kept in self._queues.items()
+                if kept or kept.running or (keep_idle and other[0].bundle)
+            }
+            queue = self._queues[key] = Queue(parameters)
+        return queue
 
-    def _look_again(self, key: Key, queue: _Queue, seconds: float) -> None:
-        """Looks at a queue soon, or later if nothing fills it up before."""
-        if queue.look:
-            queue.look.cancel()
+    def _wait(self, key: Key, queue: Queue, waiting: Waiting) -> asyncio.Future:
+        """Lets a request wait for its batch."""
+        queue.add(waiting)
+        is_free = queue.running < queue.parameters.num_batch_threads
+        if is_free and (queue.timer is None or queue.is_complete()):
+            self._schedule(key, queue, 0)  # what arrives in the same turn of the event loop goes with it
+        return waiting.answer
+
+    def _schedule(self, key: Key, queue: Queue, seconds: float) -> None:
+        """Looks at a queue soon, or later if nothing completes its batch before."""
+        if queue.timer:
+            queue.timer.cancel()
         loop = asyncio.get_running_loop()
-        queue.look = loop.call_later(seconds, self._look, key) if seconds > 0 else loop.call_soon(self._look, key)
+        if seconds > 0:
+            queue.timer = loop.call_later(max(seconds, TICK), self._run_due, key)
+        else:
+            queue.timer = loop.call_soon(self._run_due, key)
 
-    def _look(self, key: Key) -> None:
-        """Runs what a queue has to run, and comes back when the rest has waited long enough."""
-        queue = self._queues[key]
-        if queue.look:
-            queue.look.cancel()
-            queue.look = None
-        while queue and queue.running < queue.parameters.num_batch_threads:
-            seconds = queue.seconds_to_wait(time.monotonic(), self._active)
-            if seconds > 0:
-                self._look_again(key, queue, seconds)
+    def _run_due(self, key: Key) -> None:
+        """Runs the batches of a queue that are due, and comes back when the rest has waited long enough."""
+        queue = self._queues.get(key)
+        if queue is None:
+            return
+        if queue.timer:
+            queue.timer.cancel()
+            queue.timer = None
+        for waiting in queue.without_cancelled():
+            self._let_go(key[0], waiting)
+        while queue and (self._closed or queue.running < queue.parameters.num_batch_threads):
+            seconds = queue.seconds_to_wait(time.monotonic())
+            if not self._closed and (seconds > 0 or queue.looks_once_more()):
+                self._schedule(key, queue, seconds)
                 return
-            self._submit(key, queue.take())
+            self._submit(key, queue.take(), joined=True)
 
-    def _submit(self, key: Key | None, batch: list[_Waiting]) -> None:
+    def _submit(self, key: Key, batch: list[Waiting], joined: bool) -> None:
+        if self._closed:
+            for waiting in batch:
+                self._let_go(key[0], waiting)
+                _settle(waiting.answer, StatusError("UNAVAILABLE", "The server is stopping."))
+            return
         loop = asyncio.get_running_loop()
-        bundle = batch[0].version.loaded
+        bundle, requests = key[0].loaded, [waiting.request for waiting in batch]
 
         def work() -> None:
-            started = time.perf_counter()
-            requests = [waiting.request for waiting in batch]
-            joined = _answers_together(bundle, requests) if key else None
-            answers = [_answer(bundle, request) for request in requests] if joined is None else joined
-            seconds = time.perf_counter() - started
-            loop.call_soon_threadsafe(self._deliver, key, batch, answers, seconds)
+            ran = _run(bundle, requests, joined)
+            loop.call_soon_threadsafe(self._deliver, key, batch, ran, joined)
 
-        try:
+        with contextlib.suppress(RuntimeError):  # no thread more can be started: one of those that there are takes it
             self._threads.submit(work)
-        except RuntimeError:  # of a request that was cancelled when the server stopped
-            stopping: list[Any] = [StatusError("UNAVAILABLE", "The server is stopping.")] * len(batch)
-            loop.call_soon(self._deliver, key, batch, stopping, 0.0)
 
-    def _deliver(self, key: Key | None, batch: list[_Waiting], answers: list[Any], seconds: float) -> None:
-        if key is not None:
+    def _deliver(self, key: Key, batch: list[Waiting], ran: _Ran, joined: bool) -> None:
+        if joined:
             queue = self._queues[key]
-            self._active = time.monotonic()
-            queue.finished(sum([waiting.rows for waiting in batch]), seconds)
-            self._look(key)
-        for waiting, answer in zip(batch, answers, strict=True):
-            self._let_go(waiting)
-            self._observe(waiting.version.model, waiting.request.api, seconds)
-            if waiting.answer.done():  # the client has gone
-                continue
-            if isinstance(answer, Exception):
-                waiting.answer.set_exception(answer)
-            else:
-                waiting.answer.set_result(answer)
+            queue.joins = queue.joins and ran.joins
+            queue.finished(sum([waiting.rows for waiting in batch]), time.monotonic())
+            self._run_due(key)
+        for waiting, answer in zip(batch, ran.answers, strict=True):
+            self._let_go(key[0], waiting)
+            self._observe(key[0].model, waiting.request.api, ran.seconds)
+            _settle(waiting.answer, answer)
+
+
+def _settle(future: asyncio.Future, answer: Any) -> None:
+    if future.done():  # the client has gone
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
 
 
 def _rows(request: PreparedRequest) -> int:
@@ -300,25 +259,44 @@ def _rows(request: PreparedRequest) -> int:
     return rows
 
 
-def _answers_together(bundle: Bundle, requests: Sequence[PreparedRequest]) -> list[Any] | None:
-    """Returns the outputs of each of a batch's requests; None where there is nothing to join, or they fail together."""
-    assert bundle.batching
-    sizes = [len(request.inputs[0]) for request in requests]
-    padding = bundle.batching.padded(sum(sizes)) - sum(sizes)
-    if len(requests) == 1 and not padding:
-        return None
-    signature = requests[0].signature
-    try:
-        joined = [
-            np.concatenate([*values, *[values[0][:1]] * padding])
-            for values in zip(*(request.inputs for request in requests), strict=True)
-        ]
-        outputs = bundle.run(signature, joined)
-        if all(len(value) == len(joined[0]) for value in outputs):
-            return _split(outputs, sizes, requests, bundle.plans[signature].outputs)
-    except Exception:  # a batch fails as a whole: each is tried by itself, and says why
-        log.debug("a batch of %d requests failed", len(requests), exc_info=True)
-    return None
+def _run(bundle: Bundle, requests: Sequence[PreparedRequest], joined: bool) -> _Ran:
+    """Runs requests of the same signature and shapes, together where they are joined or padded."""
+    started, joins, seconds = time.perf_counter(), True, 0.0
+    if joined and (len(requests) > 1 or _padding(bundle, requests)):
+        try:
+            answers = _run_together(bundle, requests)
+            return _Ran(answers, time.perf_counter() - started)
+        except _NotRowsError as error:
+            joins = False
+            log.warning("%s: requests to %s are not joined any more: %s", bundle.path, requests[0].signature, error)
+        except Exception:  # a batch fails as a whole: each is tried by itself, and says why
+            log.debug("a batch of %d requests failed", len(requests), exc_info=True)
+        seconds = time.perf_counter() - started
+    answers = [_answer(bundle, request) for request in requests]
+    return _Ran(answers, seconds or time.perf_counter() - started, joins)
+
+
+def _padding(bundle: Bundle, requests: Sequence[PreparedRequest]) -> int:
+    rows = sum([len(request.inputs[0]) for request in requests])
+    return bundle.batching.padded(rows) - rows if bundle.batching else 0
+
+
+def _run_together(bundle: Bundle, requests: Sequence[PreparedRequest]) -> list[Any]:
+    """Returns each request's rows of the outputs of one run.
+
+    Raises:
+      _NotRowsError: an output has another number of rows than the inputs.
+    """
+    signature, padding = requests[0].signature, _padding(bundle, requests)
+    joined = [np.concatenate(values) for values in zip(*(request.inputs for request in requests), strict=True)]
+    if padding:
+        joined = [np.concatenate([value, np.repeat(value[:1], padding, axis=0)]) for value in joined]
+    outputs = bundle.run(signature, joined)
+    names = bundle.plans[signature].outputs
+    for name, value in zip(names, outputs, strict=True):
+        if not value.ndim or len(value) != len(joined[0]):
+            raise _NotRowsError(f"{name} has the shape {list(value.shape)} for {len(joined[0])} rows")
+    return _split(outputs, [len(request.inputs[0]) for request in requests], requests, names)
 
 
 def _answer(bundle: Bundle, request: PreparedRequest) -> Any:

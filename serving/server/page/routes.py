@@ -119,7 +119,8 @@ class Local:
         request.model_spec.CopyFrom(self._spec(name))
         request.model_spec.signature_name = signature
         request.inputs[key].CopyFrom(tensors.to_proto(value, as_content=True))
-        reply = await self._calls.predict(request, request.ByteSize())
+        prepare, size = requests.prepare_predict, request.ByteSize()
+        reply = await self._calls.run("Predict", "REST", request.model_spec, request, size, prepare)
         response = predict_pb2.PredictResponse.FromString(reply)
         outputs = {key: tensors.to_array(value, 2**30) for key, value in response.outputs.items()}
         return response.model_spec, outputs

@@ -131,13 +131,23 @@ def join_multi(responses: Sequence[Any]) -> inference_pb2.MultiInferenceResponse
     return joined
 
 
+def require_signature(spec: model_pb2.ModelSpec, servable: Servable) -> str:
+    """Returns the name of the signature that is asked for.
+
+    Raises:
+      StatusError: INVALID_ARGUMENT, where there is none of that name.
+    """
+    name = spec.signature_name or DEFAULT_SIGNATURE
+    if name not in servable.plans:
+        raise invalid_argument(f"No signature was found with the name: {name}")
+    return name
+
+
 def _example_signature(
     spec: model_pb2.ModelSpec, servable: Servable, limits: Limits, method: str, kind: str
 ) -> tuple[str, meta_graph_pb2.SignatureDef]:
-    name = spec.signature_name or DEFAULT_SIGNATURE
-    signature = servable.signatures.get(name) if name in servable.plans else None
-    if signature is None:
-        raise invalid_argument(f"No signature was found with the name: {name}")
+    name = require_signature(spec, servable)
+    signature = servable.signatures[name]
     if limits.checks_methods and signature.method_name != method:
         raise invalid_argument(f"Expected {kind} signature method_name to be {method}. Was: {signature.method_name}")
     if len(signature.inputs) != 1:

@@ -60,6 +60,7 @@ def _plain(name: str, array: np.ndarray) -> Any:
         raise invalid_argument(f"Type {array.dtype} cannot be written as JSON.")
     if array.dtype.kind not in "OSU":
         known = array.dtype.kind in "fiub" and array.dtype != np.float16  # orjson knows neither half nor bfloat16
+        array = np.ascontiguousarray(array) if array.ndim else array  # as orjson wants it
         return (array if known else array.astype(np.float32))[()]  # and no array without dimensions
     as_bytes = name.endswith("_bytes")
 

@@ -21,7 +21,7 @@ from serving.server.protocol import tensors
 from serving.server.protocol.errors import StatusError, invalid_argument
 
 MAX_RANK = 32  # numpy's own limit of dimensions
-EXPLAINED = 100_000  # values that are looked at for the words of a mistake
+EXPLAINED = 2_000  # values that are looked at for the words of a mistake
 NOT_ALIKE = "The rows of 'instances' are not alike, or lack an input."
 SHOWN = 200  # characters of a value in a message
 _ENCODER = json.JSONEncoder(indent=4, ensure_ascii=False)

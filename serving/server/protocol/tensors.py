@@ -1,4 +1,4 @@
-"""TensorProto to array and back, the fields checked before anything is allocated; no loop over numbers in Python."""
+"""TensorProto to array and back, the fields checked before anything is allocated; no Python object for each number."""
 
 import functools
 import math
@@ -43,6 +43,7 @@ _DTYPE, _SHAPE, _CONTENT = (
 )
 _STRING = wire.varint(_NUMBERS["string_val"] << 3 | wire.BYTES)
 _SHORT = [_STRING + wire.varint(size) for size in range(128)]
+_MANY = 2**14  # strings whose lengths are not looked at one by one
 _ELEMENT = 64  # bytes that an element of a string tensor takes at least
 
 
@@ -85,6 +86,15 @@ def to_array(proto: tensor_pb2.TensorProto, limit: int) -> np.ndarray:
             )
         return np.frombuffer(content, kind.numpy).reshape(shape)
     return _filled(_values(proto, kind), shape)
+
+
+def size_of(array: np.ndarray) -> int:
+    """Returns about how many bytes an array takes as a message; of very many strings no less than 8 bytes each."""
+    if array.dtype != object or array.size > _MANY:
+        return array.nbytes
+    if array.size and not any(array.strides):  # one string for all
+        return array.size * (8 + len(array.flat[0]))
+    return array.nbytes + sum(map(len, array.ravel().tolist()))
 
 
 def to_proto(array: np.ndarray, as_content: bool = False) -> tensor_pb2.TensorProto:
@@ -139,7 +149,9 @@ def _shape(proto: tensor_pb2.TensorProto, limit: int, kind: _Type) -> tuple[int,
     if len(shape) > 32 or min(shape, default=0) < 0:  # numpy's own limit of dimensions
         raise invalid_argument(f"Shape {list(shape[:33])} is not one of a tensor.")
     # A shape with a zero in it holds nothing, and must not be vast in its other dimensions all the same.
-    size = _ELEMENT if kind.field == "string_val" else kind.numpy.itemsize
+    size = kind.numpy.itemsize
+    if kind.field == "string_val":  # of fewer than there are elements the last is repeated
+        size = max(_ELEMENT, len(proto.string_val[-1]) if proto.string_val else 0)
     for item in shape:
         size *= item or 1
     if size > limit:
@@ -153,7 +165,7 @@ def _values(proto: tensor_pb2.TensorProto, kind: _Type) -> np.ndarray:
     """Returns what the type's field holds; int_val is cast to the narrower types, as TensorFlow does."""
     if kind.field == "string_val":
         return np.array([*proto.string_val, None], dtype=object)[:-1]  # strings of one length would become numpy's own
-    content = wire.packed(proto.SerializeToString(), _NUMBERS[kind.field])
+    content = wire.only_field(_with_only(proto, kind.field).SerializeToString())
     if kind.field in ("float_val", "double_val"):
         return np.frombuffer(content, kind.numpy)
     numbers = wire.unpack_integers(content)
@@ -162,11 +174,23 @@ def _values(proto: tensor_pb2.TensorProto, kind: _Type) -> np.ndarray:
     return numbers.view(np.int64).astype(kind.numpy)
 
 
+def _with_only(proto: tensor_pb2.TensorProto, field: str) -> tensor_pb2.TensorProto:
+    """Returns a copy of a tensor without its other fields, known and unknown ones."""
+    kept = tensor_pb2.TensorProto()
+    kept.CopyFrom(proto)
+    kept.DiscardUnknownFields()
+    for descriptor, _ in kept.ListFields():
+        if descriptor.name != field:
+            kept.ClearField(descriptor.name)
+    return kept
+
+
 def _filled(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Returns as many values as a shape has: the first ones, or those that there are and the last one again."""
     count = math.prod(shape)
     if len(array) < min(count, 2):  # one value for all takes no more memory than the value
-        return np.broadcast_to(array[0] if len(array) else _nothing(array.dtype)[0], shape)
+        one = array[:1] if len(array) else _nothing(array.dtype)
+        return np.broadcast_to(one.reshape(()), shape)  # not its item, which would make a string one of NumPy's own
     if len(array) < count:
         filling = array[-1:] if len(array) else _nothing(array.dtype)
         array = np.concatenate([array, np.repeat(filling, count - len(array))])

@@ -5,7 +5,7 @@ Source: https://protobuf.dev/programming-guides/encoding/
 
 import numpy as np
 
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
+BYTES = 2  # the wire type of what has a length
 _BITS = 7  # of a number in each byte of a varint
 _FEW = 16  # numbers that a loop is faster with
 _PIECE = 2**16  # numbers or bytes that are looked at once: in between they take many times the room
@@ -27,27 +27,14 @@ def field(number: int, content: bytes) -> bytes:
     return varint(number << 3 | BYTES) + varint(len(content)) + content
 
 
-def packed(message: bytes, number: int) -> bytes:
-    """Returns the content of a field of packed numbers; empty where there is none.
-
-    Args:
-      message: a message as a library serialized it: valid, and the field in one piece.
-      number: the field's number.
-    """
+def only_field(message: bytes) -> bytes:
+    """Returns the content of the one field that a message has, bytes or packed numbers; empty where it has none."""
     at = 0
-    while at < len(message):
-        key, at = _read_varint(message, at)
-        kind = key & 7
-        if kind == VARINT:
-            _, at = _read_varint(message, at)
-        elif kind == BYTES:
-            size, at = _read_varint(message, at)
-            if key >> 3 == number:
-                return message[at : at + size]
-            at += size
-        else:
-            at += 8 if kind == FIXED64 else 4
-    return b""
+    for _ in range(2 if message else 0):  # its key, and its length
+        while message[at] & 128:
+            at += 1
+        at += 1
+    return message[at:]
 
 
 def pack_integers(values: np.ndarray) -> bytes:
@@ -88,12 +75,3 @@ def _unpack_piece(parts: np.ndarray) -> np.ndarray:
     starts = np.concatenate([[0], np.flatnonzero(ends)[:-1] + 1])
     places = np.arange(len(parts)) - np.repeat(starts, np.diff(np.append(starts, len(parts))))
     return np.add.reduceat((parts & 127).astype(np.uint64) << (_BITS * places).astype(np.uint64), starts)
-
-
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """Returns a varint's number, and where it ends."""
-    number = shift = 0
-    while data[at] & 128:
-        number |= (data[at] & 127) << shift
-        at, shift = at + 1, shift + _BITS
-    return number | data[at] << shift, at + 1

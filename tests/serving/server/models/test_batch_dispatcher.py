@@ -1,13 +1,14 @@
 import asyncio
-import threading
+import concurrent.futures
 import time
 
 import numpy as np
 import pytest
+import uvloop
 
-from serving.server.models import batch_dispatcher
+from serving.server.models import batch_dispatcher, batching
 from serving.server.models.batch_dispatcher import BatchDispatcher
-from serving.server.models.batching import BatchingParameters
+from serving.server.models.batching import BatchingParameters, Queue, Waiting
 from serving.server.models.bundle import SavedModelBundle
 from serving.server.models.versions import Version
 from serving.server.protocol.errors import StatusError
@@ -64,10 +65,10 @@ def ask(bundle, jobs, limit=100, most_bytes=2**20):
     async def all_at_once():
         runner = BatchDispatcher(users, threads=4, limit=limit, most_bytes=most_bytes)
         answers = await asyncio.gather(*(runner.run(version, one) for one in jobs), return_exceptions=True)
-        while runner._busy:  # with parts of a request of which one has failed
+        while runner._requests:  # with parts of a request of which one has failed
             await asyncio.sleep(0.001)
-        runner.close()
-        assert (runner._busy, runner._held, sum(map(len, runner._queues.values()))) == (0, 0, 0)
+        await runner.close()
+        assert (runner._requests, runner._input_bytes, sum(map(len, runner._queues.values()))) == (0, 0, 0)
         return answers
 
     answers = asyncio.run(all_at_once())
@@ -133,13 +134,12 @@ def test_inputs_of_more_than_the_memory_for_them_are_refused_at_once_but_one_alo
 
 
 @pytest.mark.compatible("batching")
-def test_a_part_of_a_batch_waits_for_the_timeout_and_a_full_one_does_not(shapes):
-    bundle = load(shapes, batch_timeout_micros=200_000)
-    for count, quick in ((8, True), (7, False)):
-        started = time.monotonic()
-        assert len(ask(bundle, [adding([i], [i]) for i in range(count)])) == count
-        assert (time.monotonic() - started < 0.2) == quick
-    assert bundle.rows == [8, 7]
+def test_a_part_of_a_batch_waits_for_the_timeout(shapes):
+    bundle = load(shapes, batch_timeout_micros=50_000)
+    started = time.monotonic()
+    assert len(ask(bundle, [adding([i], [i]) for i in range(7)])) == 7
+    assert time.monotonic() - started >= 0.05
+    assert bundle.rows == [7]
     bundle.close()
 
 
@@ -155,7 +155,7 @@ def test_what_fills_a_batch_up_ends_its_waiting(shapes):
             tasks.append(asyncio.create_task(runner.run(version, adding([i], [i]))))
             await asyncio.sleep(0.001)
         await asyncio.gather(*tasks)
-        runner.close()
+        await runner.close()
 
     asyncio.run(one_after_the_other())
     assert bundle.rows == [8]
@@ -195,7 +195,7 @@ def test_padding_is_cut_off(shapes):
 def test_more_batches_than_may_wait_are_refused(shapes):
     bundle = load(shapes, max_batch_size=2, max_enqueued_batches=2)
     answers = ask(bundle, [adding([i, i], [i, i]) for i in range(5)])
-    assert answers == [[[2 * i] * 2] for i in range(2)] + ["UNAVAILABLE"] * 3
+    assert answers == [[[2 * i] * 2] for i in range(3)] + ["UNAVAILABLE"] * 2, "one runs, two wait"
     bundle.close()
 
 
@@ -205,37 +205,108 @@ def test_inputs_without_rows_or_with_different_numbers_of_them_are_refused(bundl
     assert bundle.rows == []
 
 
+def waiting(rows, since):
+    return Waiting(adding([0] * rows, [0] * rows), rows, 0, concurrent.futures.Future(), since)
+
+
 @pytest.mark.compatible(
     "batching",
     differs="without a timeout, clients that were just answered are waited for while they ask again: fuller batches",
 )
-def test_clients_that_ask_again_at_once_are_waited_for(bundle):
-    """Four clients make batches of four after the first, and one alone waits for nobody."""
+def test_clients_that_ask_again_at_once_are_waited_for():
+    queue = Queue(BatchingParameters(max_batch_size=8))
+    queue.add(waiting(1, since=0))
+    assert queue.seconds_to_wait(now=0) == 0, "the first waits for nobody"
+    queue.take()
+    queue.add(waiting(2, since=1))
+    queue.finished(rows=1, now=6)
+    assert 0 < queue.seconds_to_wait(now=6) < 2 * batching.QUIET, "those that waited are joined by those just answered"
+    queue.take()
+    queue.finished(rows=2, now=7)
+    queue.add(waiting(1, since=7))
+    assert 0 < queue.seconds_to_wait(now=7) < 2 * batching.QUIET, "there were two"
+    assert queue.seconds_to_wait(now=7 + 2 * batching.QUIET) < 0, "nobody else comes"
+    for i in range(1, 100):
+        queue.last_seen = 7 + i * batching.QUIET / 2
+        if queue.seconds_to_wait(now=queue.last_seen) <= 0:
+            break
+    assert queue.last_seen == pytest.approx(7 + batching.PATIENCE, abs=batching.QUIET), "nor does it wait for ever"
+    queue.add(waiting(1, since=8))
+    assert queue.seconds_to_wait(now=8) == 0, "all are there"
 
-    async def clients(count, times):
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_requests_on_either_event_loop(shapes, new_loop):
+    bundle = load(shapes, batch_timeout_micros=400)
+    loop = new_loop()
+
+    async def clients():
         runner = BatchDispatcher(Users(), threads=4, limit=100)
+        version, looks = Version("m", 1, bundle.path, bundle=bundle), []
+        look = runner._run_due
+        runner._run_due = lambda key: looks.append(key) or look(key)
+
+        async def client():
+            return [(await runner.run(version, adding([i], [1])))[0].tolist() for i in range(20)]
+
+        answers = await asyncio.gather(*(client() for _ in range(3)))
+        await runner.close()
+        return answers, len(looks)
+
+    answers, looks = loop.run_until_complete(clients())
+    assert answers == [[[i + 1] for i in range(20)]] * 3
+    assert looks < 600, "no busy loop"
+    loop.close()
+    bundle.close()
+
+
+def test_what_waits_for_a_client_that_has_gone_is_let_go(shapes):
+    bundle, users = load(shapes, batch_timeout_micros=60_000_000), Users()
+
+    async def gone():
+        runner = BatchDispatcher(users, threads=4, limit=100)
         version = Version("m", 1, bundle.path, bundle=bundle)
-        slow, run = threading.Event(), bundle.run
+        task = asyncio.create_task(runner.run(version, adding([1], [1])))
+        await asyncio.sleep(0.01)
+        assert users.now == 1
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.sleep(0)
+        assert (users.now, runner._requests, runner._input_bytes) == (0, 0, 0)
+        await runner.close()
 
-        def run_slowly(*given):
-            slow.wait(0.05)  # longer than the clients take to ask again
-            return run(*given)
+    asyncio.run(gone())
+    assert bundle.rows == []
+    bundle.close()
 
-        bundle.run = run_slowly
 
-        async def client(number):
-            if number:
-                await asyncio.sleep(0.01)  # so that the first begins alone
-            for i in range(times):
-                await runner.run(version, adding([i], [i]))
+def test_a_split_request_that_does_not_fit_leaves_nothing_behind(shapes):
+    bundle = load(
+        shapes, max_batch_size=100, max_enqueued_batches=2, enable_large_batch_splitting=True,
+        max_execution_batch_size=4,
+    )  # fmt: skip
+    first, large, small = (adding([1] * rows, [1] * rows) for rows in (4, 40, 1))
+    assert ask(bundle, [first, large, small]) == [[[2] * 4], "UNAVAILABLE", [[2]]]
+    assert sorted(bundle.rows) == [1, 4]
+    bundle.close()
 
-        await asyncio.gather(*map(client, range(count)))
-        runner.close()
 
-    asyncio.run(clients(4, 5))
-    assert bundle.rows[0] == 1
-    assert max(bundle.rows) == 4
-    assert len(bundle.rows) <= 9, "of 20 requests"
+def test_outputs_that_are_not_rows_are_never_cut(shapes, caplog):
+    """As of a sum over the batch, whose shape the signature does not know."""
+    bundle = load(shapes)
+    bundle.run, run = lambda name, inputs, outputs=(): [value[:1] for value in run(name, inputs, outputs)], bundle.run
+    one = job("add", ["sum"], np.array([1, 2]), np.array([0, 0]))
+    assert ask(bundle, [one, one]) == [[[1]], [[1]]]
+    assert "are not joined any more" in caplog.text
+    bundle.close()
+
+
+def test_padding_after_a_request_without_rows(shapes):
+    bundle = load(shapes, allowed_batch_sizes=(4, 8))
+    nothing = job("add", ["sum"], np.zeros(0, np.int64), np.zeros(0, np.int64))
+    assert ask(bundle, [nothing, adding([2], [1])]) == [[[]], [[3]]]
+    assert bundle.rows == [4]
+    bundle.close()
 
 
 def test_what_waits_when_the_server_stops_is_answered(bundle):
@@ -244,7 +315,7 @@ def test_what_waits_when_the_server_stops_is_answered(bundle):
         version = Version("m", 1, bundle.path, bundle=bundle)
         waiting = asyncio.create_task(runner.run(version, adding([1], [1])))
         await asyncio.sleep(0)
-        runner.close()
+        await runner.close()
         with pytest.raises(StatusError, match="The server is stopping"):
             await waiting
 
@@ -261,7 +332,7 @@ def test_queues_of_shapes_that_nobody_asks_with_any_more_are_forgotten(shapes, m
         for columns in range(1, 10):
             await runner.run(version, job("half", ["positive"], np.ones((1, columns), np.float16)))
             assert len(runner._queues) <= 3
-        runner.close()
+        await runner.close()
 
     asyncio.run(asked())
     bundle.close()

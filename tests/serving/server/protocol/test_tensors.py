@@ -157,3 +157,25 @@ def test_one_value_for_a_vast_shape_takes_no_memory():
 def test_many_numbers_are_read_and_written_in_pieces(kind):
     values = np.arange(3 * wire._PIECE + 5).astype(kind)
     assert np.array_equal(tensors.to_array(tensors.to_proto(values), 2**27), values)
+
+
+def test_what_protobuf_does_not_know_is_not_read_as_numbers():
+    """A group, which protobuf keeps as an unknown field, and fields of other types, some of them many times."""
+    group = wire.varint(100 << 3 | 3) + wire.varint(10 << 3 | 2) + b"\x01\x05" + wire.varint(100 << 3 | 4)
+    data = shaped(1, dtype=types_pb2.DT_INT64).SerializeToString() + group + wire.field(8, b"") * 1000
+    assert tensors.to_array(tensor_pb2.TensorProto.FromString(data), 2**20).tolist() == [0]
+    data += wire.field(10, b"\x07")
+    assert tensors.to_array(tensor_pb2.TensorProto.FromString(data), 2**20).tolist() == [7]
+
+
+def test_sizes_are_of_what_a_message_takes():
+    words = np.array([b"ab" * 1000, b"c"], object)
+    assert 2000 < tensors.size_of(words) < 2100
+    proto = shaped(50, 2, dtype=types_pb2.DT_STRING, string_val=[b"a" * 2000 + b"\0"])
+    array = tensors.to_array(proto, 2**20)
+    assert (array.dtype, array[49, 1][-2:]) == (object, b"a\0")
+    assert 200_000 < tensors.size_of(array) < 205_000
+    assert tensors.size_of(np.zeros(10, np.float32)) == 40
+    proto = shaped(2**20, dtype=types_pb2.DT_STRING, string_val=[b"x" * 1000])
+    with pytest.raises(tensors.TooLarge):
+        tensors.to_array(proto, 2**27)
