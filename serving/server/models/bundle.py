@@ -123,7 +123,8 @@ class SavedModelBundle(Bundle):
         except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
             self.close()
             raise StatusError("NOT_FOUND" if isinstance(error, OSError) else "INTERNAL", str(error)) from error
-        self.signatures = dict(loaded.signature_def)
+        # Copies: a part of a message keeps the whole of it, which is the graph.
+        self.signatures = {name: _copy(signature) for name, signature in loaded.signature_def.items()}
         self.plans = {
             name: SignaturePlan.of(signature)
             for name, signature in self.signatures.items()
@@ -179,6 +180,12 @@ class SavedModelBundle(Bundle):
         options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
         call = self._session._make_callable_from_options(options)
         return lambda *values: [_array(value) for value in call(*values)]
+
+
+def _copy(signature: meta_graph_pb2.SignatureDef) -> meta_graph_pb2.SignatureDef:
+    copied = meta_graph_pb2.SignatureDef()
+    copied.CopyFrom(signature)
+    return copied
 
 
 @contextlib.contextmanager
