@@ -164,35 +164,34 @@ def _prepared_predict(document: dict[str, Any], servable: Servable, limits: Limi
     return PreparedRequest(name, [arrays[key] for key in plan.inputs], plan.outputs, reply)
 
 
-def _parsed_classify(body: bytes, spec: Any) -> Any:
-    request = json_requests.classification_request(_parsed_predict(body, spec))
-    request.model_spec.CopyFrom(spec)
-    return request
+def _of_examples(
+    read: Callable[[dict[str, Any]], Any],
+    prepare: Callable[[Any, Servable, Limits], PreparedRequest],
+    write: Callable[[Any], bytes],
+) -> tuple[Callable[[bytes, Any], Any], Callable[[Any, Servable, Limits], PreparedRequest]]:
+    """Returns how a method that takes tf.Examples reads a body and checks it: as over gRPC, from and to JSON."""
 
+    def parsed(body: bytes, spec: Any) -> Any:
+        request = read(_parsed_predict(body, spec))
+        request.model_spec.CopyFrom(spec)
+        return request
 
-def _prepared_classify(request: Any, servable: Servable, limits: Limits) -> PreparedRequest:
-    prepared = example_requests.prepare_classify(request, servable, limits)
-    reply = prepared.reply
-    return dataclasses.replace(prepared, reply=lambda values: json_replies.classification_reply(reply(values)))
+    def prepared(request: Any, servable: Servable, limits: Limits) -> PreparedRequest:
+        made = prepare(request, servable, limits)
+        return dataclasses.replace(made, reply=lambda values: write(made.reply(values)))
 
-
-def _parsed_regress(body: bytes, spec: Any) -> Any:
-    request = json_requests.regression_request(_parsed_predict(body, spec))
-    request.model_spec.CopyFrom(spec)
-    return request
-
-
-def _prepared_regress(request: Any, servable: Servable, limits: Limits) -> PreparedRequest:
-    prepared = example_requests.prepare_regress(request, servable, limits)
-    reply = prepared.reply
-    return dataclasses.replace(prepared, reply=lambda values: json_replies.regression_reply(reply(values)))
+    return parsed, prepared
 
 
 # Method -> what reads a body, before a version is looked for, and what checks it against the version.
 _METHODS: dict[str, tuple[Callable[[bytes, Any], Any], Callable[[Any, Servable, Limits], PreparedRequest]]] = {
     "predict": (_parsed_predict, _prepared_predict),
-    "classify": (_parsed_classify, _prepared_classify),
-    "regress": (_parsed_regress, _prepared_regress),
+    "classify": _of_examples(
+        json_requests.classification_request, example_requests.prepare_classify, json_replies.classification_reply
+    ),
+    "regress": _of_examples(
+        json_requests.regression_request, example_requests.prepare_regress, json_replies.regression_reply
+    ),
 }
 
 

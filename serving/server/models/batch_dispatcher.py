@@ -110,7 +110,7 @@ class BatchDispatcher:
         parameters = version.loaded.batching_of(request.signature)
         if parameters is None:
             waiting = self._hold(version, request, 0, size)
-            self._submit((version, request.signature, ()), [waiting], joined=False)
+            self._submit((version, request.signature, ()), [waiting])
             return await waiting.answer
         rows = _rows(request)
         key = (version, request.signature, tuple([(value.dtype, *value.shape[1:]) for value in request.inputs]))
@@ -206,9 +206,9 @@ class BatchDispatcher:
             if not self._closed and (seconds > 0 or queue.looks_once_more()):
                 self._schedule(key, queue, seconds)
                 return
-            self._submit(key, queue.take(), joined=True)
+            self._submit(key, queue.take())
 
-    def _submit(self, key: Key, batch: list[Waiting], joined: bool) -> None:
+    def _submit(self, key: Key, batch: list[Waiting]) -> None:
         if self._closed:
             for waiting in batch:
                 self._let_go(key[0], waiting)
@@ -216,17 +216,18 @@ class BatchDispatcher:
             return
         loop = asyncio.get_running_loop()
         bundle, requests = key[0].loaded, [waiting.request for waiting in batch]
+        joined = key in self._queues
 
         def work() -> None:
             ran = _run(bundle, requests, joined)
-            loop.call_soon_threadsafe(self._deliver, key, batch, ran, joined)
+            loop.call_soon_threadsafe(self._deliver, key, batch, ran)
 
         with contextlib.suppress(RuntimeError):  # no thread more can be started: one of those that there are takes it
             self._threads.submit(work)
 
-    def _deliver(self, key: Key, batch: list[Waiting], ran: _Ran, joined: bool) -> None:
-        if joined:
-            queue = self._queues[key]
+    def _deliver(self, key: Key, batch: list[Waiting], ran: _Ran) -> None:
+        queue = self._queues.get(key)
+        if queue is not None:  # one may be empty
             queue.joins = queue.joins and ran.joins
             queue.finished(sum([waiting.rows for waiting in batch]), time.monotonic())
             self._run_due(key)

@@ -45,7 +45,7 @@ class SignaturePlan:
       outputs: the outputs' names, sorted.
       feeds: the inputs' tensors, in that order.
       fetches: each output's tensor.
-      has_rows: whether the first dimension of every input and output is one of rows, as many as are given.
+      has_rows: whether the first dimension of every input and output is open, so that it may be one of rows.
     """
 
     inputs: dict[str, int]
@@ -141,19 +141,21 @@ def new_spec() -> model_pb2.ModelSpec:
     return model_pb2.ModelSpec()
 
 
-@functools.lru_cache(maxsize=1024)
-def _serialized_spec(model: str, number: int, signature: str) -> bytes:
-    """Returns the field of a PredictResponse that `effective_spec` is in."""
-    spec = model_pb2.ModelSpec(name=model, signature_name=signature)
-    spec.version.value = number
-    return wire.field(_MODEL_SPEC, spec.SerializeToString())
-
-
 def effective_spec(servable: Servable, signature: str) -> model_pb2.ModelSpec:
     """Returns the ModelSpec of a reply: what was really asked."""
-    spec = model_pb2.ModelSpec(name=servable.model, signature_name=signature)
-    spec.version.value = servable.number
+    return _spec(servable.model, servable.number, signature)
+
+
+def _spec(model: str, number: int, signature: str) -> model_pb2.ModelSpec:
+    spec = model_pb2.ModelSpec(name=model, signature_name=signature)
+    spec.version.value = number
     return spec
+
+
+@functools.lru_cache(maxsize=1024)
+def _spec_field(model: str, number: int, signature: str) -> bytes:
+    """Returns the field of a PredictResponse that `effective_spec` is in."""
+    return wire.field(_MODEL_SPEC, _spec(model, number, signature).SerializeToString())
 
 
 def prepare_predict(request: predict_pb2.PredictRequest, servable: Servable, limits: Limits) -> PreparedRequest:
@@ -182,7 +184,7 @@ def prepare_predict(request: predict_pb2.PredictRequest, servable: Servable, lim
     outputs = _filtered(plan, request.output_filter)
 
     def reply(values: Sequence[np.ndarray]) -> bytes:
-        parts = [_serialized_spec(servable.model, servable.number, name)]
+        parts = [_spec_field(servable.model, servable.number, name)]
         for key, value in zip(outputs, values, strict=True):
             tensor = wire.field(2, tensors.serialized(value, limits.as_content))
             parts.append(wire.field(_OUTPUTS, wire.field(1, key.encode()) + tensor))  # an entry of a map: key, value

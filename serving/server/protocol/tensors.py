@@ -90,10 +90,10 @@ def to_array(proto: tensor_pb2.TensorProto, limit: int) -> np.ndarray:
 
 def size_of(array: np.ndarray) -> int:
     """Returns about how many bytes an array takes as a message; of very many strings no less than 8 bytes each."""
+    if array.dtype == object and array.size and not any(array.strides):  # one string for all
+        return array.size * (8 + len(array.flat[0]))
     if array.dtype != object or array.size > _MANY:
         return array.nbytes
-    if array.size and not any(array.strides):  # one string for all
-        return array.size * (8 + len(array.flat[0]))
     return array.nbytes + sum(map(len, array.ravel().tolist()))
 
 

@@ -175,6 +175,7 @@ def test_sizes_are_of_what_a_message_takes():
     array = tensors.to_array(proto, 2**20)
     assert (array.dtype, array[49, 1][-2:]) == (object, b"a\0")
     assert 200_000 < tensors.size_of(array) < 205_000
+    assert tensors.size_of(np.broadcast_to(array[0, 0:1], (2 * tensors._MANY,))) > 2000 * 2 * tensors._MANY
     assert tensors.size_of(np.zeros(10, np.float32)) == 40
     proto = shaped(2**20, dtype=types_pb2.DT_STRING, string_val=[b"x" * 1000])
     with pytest.raises(tensors.TooLarge):
