@@ -22,7 +22,11 @@ class GrpcTransport:
     """gRPC; see `Transport`."""
 
     def __init__(self, target: str, tls: Tls | None) -> None:
-        options = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
+        options = [
+            ("grpc.max_receive_message_length", MAX_MESSAGE),
+            ("grpc.max_send_message_length", MAX_MESSAGE),
+            ("grpc.use_local_subchannel_pool", 1),  # a connection of its own: each reaches one of a server's processes
+        ]
         if is_local(target):
             options.append(("grpc.enable_http_proxy", 0))
         if tls is None:

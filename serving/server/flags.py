@@ -6,6 +6,7 @@ Source: https://github.com/tensorflow/serving/blob/master/tensorflow_serving/mod
 import argparse
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 # Flags that the real server has and this one takes without doing what they say: name -> what is not done.
 NOT_DONE = {
@@ -27,6 +28,8 @@ NOT_DONE = {
     "xla_gpu_compilation_enabled": "nothing is compiled with XLA",
 }
 
+CORES_A_PROCESS = 4  # what one keeps busy: its interpreter one of them, the model the others
+
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Returns the flags; `ignored` lists those that are taken and not done.
@@ -42,7 +45,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--rest_api_port cannot be same as --port.")
     if not flags.port and not flags.grpc_socket_path and not flags.rest_api_port:
         parser.error("nothing to listen on: --port, --grpc_socket_path and --rest_api_port are all off")
+    if flags.num_processes < 0:
+        parser.error("--num_processes must be at least 1, or 0 for as many as the processors ask for.")
+    shares = flags.port or flags.rest_api_port
+    if flags.num_processes > 1 and not shares:
+        parser.error("--num_processes: several processes share TCP ports; a UNIX socket is of one alone.")
+    flags.num_processes = flags.num_processes or (_processes() if shares else 1)
     return flags
+
+
+def _processes() -> int:
+    has_gpu = any(Path("/dev").glob("nvidia[0-9]*"))
+    return 1 if has_gpu else max(1, _cores() // CORES_A_PROCESS)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -116,7 +130,14 @@ def _ours(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what the real server does not have").add_argument
     add("--bind_address", default="127.0.0.1", help="address to listen on; 0.0.0.0 for every one")
     add("--max_message_bytes", type=int, default=2**27, help="longer requests are answered with RESOURCE_EXHAUSTED")
-    add("--max_concurrent_requests", type=int, default=1024, help="as are more at once, running and waiting")
+    add("--max_concurrent_requests", type=int, default=1024, help="as are more at once in a process, waiting too")
+    add(
+        "--num_processes",
+        type=int,
+        default=0,
+        help=f"processes that share the ports and have loaded the same; 0 for one for every {CORES_A_PROCESS} "
+        "processors, and for one alone where there is a GPU",
+    )
     _flag(add, "--enable_page", True, "serve the page at / of the REST port")
 
 

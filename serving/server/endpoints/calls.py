@@ -4,15 +4,15 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2, model_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving.server.endpoints.metrics import Metrics
 from serving.server.models.batch_dispatcher import BatchDispatcher
-from serving.server.models.manager import Manager
-from serving.server.models.versions import State
+from serving.server.models.replica import Replica
+from serving.server.models.versions import State, Version
 from serving.server.protocol import example_requests, requests, session_requests
 from serving.server.protocol.errors import StatusError, invalid_argument
 from serving.server.protocol.requests import Limits, PreparedRequest, Servable
@@ -20,13 +20,35 @@ from serving.server.protocol.tensors import TooLarge, size_of
 from serving.server.threads import LARGE, beside_the_loop
 
 
+class Control(Protocol):
+    """What is asked of the server as a whole, which may be several processes."""
+
+    async def status(self, spec: model_pb2.ModelSpec) -> list[Version]:
+        """Returns what is known of a model's versions, the newest first; see `Manager.status`."""
+
+    async def configure(self, config: model_server_config_pb2.ModelServerConfig) -> None:
+        """Takes a ModelServerConfig, and waits until its new models are loaded; see `Manager.configure`."""
+
+    async def metrics(self) -> str:
+        """Returns the counts of all processes, in Prometheus' text format."""
+
+
 @dataclasses.dataclass
 class Calls:
-    """What a server answers with."""
+    """What a server answers with.
 
-    manager: Manager
+    Attributes:
+      replica: what this process has loaded.
+      dispatcher: what runs it.
+      metrics: where this process counts.
+      control: of the whole server.
+      limits: of what is taken.
+    """
+
+    replica: Replica
     dispatcher: BatchDispatcher
     metrics: Metrics
+    control: Control
     limits: Limits
 
     def __post_init__(self) -> None:
@@ -65,7 +87,7 @@ class Calls:
         calls = {"classify": self.classify, "regress": self.regress}
         # Each task takes the input anew: there are no more of them than signatures, which are not asked for twice.
         for task in request.tasks:
-            with self.manager.use(task.model_spec) as version:
+            with self.replica.use(task.model_spec) as version:
                 example_requests.require_signature(task.model_spec, version.servable)
         parts = [calls[kind](part, size) for kind, part in example_requests.split_multi(request)]
         return example_requests.join_multi(await asyncio.gather(*parts))
@@ -76,13 +98,13 @@ class Calls:
         Raises:
           StatusError: as the real server would.
         """
-        with self.manager.use(_required(_spec(request))) as version:
+        with self.replica.use(_required(_spec(request))) as version:
             return requests.metadata(request, version.servable)
 
     async def status(self, request: Any, _size: int = 0) -> Any:
         """Answers a GetModelStatusRequest; see `metadata`."""
         response = get_model_status_pb2.GetModelStatusResponse()
-        for version in self.manager.status(_required(_spec(request))):
+        for version in await self.control.status(_required(_spec(request))):
             entry = response.model_version_status.add(version=version.number, state=int(version.state))
             error = version.error if version.state in (State.END, State.LOADING) else None
             entry.status.error_code = error.grpc_code.value[0] if error else 0
@@ -99,7 +121,7 @@ class Calls:
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. "
                 "Only ModelConfigList is currently supported"
             )
-        await self.manager.configure_soon(config)
+        await self.control.configure(config)
         return response
 
     async def run(
@@ -129,7 +151,7 @@ class Calls:
         """
         started, status = time.perf_counter(), "INTERNAL"
         try:
-            with self.manager.use(_required(spec)) as version:
+            with self.replica.use(_required(spec)) as version:
                 self.dispatcher.require_room()
                 prepared = await self._prepared(prepare, request, size, version.servable)
                 outputs = await self.dispatcher.run(version, prepared, size)

@@ -68,7 +68,7 @@ def _handler(calls: Calls, request_type: Any, name: str) -> grpc.RpcMethodHandle
 
 
 def make(
-    calls: Calls, *, options: list[tuple[str, Any]], max_message_bytes: int, with_health: bool
+    calls: Calls, *, options: list[tuple[str, Any]], max_message_bytes: int, with_health: bool, share_ports: bool
 ) -> tuple[grpc.aio.Server, Any]:
     """Returns a server without ports, and the health servicer, if there is one.
 
@@ -77,9 +77,10 @@ def make(
       options: gRPC channel arguments.
       max_message_bytes: longer messages are answered with RESOURCE_EXHAUSTED.
       with_health: whether to serve `grpc.health.v1.Health`.
+      share_ports: whether other processes listen on the same ports.
     """
     limits = [("grpc.max_receive_message_length", max_message_bytes), ("grpc.max_send_message_length", -1)]
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *limits, *options])
+    server = grpc.aio.server(options=[("grpc.so_reuseport", int(share_ports)), *limits, *options])
     for service, methods in _METHODS.items():
         handlers = {method: _handler(calls, request_type, name) for method, (request_type, name) in methods.items()}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))

@@ -8,6 +8,7 @@ Source: https://github.com/tensorflow/serving/blob/master/tensorflow_serving/ser
 
 import bisect
 import collections
+import dataclasses
 import math
 import threading
 
@@ -29,18 +30,31 @@ class _Histogram:
         self.counts[bisect.bisect_left(self.bounds, value)] += 1
         self.sum += value
 
+    def absorb(self, other: "_Histogram") -> None:
+        self.counts = [ours + theirs for ours, theirs in zip(self.counts, other.counts, strict=True)]
+        self.sum += other.sum
+
+
+@dataclasses.dataclass
+class Counts:
+    """What was counted, by name and labels; a process can give it to another."""
+
+    counters: dict[str, collections.defaultdict[Labels, float]] = dataclasses.field(
+        default_factory=lambda: {
+            name: collections.defaultdict(float) for name in ("request_count", "request_example_count_total")
+        }
+    )
+    histograms: dict[str, dict[Labels, _Histogram]] = dataclasses.field(
+        default_factory=lambda: {name: {} for name in ("request_example_counts", "request_latency", "runtime_latency")}
+    )
+
 
 class Metrics:
     """Counters and histograms; safe from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counters: dict[str, collections.defaultdict[Labels, float]] = {
-            name: collections.defaultdict(float) for name in ("request_count", "request_example_count_total")
-        }
-        self._histograms: dict[str, dict[Labels, _Histogram]] = {
-            name: {} for name in ("request_example_counts", "request_latency", "runtime_latency")
-        }
+        self._counts = Counts()
         self._known: set[str] = set()  # names of models that have answered
         self._names: set[str] = set()  # that requests have named besides
 
@@ -58,7 +72,7 @@ class Metrics:
             if status == "OK":
                 self._known.add(model)
             name = self._counted_name(model)
-            self._counters["request_count"][(("model_name", name), ("status", status))] += 1
+            self._counts.counters["request_count"][(("model_name", name), ("status", status))] += 1
             if status == "OK":
                 labels = (("model_name", name), ("API", api), ("entrypoint", entrypoint))
                 self._observe("request_latency", labels, 1e6 * seconds, _MICROS)
@@ -72,17 +86,33 @@ class Metrics:
     def examples(self, model: str, count: int) -> None:
         """Counts a request's tf.Examples."""
         with self._lock:
-            self._counters["request_example_count_total"][(("model", model),)] += count
+            self._counts.counters["request_example_count_total"][(("model", model),)] += count
             self._observe("request_example_counts", (("model", model),), count, _COUNTS)
+
+    def take(self) -> Counts:
+        """Returns everything, and begins at zero."""
+        with self._lock:
+            taken, self._counts = self._counts, Counts()
+            return taken
+
+    def absorb(self, counts: Counts) -> None:
+        """Adds what another has counted."""
+        with self._lock:
+            for name, by_labels in counts.counters.items():
+                for labels, count in by_labels.items():
+                    self._counts.counters[name][labels] += count
+            for name, histograms in counts.histograms.items():
+                for labels, histogram in histograms.items():
+                    self._histogram(name, labels, histogram.bounds).absorb(histogram)
 
     def text(self) -> str:
         """Returns everything in Prometheus' text format."""
         with self._lock:
             lines: list[str] = []
-            for name, by_labels in sorted(self._counters.items()):
+            for name, by_labels in sorted(self._counts.counters.items()):
                 lines.append(f"# TYPE :tensorflow:serving:{name} counter")
                 lines += [f":tensorflow:serving:{name}{_braces(k)} {_number(v)}" for k, v in by_labels.items()]
-            for name, by_histogram in sorted(self._histograms.items()):
+            for name, by_histogram in sorted(self._counts.histograms.items()):
                 lines.append(f"# TYPE :tensorflow:serving:{name} histogram")
                 for labels, histogram in by_histogram.items():
                     lines += _histogram_lines(f":tensorflow:serving:{name}", labels, histogram)
@@ -97,10 +127,13 @@ class Metrics:
         return model
 
     def _observe(self, name: str, labels: Labels, value: float, bounds: tuple[float, ...]) -> None:
-        by_labels = self._histograms[name]
+        self._histogram(name, labels, bounds).add(value)
+
+    def _histogram(self, name: str, labels: Labels, bounds: tuple[float, ...]) -> _Histogram:
+        by_labels = self._counts.histograms[name]
         if labels not in by_labels:
             by_labels[labels] = _Histogram(bounds)
-        by_labels[labels].add(value)
+        return by_labels[labels]
 
 
 def _histogram_lines(name: str, labels: Labels, histogram: _Histogram) -> list[str]:

@@ -73,7 +73,7 @@ class Api:
         return app
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        return web.Response(text=self.calls.metrics.text(), headers={"Content-Type": "text/plain"})
+        return web.Response(text=await self.calls.control.metrics(), headers={"Content-Type": "text/plain"})
 
     async def _v1(self, request: web.Request) -> web.Response:
         path = request.rel_url.raw_path

@@ -20,8 +20,7 @@ import numpy as np
 
 from serving.server.models.batching import BatchingParameters, Queue, Waiting
 from serving.server.models.bundle import Bundle
-from serving.server.models.manager import Manager
-from serving.server.models.versions import Version
+from serving.server.models.replica import LoadedVersion, Replica
 from serving.server.protocol.errors import StatusError, invalid_argument
 from serving.server.protocol.requests import PreparedRequest
 from serving.server.protocol.tensors import size_of
@@ -30,7 +29,7 @@ MOST_QUEUES = 100  # that are kept for what they know of their clients
 TICK = 0.001  # seconds: event loops round what is less to nothing, and would be asked over and over
 log = logging.getLogger(__name__)
 
-Key = tuple[Version, str, tuple[tuple[Any, ...], ...]]  # the signature, and type and shape of each input's rows
+Key = tuple[LoadedVersion, str, tuple[tuple[Any, ...], ...]]  # the signature, and type and shape of each input's rows
 
 
 class _NotRowsError(Exception):
@@ -57,7 +56,7 @@ class BatchDispatcher:
 
     def __init__(
         self,
-        manager: Manager,
+        replica: Replica,
         *,
         threads: int,
         limit: int,
@@ -67,13 +66,13 @@ class BatchDispatcher:
         """Makes a dispatcher.
 
         Args:
-          manager: keeps versions loaded while they run.
+          replica: keeps versions loaded while they run.
           threads: how many calls may be in TensorFlow at once.
           limit: how many requests may run and wait; the next is answered with RESOURCE_EXHAUSTED.
           most_bytes: that their inputs may take in all, where there is more than one.
           observe: called with the model, the API and the seconds of each run.
         """
-        self._manager, self._limit, self._most_bytes, self._observe = manager, limit, most_bytes, observe
+        self._replica, self._limit, self._most_bytes, self._observe = replica, limit, most_bytes, observe
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="session")
         self._threads.submit(int).result()  # one is there, whatever becomes of the others
         self._queues: dict[Key, Queue] = {}
@@ -92,7 +91,7 @@ class BatchDispatcher:
                 "RESOURCE_EXHAUSTED", f"{self._requests} requests are running or waiting; try again later."
             )
 
-    async def run(self, version: Version, request: PreparedRequest, size: int = 0) -> list[np.ndarray]:
+    async def run(self, version: LoadedVersion, request: PreparedRequest, size: int = 0) -> list[np.ndarray]:
         """Runs a request and returns its outputs.
 
         Args:
@@ -149,17 +148,17 @@ class BatchDispatcher:
             raise
         return [np.concatenate(values) for values in zip(*outputs, strict=True)]
 
-    def _hold(self, version: Version, request: PreparedRequest, rows: int, size: int) -> Waiting:
+    def _hold(self, version: LoadedVersion, request: PreparedRequest, rows: int, size: int) -> Waiting:
         """Counts a request in, until `_let_go`."""
         self._requests += 1
         self._input_bytes += size
-        self._manager.acquire(version)
+        self._replica.acquire(version)
         return Waiting(request, rows, size, asyncio.get_running_loop().create_future(), time.monotonic())
 
-    def _let_go(self, version: Version, waiting: Waiting) -> None:
+    def _let_go(self, version: LoadedVersion, waiting: Waiting) -> None:
         self._requests -= 1
         self._input_bytes -= waiting.size
-        self._manager.release(version)
+        self._replica.release(version)
 
     def _queue(self, key: Key, parameters: BatchingParameters) -> Queue:
         queue = self._queues.get(key)

@@ -1,32 +1,46 @@
-"""Keeps the wanted versions of every model loaded, and hands them out.
+"""Keeps the wanted versions of every model loaded.
 
-A new version is loaded and warmed up before the one that it replaces is unloaded; an old one is unloaded when its last
-request has been answered. A version that cannot be loaded is retried, reported, and takes nothing away.
+A new version is loaded and warmed up before the one that it replaces is unloaded. A version that cannot be loaded is
+retried, reported, and takes nothing away. Where versions are loaded, in this process or in several, is not its matter.
 
 States, threads and locks are explained in docs/architecture.md, "The version manager".
 
 Source: https://www.tensorflow.org/tfx/serving/architecture (the availability-preserving policy)
 """
 
-import asyncio
-import contextlib
-import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 from tensorflow_serving.apis import model_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving.server.models import model_config, version_policy
-from serving.server.models.bundle import Bundle
 from serving.server.models.versions import Model, State, Version
 from serving.server.protocol.errors import StatusError, invalid_argument
 
 log = logging.getLogger(__name__)
+
+
+class Replicas(Protocol):
+    """Where versions are loaded: a `Replica`, or one in each of several processes."""
+
+    def load(self, model: str, number: int, path: Path) -> None:
+        """Loads a version, and lets it answer.
+
+        Raises:
+          StatusError: it cannot be loaded, or does not answer its own warm-up requests.
+        """
+
+    def unload(self, model: str, number: int) -> None:
+        """Lets a version answer no more, and frees it once its last request has been answered."""
+
+    def label(self, labels: Mapping[str, Mapping[str, int]]) -> None:
+        """Sets the labels of all models: model -> label -> number."""
 
 
 class Manager:
@@ -34,27 +48,25 @@ class Manager:
 
     def __init__(
         self,
-        load: Callable[[str, Path], Bundle],
+        replicas: Replicas,
         *,
         poll_seconds: float = 1,
         max_retries: int = 5,
         retry_seconds: float = 60,
         early_labels: bool = False,
         any_labels: bool = False,
-        unloaded: Callable[[Version], None] = lambda _: None,
     ) -> None:
         """Makes a manager without models.
 
         Args:
-          load: loads and warms up a version of a named model; raises StatusError where it cannot.
+          replicas: where versions are loaded.
           poll_seconds: how often the folders are read; 0 for once, below 0 for never.
           max_retries: how often loading is tried again.
           retry_seconds: how long between.
           early_labels: whether a new label may name a version that is not loaded yet.
           any_labels: whether any label may.
-          unloaded: called with each version before it is freed.
         """
-        self._load, self._unloaded = load, unloaded
+        self._replicas = replicas
         self._poll_seconds, self._max_retries, self._retry_seconds = poll_seconds, max_retries, retry_seconds
         self._early_labels, self._any_labels = early_labels, any_labels
         self._models: dict[str, Model] = {}
@@ -66,40 +78,6 @@ class Manager:
         self._workers = ThreadPoolExecutor(thread_name_prefix="load")
         self._configurer = ThreadPoolExecutor(1, thread_name_prefix="configure")  # waits long, and keeps no other out
         self._poller = threading.Thread(target=self._poll, name="poll", daemon=True)
-
-    # What requests ask.
-
-    def names(self) -> list[str]:
-        """Returns the models' names."""
-        with self._changed:
-            return sorted(self._models)
-
-    @contextlib.contextmanager
-    def use(self, spec: model_pb2.ModelSpec) -> Iterator[Version]:
-        """Yields the version that a ModelSpec asks for; it stays loaded until the block is left.
-
-        Raises:
-          StatusError: INVALID_ARGUMENT without a name or for an unknown label, NOT_FOUND for a version not served.
-        """
-        with self._changed:
-            version = self._find(spec)
-            version.users += 1
-        try:
-            yield version
-        finally:
-            self.release(version)
-
-    def acquire(self, version: Version) -> None:
-        """Counts one more user of a version in use: one that outlives the request."""
-        with self._changed:
-            version.users += 1
-
-    def release(self, version: Version) -> None:
-        """Counts one user less."""
-        with self._changed:
-            version.users -= 1
-            if not version.users:
-                self._changed.notify_all()
 
     def status(self, spec: model_pb2.ModelSpec) -> list[Version]:
         """Returns what is known of a model's versions, the newest first, or of the one that is asked for.
@@ -119,21 +97,6 @@ class Manager:
             if number not in known:
                 raise StatusError("NOT_FOUND", f"Could not find version {number} of model {spec.name}")
             return [known[number]]
-
-    def _find(self, spec: model_pb2.ModelSpec) -> Version:
-        if not spec.name:
-            raise invalid_argument("ModelSpec has no name specified.")
-        choice = spec.WhichOneof("version_choice")
-        model = self._models.get(spec.name)
-        asked = f"Latest({spec.name})"
-        numbers = model.available() if model else []
-        if choice is not None:
-            number = spec.version.value if choice == "version" else self._labelled(spec)
-            asked = f"Specific({spec.name}, {number})"
-            numbers = [number] if number in numbers else []
-        if not numbers or model is None:
-            raise StatusError("NOT_FOUND", f"Servable not found for request: {asked}")
-        return model.versions[numbers[-1]]
 
     def _labelled(self, spec: model_pb2.ModelSpec) -> int:
         model = self._models.get(spec.name)
@@ -162,23 +125,25 @@ class Manager:
         """
         with self._configuring:
             model_config.validate(config)
-            with self._changed:
-                labels = {entry.name: self._checked_labels(entry) for entry in config.model_config_list.config}
-                new = [name for name in labels if name not in self._models]
-                for name in set(self._models) - set(labels):
-                    self._models[name].config = None
-                for entry in config.model_config_list.config:
-                    model = self._models.setdefault(entry.name, Model(entry))
-                    model.config, model.labels = entry, labels[entry.name]
-                self._config = config
+            with self._reconciling:  # no version is unloaded that a label still names
+                with self._changed:
+                    labels = {entry.name: self._checked_labels(entry) for entry in config.model_config_list.config}
+                    new = [name for name in labels if name not in self._models]
+                    for name in set(self._models) - set(labels):
+                        self._models[name].config = None
+                    for entry in config.model_config_list.config:
+                        model = self._models.setdefault(entry.name, Model(entry))
+                        model.config, model.labels = entry, labels[entry.name]
+                    self._config = config
+                self._replicas.label(labels)
             self._reconcile()
             if not self._poller.is_alive() and self._poll_seconds > 0 and not self._stopped.is_set():
                 self._poller.start()
             self._wait_for(new, timeout)
 
-    async def configure_soon(self, config: model_server_config_pb2.ModelServerConfig) -> None:
+    def configure_soon(self, config: model_server_config_pb2.ModelServerConfig) -> Future[None]:
         """Takes a ModelServerConfig after those that came before; see `configure`."""
-        await asyncio.wrap_future(self._configurer.submit(self.configure, config))
+        return self._configurer.submit(self.configure, config)
 
     def close(self) -> None:
         """Stops polling and loading, and frees every version once its requests have been answered."""
@@ -305,7 +270,7 @@ class Manager:
         for attempt in range(self._max_retries + 1):
             started = time.monotonic()
             try:
-                bundle = self._load(version.model, version.path)
+                self._replicas.load(version.model, version.number, version.path)
             except Exception as problem:  # whatever a model does, the others are served on
                 error = problem if isinstance(problem, StatusError) else StatusError("UNKNOWN", _described(problem))
                 self._change(version, State.LOADING, error)
@@ -316,31 +281,22 @@ class Manager:
                     self._change(version, State.END, error)
                     return
             else:
-                self._change(version, State.AVAILABLE, bundle=bundle)
+                self._change(version, State.AVAILABLE)
                 log.info("%s/%d is loaded, %.1f s", version.model, version.number, time.monotonic() - started)
                 self._reconcile_unless_stopped()
                 return
 
     def _unload(self, version: Version) -> None:
         """Frees a version once its last request has been answered."""
-        with self._changed:
-            version.state = State.UNLOADING
-            self._changed.wait_for(lambda: not version.users)
-            bundle, version.bundle = version.bundle, None
-        if bundle:
-            self._unloaded(version)
-            bundle.close()
+        self._change(version, State.UNLOADING)
+        self._replicas.unload(version.model, version.number)
         self._change(version, State.END)
-        del bundle
-        gc.collect()  # graphs are full of cycles, and each holds what the session loaded
         log.info("%s/%d is unloaded", version.model, version.number)
 
-    def _change(
-        self, version: Version, state: State, error: StatusError | None = None, bundle: Bundle | None = None
-    ) -> None:
-        """Sets a version's state, error and bundle together, and wakes who waits for a change."""
+    def _change(self, version: Version, state: State, error: StatusError | None = None) -> None:
+        """Sets a version's state and error together, and wakes who waits for a change."""
         with self._changed:
-            version.state, version.error, version.bundle = state, error, bundle
+            version.state, version.error = state, error
             self._changed.notify_all()
 
     def _reconcile_unless_stopped(self) -> None:

@@ -2,14 +2,11 @@
 
 import dataclasses
 import enum
-import functools
 from pathlib import Path
 
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving.server.models.bundle import Bundle
 from serving.server.protocol.errors import StatusError
-from serving.server.protocol.requests import Servable
 
 
 class State(enum.IntEnum):
@@ -24,7 +21,7 @@ class State(enum.IntEnum):
 
 @dataclasses.dataclass(eq=False)
 class Version:
-    """A version of a model, and who uses it. All but its name is changed under the manager's lock alone.
+    """A version of a model. All but its name is changed under the manager's lock alone.
 
     Attributes:
       model: the model's name.
@@ -32,8 +29,6 @@ class Version:
       path: its folder.
       state: how far it is.
       error: why it could not be loaded; None where nothing is wrong.
-      bundle: what is loaded; None before and after.
-      users: requests that run on it now.
       wanted: whether the configuration asked for it when its folder was last looked at.
     """
 
@@ -42,20 +37,7 @@ class Version:
     path: Path
     state: State = State.START
     error: StatusError | None = None
-    bundle: Bundle | None = None
-    users: int = 0
     wanted: bool = False
-
-    @property
-    def loaded(self) -> Bundle:
-        """The bundle of a version in use."""
-        assert self.bundle is not None  # who uses a version keeps it loaded
-        return self.bundle
-
-    @functools.cached_property
-    def servable(self) -> Servable:
-        """What a request to a version in use is checked against."""
-        return Servable(self.model, self.number, self.loaded.signatures, self.loaded.plans)
 
 
 @dataclasses.dataclass

@@ -8,11 +8,12 @@ and before a real one, which is asked over gRPC (`Remote`).
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ from conveyor.pictures import KINDS, PictureError, as_png_or_jpeg, reason
 from serving.model_store import read_dataset
 from serving.model_store.labels import STABLE
 from serving.server.endpoints.calls import Calls
-from serving.server.models.versions import Version
+from serving.server.models.replica import LoadedVersion
 from serving.server.page.activations import SIGNATURE, Activations
 from serving.server.protocol import requests, tensors
 from serving.server.protocol.errors import StatusError, invalid_argument
@@ -61,7 +62,7 @@ class ActivationCache:
                     self._made[path] = None
             return self._made[path]
 
-    def forget(self, version: Version) -> None:
+    def forget(self, version: LoadedVersion) -> None:
         """Frees a version's activations."""
         with self._lock:
             self._free(version.path)
@@ -96,44 +97,42 @@ class Local:
 
     def list(self) -> list[dict[str, Any]]:
         found = []
-        for name in self._calls.manager.names():
-            try:
-                with self._calls.manager.use(self._spec(name)) as version:
-                    found += describe(name, version.number, version.path)
-            except StatusError:
-                continue
+        for name in self._calls.replica.names():
+            with contextlib.suppress(StatusError), self._used(name) as version:
+                found += describe(name, version.number, version.path)
         return found
 
     async def decode(self, name: str, file: bytes) -> np.ndarray:
-        _, outputs = await self._ask(name, DECODE, "image_bytes", np.array([file], dtype=object))
+        with self._used(name) as version:
+            outputs = await self._ask(version, DECODE, "image_bytes", np.array([file], dtype=object))
         return outputs["images"][0]
 
     async def predict(self, name: str, image: np.ndarray) -> tuple[int, Path, dict[str, np.ndarray]]:
-        spec, outputs = await self._ask(name, SIGNATURE, "images", image[None])
-        number = spec.version.value
-        path = next(v.path for v in self._calls.manager.status(spec) if v.number == number)
-        return number, path, outputs
+        with self._used(name) as version:
+            return version.number, version.path, await self._ask(version, SIGNATURE, "images", image[None])
 
-    async def _ask(self, name: str, signature: str, key: str, value: np.ndarray) -> tuple[Any, dict[str, np.ndarray]]:
+    async def _ask(self, version: LoadedVersion, signature: str, key: str, value: np.ndarray) -> dict[str, np.ndarray]:
         request = predict_pb2.PredictRequest()
-        request.model_spec.CopyFrom(self._spec(name))
+        request.model_spec.name, request.model_spec.version.value = version.model, version.number
         request.model_spec.signature_name = signature
         request.inputs[key].CopyFrom(tensors.to_proto(value, as_content=True))
         prepare, size = requests.prepare_predict, request.ByteSize()
         reply = await self._calls.run("Predict", "REST", request.model_spec, request, size, prepare)
         response = predict_pb2.PredictResponse.FromString(reply)
-        outputs = {key: tensors.to_array(value, 2**30) for key, value in response.outputs.items()}
-        return response.model_spec, outputs
+        return {key: tensors.to_array(value, 2**30) for key, value in response.outputs.items()}
 
-    def _spec(self, name: str) -> Any:
-        """Names the stable version, so that a canary is not asked; the highest where there is no such label."""
+    @contextlib.contextmanager
+    def _used(self, name: str) -> Iterator[LoadedVersion]:
+        """Yields the stable version, so that a canary is not asked; the highest where there is no such label."""
         spec = requests.new_spec()
         spec.name, spec.version_label = name, STABLE
-        try:
-            self._calls.manager.status(spec)
-        except StatusError:
-            spec.ClearField("version_label")
-        return spec
+        with contextlib.ExitStack() as stack:
+            try:
+                version = stack.enter_context(self._calls.replica.use(spec))
+            except StatusError:
+                spec.ClearField("version_label")
+                version = stack.enter_context(self._calls.replica.use(spec))
+            yield version
 
     def activations(self, path: Path) -> Activations | None:
         return self._cache.of(path)

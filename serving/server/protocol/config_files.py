@@ -11,15 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, text_format, wrappers_pb2
-from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving.server.protocol.errors import StatusError, invalid_argument
 
-_KNOWN: dict[str, Any] = {
-    "ConfigProto": config_pb2.ConfigProto,
-    "ModelServerConfig": model_server_config_pb2.ModelServerConfig,
-}
 _INT64 = ".google.protobuf.Int64Value"
 _BOOL = ".google.protobuf.BoolValue"
 _STRING = ".google.protobuf.StringValue"
@@ -63,7 +58,7 @@ def read(path: Path, name: str) -> Any:
         raise StatusError("NOT_FOUND", f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise invalid_argument(f"Invalid protobuf file: '{path}' is not text.") from error
-    message = _KNOWN[name]() if name in _KNOWN else _new(name)
+    message = _new(name)
     try:
         text_format.Parse(text, message)
     except text_format.ParseError as error:
@@ -94,6 +89,12 @@ _POOL = _declare()
 
 
 def _new(name: str) -> Any:
+    if name == "ModelServerConfig":
+        return model_server_config_pb2.ModelServerConfig()
+    if name == "ConfigProto":
+        from tensorflow.core.protobuf import config_pb2  # all of TensorFlow, which not every process needs
+
+        return config_pb2.ConfigProto()
     descriptor = _POOL.FindMessageTypeByName(f"conveyor.{name}")
     try:
         from google.protobuf.message_factory import GetMessageClass

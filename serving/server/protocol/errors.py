@@ -1,7 +1,11 @@
 """Failures that have a status code, by the names that gRPC and TensorFlow share."""
 
+from typing import TYPE_CHECKING
+
 import grpc
-import tensorflow as tf
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 # Of a message. It travels in a header whose length is limited, and takes up to three times as many there; a request's
 # own names, which may be as long as the request, are in messages.
@@ -23,6 +27,9 @@ class StatusError(Exception):
         cut = whole[:MAX_BYTES].decode("utf-8", "ignore")
         self.message = cut if len(whole) <= MAX_BYTES else f"{cut}..."
 
+    def __reduce__(self) -> tuple[type["StatusError"], tuple[str, str]]:
+        return StatusError, (self.code, self.message)  # from process to process
+
     @property
     def grpc_code(self) -> grpc.StatusCode:
         """The code as gRPC's own."""
@@ -37,6 +44,6 @@ def invalid_argument(message: str) -> StatusError:
 _BY_NUMBER = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
-def of_tensorflow(error: tf.errors.OpError) -> StatusError:
+def of_tensorflow(error: "tf.errors.OpError") -> StatusError:
     """Returns TensorFlow's own failure as one of ours; the codes' numbers are gRPC's."""
     return StatusError(_BY_NUMBER.get(error.error_code, "UNKNOWN"), error.message)

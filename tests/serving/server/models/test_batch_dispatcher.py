@@ -10,7 +10,7 @@ from serving.server.models import batch_dispatcher, batching
 from serving.server.models.batch_dispatcher import BatchDispatcher
 from serving.server.models.batching import BatchingParameters, Queue, Waiting
 from serving.server.models.bundle import SavedModelBundle
-from serving.server.models.versions import Version
+from serving.server.models.replica import LoadedVersion
 from serving.server.protocol.errors import StatusError
 from serving.server.protocol.requests import PreparedRequest
 
@@ -60,7 +60,7 @@ def job(signature, outputs, *inputs):
 def ask(bundle, jobs, limit=100, most_bytes=2**20):
     """Runs jobs at once; returns their outputs or failures, and what the runner left."""
     users = Users()
-    version = Version("m", 1, bundle.path, bundle=bundle)
+    version = LoadedVersion("m", 1, bundle.path, bundle=bundle)
 
     async def all_at_once():
         runner = BatchDispatcher(users, threads=4, limit=limit, most_bytes=most_bytes)
@@ -149,7 +149,7 @@ def test_what_fills_a_batch_up_ends_its_waiting(shapes):
 
     async def one_after_the_other():
         runner = BatchDispatcher(Users(), threads=4, limit=100)
-        version = Version("m", 1, bundle.path, bundle=bundle)
+        version = LoadedVersion("m", 1, bundle.path, bundle=bundle)
         tasks = []
         for i in range(8):
             tasks.append(asyncio.create_task(runner.run(version, adding([i], [i]))))
@@ -242,7 +242,7 @@ def test_requests_on_either_event_loop(shapes, new_loop):
 
     async def clients():
         runner = BatchDispatcher(Users(), threads=4, limit=100)
-        version, looks = Version("m", 1, bundle.path, bundle=bundle), []
+        version, looks = LoadedVersion("m", 1, bundle.path, bundle=bundle), []
         look = runner._run_due
         runner._run_due = lambda key: looks.append(key) or look(key)
 
@@ -265,7 +265,7 @@ def test_what_waits_for_a_client_that_has_gone_is_let_go(shapes):
 
     async def gone():
         runner = BatchDispatcher(users, threads=4, limit=100)
-        version = Version("m", 1, bundle.path, bundle=bundle)
+        version = LoadedVersion("m", 1, bundle.path, bundle=bundle)
         task = asyncio.create_task(runner.run(version, adding([1], [1])))
         await asyncio.sleep(0.01)
         assert users.now == 1
@@ -312,7 +312,7 @@ def test_padding_after_a_request_without_rows(shapes):
 def test_what_waits_when_the_server_stops_is_answered(bundle):
     async def stopped():
         runner = BatchDispatcher(Users(), threads=4, limit=100)
-        version = Version("m", 1, bundle.path, bundle=bundle)
+        version = LoadedVersion("m", 1, bundle.path, bundle=bundle)
         waiting = asyncio.create_task(runner.run(version, adding([1], [1])))
         await asyncio.sleep(0)
         await runner.close()
@@ -328,7 +328,7 @@ def test_queues_of_shapes_that_nobody_asks_with_any_more_are_forgotten(shapes, m
 
     async def asked():
         runner = BatchDispatcher(Users(), threads=4, limit=100)
-        version = Version("m", 1, bundle.path, bundle=bundle)
+        version = LoadedVersion("m", 1, bundle.path, bundle=bundle)
         for columns in range(1, 10):
             await runner.run(version, job("half", ["positive"], np.ones((1, columns), np.float16)))
             assert len(runner._queues) <= 3

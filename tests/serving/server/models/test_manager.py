@@ -7,6 +7,7 @@ from tensorflow_serving.apis import model_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving.server.models.manager import Manager
+from serving.server.models.replica import Replica
 from serving.server.models.versions import State
 from serving.server.protocol.errors import StatusError
 from tests.serving.server_process import eventually
@@ -64,10 +65,17 @@ def world(tmp_path):
 
 @pytest.fixture
 def manager(world):
-    made = Manager(world.load, poll_seconds=0.02, max_retries=2, retry_seconds=0.01)
+    made = manager_of(world, max_retries=2, retry_seconds=0.01)
     yield made
     world.held.set()
     made.close()
+
+
+def manager_of(world, **arguments):
+    replica = Replica(world.load)
+    made = Manager(replica, poll_seconds=0.02, **arguments)
+    made.replica = replica  # which the tests ask, as requests do
+    return made
 
 
 def answering(manager, number=None, label=None, model="m"):
@@ -76,7 +84,7 @@ def answering(manager, number=None, label=None, model="m"):
         spec.version.value = number
     if label is not None:
         spec.version_label = label
-    with manager.use(spec) as version:
+    with manager.replica.use(spec) as version:
         return version.number
 
 
@@ -126,7 +134,7 @@ def test_the_old_version_answers_until_the_new_one_is_loaded(manager, world):
 def test_a_version_in_use_is_not_freed(manager, world):
     world.push(1)
     manager.configure(world.config())
-    with manager.use(model_pb2.ModelSpec(name="m")) as version:
+    with manager.replica.use(model_pb2.ModelSpec(name="m")) as version:
         world.push(2)
         eventually(lambda: state(manager, 1) == State.UNLOADING)
         assert answering(manager) == 2
@@ -264,7 +272,7 @@ def test_labels(manager, world):
 
 @pytest.mark.compatible("labels and policies")
 def test_labels_before_loading_where_they_are_allowed(world):
-    manager = Manager(world.load, poll_seconds=0.02, early_labels=True)
+    manager = manager_of(world, early_labels=True)
     world.push(1)
     manager.configure(world.config("version_labels { key: 'stable' value: 1 }"))
     assert answering(manager, label="stable") == 1

@@ -9,7 +9,7 @@ import urllib.request
 import numpy as np
 import pytest
 
-from serving.server.models.versions import Version
+from serving.server.models.replica import LoadedVersion
 from serving.server.page.routes import ActivationCache
 from tests.pictures import encode, noise
 from tests.serving import models
@@ -147,6 +147,6 @@ def test_one_version_of_a_model_is_explained_at_a_time(tmp_path, half_plus_two):
     assert second.maps(IMAGE)
     with pytest.raises(RuntimeError, match="closed"):
         first.maps(IMAGE)
-    explainers.forget(Version("m", 2, tmp_path / "m" / "2"))
+    explainers.forget(LoadedVersion("m", 2, tmp_path / "m" / "2", bundle=None))
     with pytest.raises(RuntimeError, match="closed"):
         second.maps(IMAGE)

@@ -10,7 +10,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving.server.models.bundle import SavedModelBundle
-from serving.server.models.versions import Version
+from serving.server.models.replica import LoadedVersion
 from serving.server.protocol import example_requests, requests
 from serving.server.protocol.errors import StatusError
 
@@ -18,7 +18,7 @@ LIMITS = requests.Limits()
 
 
 def version_of(base):
-    return Version("m", 7, base / "1", bundle=SavedModelBundle(base / "1"))
+    return LoadedVersion("m", 7, base / "1", bundle=SavedModelBundle(base / "1"))
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,9 @@
 import asyncio
+import concurrent.futures
 import contextlib
 from types import SimpleNamespace
 
-from serving.server import __main__ as program
+from serving.server.processes import configured
 from tests.serving.server_process import eventually
 
 CONFIG = 'model_config_list { config { name: "NAME" base_path: "/models/m" model_platform: "tensorflow" } }'
@@ -12,9 +13,12 @@ class FakeManager:
     def __init__(self):
         self.names, self.config = [], None
 
-    async def configure_soon(self, config):
+    def configure_soon(self, config):
         self.config = config
+        done = concurrent.futures.Future()
+        done.set_result(None)
         self.names.append([entry.name for entry in config.model_config_list.config])
+        return done
 
 
 def test_a_configuration_that_changes_while_the_server_starts_is_read(tmp_path):
@@ -22,11 +26,11 @@ def test_a_configuration_that_changes_while_the_server_starts_is_read(tmp_path):
     file.write_text(CONFIG.replace("NAME", "first"))
     given = SimpleNamespace(model_config_file=str(file), model_config_file_poll_wait_seconds=0.01)
     manager = FakeManager()
-    manager.config = program.model_config(given)
+    manager.config = configured.model_config(given)
     file.write_text(CONFIG.replace("NAME", "second"))
 
     async def watch():
-        watching = asyncio.create_task(program._watch(manager, given))
+        watching = asyncio.create_task(configured._watch(manager, given))
         await asyncio.to_thread(eventually, lambda: manager.names == [["second"]])
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
