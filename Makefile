@@ -43,6 +43,7 @@ bench: setup  ## Runs every benchmark, and stores the results
 	.venv/bin/python -m benchmarks.retraining
 	.venv/bin/python -m benchmarks.training
 	.venv/bin/python -m benchmarks.serving
+	.venv/bin/python -m benchmarks.serving_processes
 
 clean:  ## Removes .venv and what was built
 	rm -rf .venv build *.egg-info

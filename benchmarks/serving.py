@@ -3,12 +3,12 @@
     python -m benchmarks.serving [--runs 3] [--seconds 4] [--networks mnist cifar10] [--bentoml PROGRAM]
 
 For both networks and 1, 8 and 32 clients with one image a request, interleaved run by run: a bare Session on batches of
-as many images as there are clients; the embedded server over gRPC and over REST, with the flags of `conveyor serve`;
-litserve over HTTP, and BentoML, where --bentoml names the program of an environment that has it and TensorFlow. Both
-call the same SavedModel in the same way, in batches of up to 32. The load comes from h2load (Debian's nghttp2-client),
-which takes little of the processor away from the servers; who is not measured is stopped meanwhile. The processor's
-time is that of the server's processes, so that what a request costs beyond the model's own arithmetic, which is the
-bare Session's, is seen.
+as many images as there are clients; the embedded server over gRPC and over REST, with the flags of `conveyor serve`, in
+one process, and over gRPC in a process a core; litserve over HTTP, and BentoML, where --bentoml names the program of an
+environment that has it and TensorFlow. Both call the same SavedModel in the same way, in batches of up to 32. The load
+comes from h2load (Debian's nghttp2-client), which takes little of the processor away from the servers; who is not
+measured is stopped meanwhile. The processor's time is that of the server's processes, so that what a request costs
+beyond the model's own arithmetic, which is the bare Session's, is seen.
 
 How long a server takes from the command to its first answer is measured too, with its files in the system's cache.
 """
@@ -43,10 +43,11 @@ from serving.client import ModelSpec
 from serving.client.grpc import PREDICT, predict_request
 
 CLIENTS = (1, 8, 32)
-SESSION, GRPC, REST, LITSERVE, BENTOML = (
+SESSION, GRPC, REST, SEVERAL, LITSERVE, BENTOML = (
     "bare Session",
     "embedded server",
     "embedded server, REST",
+    "a process a core",
     "litserve",
     "BentoML",
 )
@@ -83,11 +84,18 @@ class Door:
 class Server:
     """A server's processes; stopped but for the time it is measured."""
 
-    def __init__(self, command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, command: list[str], log: Path, environment: Mapping[str, str] | None = None, cores: int | None = None
+    ) -> None:
         self._body = log.with_suffix(".body")
+        self._pinned = ["taskset", "-c", ",".join(map(str, sorted(os.sched_getaffinity(0))[:cores]))]  # the load too
         self._started = time.perf_counter()
         self._process = subprocess.Popen(
-            command, cwd=ROOT, stdout=log.open("wb"), stderr=subprocess.STDOUT, env=os.environ | (environment or {})
+            [*self._pinned, *command],
+            cwd=ROOT,
+            stdout=log.open("wb"),
+            stderr=subprocess.STDOUT,
+            env=os.environ | (environment or {}),
         )
         self._all: list[psutil.Process] = []
 
@@ -119,7 +127,7 @@ class Server:
             options = [part for name, value in door.headers.items() for part in ("-H", f"{name}: {value}")]
             version = [] if "application/grpc" in door.headers.values() else ["--h1"]
             command = [
-                "h2load", *version, "-t", "1", "-c", str(clients), "-m", "1", "-D", f"{seconds:.0f}",
+                *self._pinned, "h2load", *version, "-t", "1", "-c", str(clients), "-m", "1", "-D", f"{seconds:.0f}",
                 "--warm-up-time", "1",
                 "-d", str(self._body), *options, f"--log-file={log}", door.url,
             ]  # fmt: skip
@@ -161,9 +169,22 @@ def bare_session(version: Path, shape: tuple[int, ...], clients: int, seconds: f
     return Seen(images / done["seconds"], each, each, 1000 * done["cpu"] / images)
 
 
-def embedded(home: Home, model: str, image: np.ndarray, log: Path) -> tuple[Server, dict[str, Door], float]:
+def exported(name: str, folder: Path) -> tuple[Home, Path, tuple[int, ...]]:
+    """Exports a freshly drawn network, whose arithmetic is a trained one's; returns its home, version and shape."""
+    from trainer import export, networks
+
+    home, job = Home(folder / "home"), load(name).training_job()
+    version = home.serving / name / "1"
+    version.parent.mkdir(parents=True)
+    export.save(networks.build(job, "float32"), job, version, folder)
+    return home, version, job.shape
+
+
+def embedded(
+    home: Home, model: str, image: np.ndarray, log: Path, processes: int = 1, cores: int | None = None
+) -> tuple[Server, dict[str, Door], float]:
     """Starts the embedded server as `conveyor serve` does; returns how to ask it, and how long its start took."""
-    folder = home.server
+    folder = home.server / log.stem
     folder.mkdir(parents=True, exist_ok=True)
     served = server_files.VersionChoice(latest=1).of_model(home, model, {})
     server_files.write(home, folder, {model: served})
@@ -176,7 +197,8 @@ def embedded(home: Home, model: str, image: np.ndarray, log: Path) -> tuple[Serv
         GRPC: Door(f"http://127.0.0.1:{port}{PREDICT}", framed, headers),
         REST: Door(f"http://127.0.0.1:{rest}/v1/models/{model}:predict", json.dumps(document).encode(), JSON),
     }
-    server = Server([sys.executable, "-m", "serving.server", *server_files.flags(folder, port, rest)], log)
+    flags = [*server_files.flags(folder, port, rest), f"--num_processes={processes}"]
+    server = Server([sys.executable, "-m", "serving.server", *flags], log, cores=cores)
     return server, doors, server.wait_for(doors[REST])
 
 
@@ -234,25 +256,23 @@ class Contenders:
 
 @contextlib.contextmanager
 def contenders(name: str, folder: Path, bentoml_program: str | None) -> Iterator[Contenders]:
-    """Exports a freshly drawn network, whose arithmetic is a trained one's, and starts the servers."""
-    from trainer import export, networks
-
-    home, job = Home(folder / "home"), load(name).training_job()
-    version = home.serving / name / "1"
-    version.parent.mkdir(parents=True)
-    export.save(networks.build(job, "float32"), job, version, folder)
-    image = np.random.default_rng(0).random((1, *job.shape), np.float32)
-    server, doors, start = embedded(home, name, image, folder / "embedded.log")
-    started = {who: (server, door) for who, door in doors.items()}
+    """Exports a network, and starts the servers."""
+    home, version, shape = exported(name, folder)
+    image = np.random.default_rng(0).random((1, *shape), np.float32)
+    alone, doors, start = embedded(home, name, image, folder / "embedded.log")
+    started = {who: (alone, door) for who, door in doors.items()}
     try:
+        several, other_doors, _ = embedded(home, name, image, folder / "several.log", len(os.sched_getaffinity(0)))
+        started[SEVERAL] = (several, other_doors[GRPC])
         started[LITSERVE] = litserve(version, image, folder / "litserve.log")
         if bentoml_program:
             started[BENTOML] = bentoml(bentoml_program, version, image, folder / "bentoml.log")
         for server, _ in started.values():
             server.pause()
-        yield Contenders(version, job.shape, started, start)
-        started[REST][0].resume()
-        require_answers(started[REST][1])
+        yield Contenders(version, shape, started, start)
+        for server, rest in ((alone, doors[REST]), (several, other_doors[REST])):
+            server.resume()
+            require_answers(rest)
     finally:
         for server in {server for server, _ in started.values()}:
             server.stop()

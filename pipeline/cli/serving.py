@@ -37,6 +37,13 @@ SERVER = bundle(
     click.option(
         "--label", "labels", multiple=True, metavar="[MODEL:]NAME=VERSION", help="A label of a version: stable=3."
     ),
+    click.option(
+        "--processes",
+        type=click.IntRange(0, 256),
+        default=0,
+        show_default="one for every 4 processors, one where there is a GPU",
+        help="Processes of the embedded server, which share its ports.",
+    ),
     click.option("--image", default=backends.IMAGE, show_default=True, help="Container image of --backend docker."),
 )
 

@@ -31,8 +31,8 @@ class Backend:
     engine: str = ""
 
     @property
-    def has_page(self) -> bool:
-        """Whether it serves the page itself."""
+    def is_embedded(self) -> bool:
+        """Whether it is the embedded server, which serves the page itself and may be several processes."""
         return self.name == "embedded"
 
     def command(self, home: Home, folder: Path, host: str, port: int, rest_port: int, image: str) -> list[str]:

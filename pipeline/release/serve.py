@@ -49,6 +49,8 @@ class ServerSettings:
       host: address to listen on.
       port: of gRPC.
       rest_port: of REST; where the backend has no page, the page is on the next.
+      image: of the container.
+      processes: of the embedded server; 0 for as many as it finds right.
     """
 
     models: tuple[str, ...] = ()
@@ -59,6 +61,7 @@ class ServerSettings:
     port: int = 8500
     rest_port: int = 8501
     image: str = backends.IMAGE
+    processes: int = 0
 
     @property
     def target(self) -> str:
@@ -111,6 +114,8 @@ def prepare(home: Home, settings: ServerSettings, backend: Backend | None = None
       ConfigError: nothing to serve, or a wrong option.
     """
     backend = backend or backends.choose(settings.backend)
+    if settings.processes > 1 and not backend.is_embedded:
+        raise ConfigError(f"--processes is of the embedded server, and {backend.name} was chosen: {backend.why}.")
     ports = _ports(settings, backend)
     if len(set(ports.values())) < len(ports):
         listed = ", ".join(f"{option} {port}" for option, port in ports.items())
@@ -129,7 +134,9 @@ def _ports(settings: ServerSettings, backend: Backend) -> dict[str, int]:
     """Returns the ports that are listened on, by the option that says which."""
     ports = {"--port": settings.port, "--rest-port": settings.rest_port}
     return (
-        ports if backend.has_page else ports | {"the page's port, the one after --rest-port,": settings.rest_port + 1}
+        ports
+        if backend.is_embedded
+        else ports | {"the page's port, the one after --rest-port,": settings.rest_port + 1}
     )
 
 
@@ -196,8 +203,8 @@ def commands(home: Home, settings: ServerSettings, prepared: Prepared) -> list[l
     backend = prepared.backend
     files = prepared.folder.path
     server = backend.command(home, files, settings.host, settings.port, settings.rest_port, settings.image)
-    if backend.has_page:
-        return [server]
+    if backend.is_embedded:
+        return [[*server, f"--num_processes={settings.processes}"]]
     page = [
         sys.executable, "-m", "serving.server.page.remote", settings.target, str(home.serving), settings.host,
         str(settings.rest_port + 1),
@@ -234,7 +241,7 @@ def serve(home: Home, settings: ServerSettings, say: Callable[[Endpoint], None])
         _await(started, stopped, settings, models, log)
         if stopped():
             return
-        page = settings.rest_port + (0 if backend.has_page else 1)
+        page = settings.rest_port + (0 if backend.is_embedded else 1)
         rest = f"http://{settings.reach}:{settings.rest_port}"
         say(
             Endpoint(

@@ -16,13 +16,14 @@ SMALLEST = {
     "pipeline_overhead": ["--runs", "1", "--steps", "100"],
     "retraining": ["--runs", "1", "--steps", "20", "--warm-steps", "10"],
     "serving": ["--runs", "1", "--seconds", "1", "--networks", "mnist"],
+    "serving_processes": ["--runs", "1", "--seconds", "1", "--networks", "mnist"],
     "training": ["--runs", "1", "--steps", "3", "--networks", "mnist"],
 }
 
 
 @pytest.mark.parametrize("name", SMALLEST)
 def test_benchmark_runs(name, mnist, tmp_path):
-    if name == "serving" and not shutil.which("h2load"):
+    if name.startswith("serving") and not shutil.which("h2load"):
         pytest.skip("needs h2load")
     (tmp_path / "home" / "data").mkdir(parents=True)
     (tmp_path / "home" / "data" / "mnist").symlink_to(mnist)

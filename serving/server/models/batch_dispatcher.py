@@ -202,7 +202,7 @@ class BatchDispatcher:
             self._let_go(key[0], waiting)
         while queue and (self._closed or queue.running < queue.parameters.num_batch_threads):
             seconds = queue.seconds_to_wait(time.monotonic())
-            if not self._closed and (seconds > 0 or queue.looks_once_more()):
+            if not self._closed and seconds > 0:
                 self._schedule(key, queue, seconds)
                 return
             self._submit(key, queue.take())

@@ -14,7 +14,6 @@ from serving.server.protocol.errors import StatusError, invalid_argument
 from serving.server.protocol.requests import PreparedRequest
 
 QUIET = 0.001  # seconds without a request or an answer, after which no more is expected
-LOOKS = 2  # turns of the loop after which it has read its connections
 PATIENCE = 0.01  # seconds that a request waits for others at most, where no time is set
 
 
@@ -99,7 +98,6 @@ class Queue:
         self.joins = True  # whether more than one request is run at once
         self.timer: asyncio.Handle | None = None  # of when it is looked at next
         self.last_seen = 0.0  # when a request came or was answered
-        self._looks = 0
         self._free_since = 0.0
         self._expected_rows = 1
         self._waiting: collections.deque[Waiting] = collections.deque()
@@ -124,7 +122,6 @@ class Queue:
 
     def add(self, waiting: Waiting) -> None:
         """Lets a request wait."""
-        self._looks = 0
         self._waiting.append(waiting)
         self.rows += waiting.rows
         self.last_seen = waiting.since
@@ -156,17 +153,6 @@ class Queue:
         if self.parameters.batch_timeout_micros:
             return first + self.parameters.batch_timeout_micros / 1e6 - now
         return min(self.last_seen + QUIET, max(first, self._free_since) + PATIENCE) - now
-
-    def looks_once_more(self) -> bool:
-        """Whether the loop is to read its connections before a batch is begun that is not complete.
-
-        While it was busy, requests may have come that it has not read; timers may be called before they are.
-        """
-        if self.is_complete() or self._looks == LOOKS:
-            self._looks = 0
-            return False
-        self._looks += 1
-        return True
 
     def take(self) -> list[Waiting]:
         """Returns the next batch: as many requests as fit, and one that is too large by itself."""

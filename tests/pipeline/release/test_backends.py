@@ -21,13 +21,13 @@ def path(tmp_path, monkeypatch):
 
 def test_the_real_server_comes_first_then_a_container_then_ours(path):
     chosen = backends.choose("auto")
-    assert (chosen.name, chosen.has_page) == ("embedded", True)
+    assert (chosen.name, chosen.is_embedded) == ("embedded", True)
     assert "no container engine answers" in chosen.why
     program(path, "docker", "exit 1")
     assert backends.choose("auto").name == "embedded"
     program(path, "podman")
     chosen = backends.choose("auto")
-    assert (chosen.name, chosen.engine, chosen.has_page) == ("docker", "podman", False)
+    assert (chosen.name, chosen.engine, chosen.is_embedded) == ("docker", "podman", False)
     program(path, "docker")
     assert backends.choose("auto").engine == "docker"
     program(path, "tensorflow_model_server")

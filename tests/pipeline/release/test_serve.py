@@ -65,6 +65,14 @@ def test_ports_that_are_one_are_refused(home, monkeypatch, backend, rest_port):
         serve.prepare(home, given)
 
 
+def test_several_processes_are_of_the_embedded_server(home, monkeypatch):
+    monkeypatch.setattr(backends, "choose", lambda name: backends.Backend(name, "as asked"))
+    given = settings(processes=3)
+    assert serve.commands(home, given, serve.prepare(home, given))[0][-1] == "--num_processes=3"
+    with pytest.raises(ConfigError, match="--processes is of the embedded server, and docker was chosen: as asked"):
+        serve.prepare(home, ServerSettings(backend="docker", processes=3))
+
+
 def test_a_server_with_its_page_on_the_port_of_rest_leaves_the_next_one_free(home):
     assert serve.prepare(home, settings(port=8500, rest_port=8499)).models == {"mnist": 2}
 

@@ -47,6 +47,23 @@ def test_truths_are_written_as_there(text, value):
     assert flags.parse([*BASE, text]).enable_batching is value
 
 
+@pytest.mark.parametrize(
+    ("cores", "gpu", "given", "processes"),
+    [
+        (2, False, [], 1),
+        (8, False, [], 2),
+        (33, False, [], 8),
+        (32, True, [], 1),
+        (2, False, ["--num_processes=3"], 3),
+        (32, False, ["--port=0", "--grpc_socket_path=/tmp/socket"], 1),
+    ],
+)
+def test_processes_are_as_many_as_the_processors_ask_for(monkeypatch, cores, gpu, given, processes):
+    monkeypatch.setattr(flags, "_cores", lambda: cores)
+    monkeypatch.setattr(flags.Path, "glob", lambda *_: [flags.Path("/dev/nvidia0")] if gpu else [])
+    assert flags.parse([*BASE, *given]).num_processes == processes
+
+
 def test_known_flags_without_effect_are_told():
     assert flags.parse([*BASE, "--flush_filesystem_caches=true", "--enable_profiler"]).ignored == {
         "enable_profiler": "there is no profiler service",
@@ -64,6 +81,8 @@ def test_known_flags_without_effect_are_told():
         ([], "name a model with --model_base_path"),
         ([*BASE, "--rest_api_port=8500"], "--rest_api_port cannot be same as --port"),
         ([*BASE, "--port=0"], "nothing to listen on"),
+        ([*BASE, "--num_processes=-1"], "--num_processes must be at least 1"),
+        ([*BASE, "--port=0", "--grpc_socket_path=/s", "--num_processes=2"], "a UNIX socket is of one alone"),
     ],
 )
 @pytest.mark.compatible("flags")

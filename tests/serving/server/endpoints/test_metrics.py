@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 
 from serving.server.endpoints import metrics as module
@@ -51,3 +53,22 @@ def test_models_that_answer_are_counted_under_their_names_whatever_was_asked_bef
         metrics.request(name, "Predict", "GRPC", "NOT_FOUND", 0.1)
     metrics.request("mine", "Predict", "GRPC", "OK", 0.1)
     assert 'request_count{model_name="mine",status="OK"} 1' in metrics.text()
+
+
+def test_what_several_processes_have_counted_is_summed():
+    parts, whole = [Metrics(), Metrics()], Metrics()
+    for seconds, part in zip((0.001, 0.3), parts, strict=True):
+        part.request("m", "Predict", "REST", "OK", seconds)
+        part.examples("m", 3)
+    for part in parts:
+        whole.absorb(pickle.loads(pickle.dumps(part.take())))  # as between processes
+    parts[0].request("m", "Predict", "REST", "NOT_FOUND", 1)
+    whole.absorb(parts[0].take())
+    whole.absorb(parts[0].take())  # nothing since
+    alone = Metrics()
+    for seconds in (0.001, 0.3):
+        alone.request("m", "Predict", "REST", "OK", seconds)
+        alone.examples("m", 3)
+    alone.request("m", "Predict", "REST", "NOT_FOUND", 1)
+    assert whole.text() == alone.text()
+    assert 'request_count{model_name="m",status="OK"} 2' in whole.text()

@@ -17,10 +17,7 @@ def divide():
 
 @pytest.fixture
 def ends():
-    ours, theirs = multiprocessing.Pipe()
-    yield ours, theirs
-    ours.close()
-    theirs.close()
+    return multiprocessing.Pipe()
 
 
 def test_both_ends_ask_at_once_and_a_slow_answer_keeps_no_other_back(ends):
@@ -34,10 +31,11 @@ def test_both_ends_ask_at_once_and_a_slow_answer_keeps_no_other_back(ends):
     go_on.set()
     assert slow.result(10) is True
     links["left"].close()
+    links["right"].close()
 
 
 def test_failures_keep_their_code_and_others_become_one(ends):
-    Link(ends[0], {"refuse": refuse, "divide": divide})
+    left = Link(ends[0], {"refuse": refuse, "divide": divide})
     right = Link(ends[1], {})
     with pytest.raises(StatusError, match="not here") as error:
         right.call("refuse")
@@ -48,6 +46,7 @@ def test_failures_keep_their_code_and_others_become_one(ends):
     with pytest.raises(StatusError, match="KeyError"):
         right.call("unknown")
     right.close()
+    left.close()
 
 
 def test_what_waits_when_the_other_end_closes_fails(ends):
