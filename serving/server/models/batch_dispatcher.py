@@ -262,9 +262,10 @@ def _rows(request: PreparedRequest) -> int:
 def _run(bundle: Bundle, requests: Sequence[PreparedRequest], joined: bool) -> _Ran:
     """Runs requests of the same signature and shapes, together where they are joined or padded."""
     started, joins, seconds = time.perf_counter(), True, 0.0
-    if joined and (len(requests) > 1 or _padding(bundle, requests)):
+    padding = _padding(bundle, requests) if joined else 0
+    if joined and (len(requests) > 1 or padding):
         try:
-            answers = _run_together(bundle, requests)
+            answers = _run_together(bundle, requests, padding)
             return _Ran(answers, time.perf_counter() - started)
         except _NotRowsError as error:
             joins = False
@@ -281,13 +282,13 @@ def _padding(bundle: Bundle, requests: Sequence[PreparedRequest]) -> int:
     return bundle.batching.padded(rows) - rows if bundle.batching else 0
 
 
-def _run_together(bundle: Bundle, requests: Sequence[PreparedRequest]) -> list[Any]:
+def _run_together(bundle: Bundle, requests: Sequence[PreparedRequest], padding: int) -> list[Any]:
     """Returns each request's rows of the outputs of one run.
 
     Raises:
       _NotRowsError: an output has another number of rows than the inputs.
     """
-    signature, padding = requests[0].signature, _padding(bundle, requests)
+    signature = requests[0].signature
     joined = [np.concatenate(values) for values in zip(*(request.inputs for request in requests), strict=True)]
     if padding:
         joined = [np.concatenate([value, np.repeat(value[:1], padding, axis=0)]) for value in joined]
