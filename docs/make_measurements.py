@@ -13,7 +13,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "measurements.md"
 Spread = dict[str, float]  # median, min, max
-SERVERS = ("bare Session", "embedded server", "embedded server, REST", "litserve", "BentoML")
+PEERS = ("litserve", "BentoML")
+SERVERS = ("bare Session", "embedded server", "a process a core", "embedded server, REST", *PEERS)
 
 
 def result(name: str) -> Any:
@@ -106,21 +107,27 @@ def serving() -> str:
         for clients, seen in measured["clients"].items():
             server, one = seen["embedded server"], f"`{network}`, {clients}"
             rates.append([one] + [spread(seen[who]["images"], 0) if who in seen else "" for who in SERVERS])
-            ratios = [spread(seen[who]["gRPC of it"], 2) if who in seen else "" for who in SERVERS[3:]]
+            ratios = [spread(seen[who]["gRPC of it"], 2) if who in seen else "" for who in PEERS]
             p50, p99 = (server[key]["median"] for key in ("p50", "p99"))
             costs.append(
-                [one, spread(server["of the Session"], 2), *ratios]
+                [
+                    one,
+                    spread(server["of the Session"], 2),
+                    spread(seen["a process a core"]["of the Session"], 2),
+                    *ratios,
+                ]
                 + [f"{p50:.1f} / {p99:.1f} ms", f"{p50 / seen['bare Session']['p50']['median']:.1f}"]
                 + [spread(server["cpu beyond"], 2, " ms")]
             )
     starts = ", ".join(f"{network} {measured['start']:.1f} s" for network, measured in stored["networks"].items())
-    head = ["network, clients", "server / Session", "server / litserve", "server / BentoML", "p50 / p99"]
+    head = ["network, clients", "server / Session", "a process a core / Session"]
+    head += [*(f"server / {peer}" for peer in PEERS), "p50 / p99"]
     return f"""## Serving
 
 `python -m benchmarks.serving`: one image a request, n = {stored["n"]} runs of {stored["seconds"]:.0f} s, interleaved; images a second. The bare Session
-runs batches of as many images as there are clients, in one process and without requests: it is the limit. litserve and
-BentoML serve the same SavedModel through a Session over HTTP, in batches of up to 32. All share the cores with the load's
-own process.
+runs batches of as many images as there are clients, in one process and without requests: it is the limit. The embedded
+server is one process, as by default on few processors, and once a process a core, over gRPC. litserve and BentoML serve
+the same SavedModel through a Session over HTTP, in batches of up to 32. All share the cores with the load's own process.
 
 {table(["network, clients", *SERVERS], rates)}
 Over gRPC:
@@ -130,14 +137,41 @@ From the command to the first answer, the files in the system's cache: {starts}.
 
 The aims were 0.40 of the Session at 32 clients of MNIST and 0.60 of CIFAR-10, one client below twice the Session's time, p99
 below twice p50 at 32 clients, and 1.8 times the best other server. Where a row is below, **the aim is not reached**. What
-is left is Python, on one event loop: about half of it grpcio's own, which a mere echo needs as well.
+is left is Python, on one event loop: about half of it grpcio's own, which a mere echo needs as well. A process a core has a loop
+for each.
 
 Tried and kept: requests joined by the server's own loop in place of TensorFlow's batch operation, which made a lone request wait for
 as long as the model runs; a batch that waits for the clients that were just answered; calls in the calling thread; uvloop;
 tensors read and written as arrays. Tried without a gain, or with a loss: gRPC's thread pool instead of its event loop,
 batches run on the event loop, other priorities and switching intervals of Python's threads, two batches at once, one
-thread within operations, weights frozen into constants.
+thread within operations, smaller batches that overlap, weights frozen into constants.
 
+{machine(stored)}"""
+
+
+def processes() -> str:
+    """Returns the section on several processes of the server."""
+    stored = result("serving_processes")
+    rows = []
+    for network, found in stored["networks"].items():
+        for way, seen in found["measured"].items():
+            p50, p99 = (seen[key]["median"] for key in ("p50", "p99"))
+            rows.append(
+                [f"`{network}`, {way}", spread(seen["images"], 0), spread(seen["of one processor"], 2)]
+                + [spread(seen["cpu"], 2, " ms"), f"{p50:.1f} / {p99:.1f} ms", f"{seen['start']:.1f} s"]
+            )
+        rows += [
+            [f"`{network}`, {count} processors, by arithmetic", f"{images:,.0f}", "", "", "", ""]
+            for count, images in found["by arithmetic"].items()
+        ]
+    head = ["", "images a second", "of one processor", "processor, an image", "p50 / p99", "start"]
+    return f"""## Several processes
+
+`python -m benchmarks.serving_processes`: the embedded server and the load, {stored["clients"]} clients with one image a request over gRPC, pinned
+to the same processors by taskset; n = {stored["n"]} runs of {stored["seconds"]:.0f} s, in turn. Larger machines were not there: the rows by arithmetic take as
+many images for each processor as on all of this machine's, since processes share nothing but the ports.
+
+{table(head, rows)}
 {machine(stored)}"""
 
 
@@ -256,7 +290,7 @@ the benchmark and of the code. The tables show medians and ranges, as "median (l
 do not compare; ratios within one run do.
 
 """
-    sections = (overhead(), retraining(), training(), serving(), ingestion(), data_size())
+    sections = (overhead(), retraining(), training(), serving(), processes(), ingestion(), data_size())
     return head + "\n".join(sections)
 
 

@@ -2,6 +2,7 @@
 modules under names that TensorFlow has too. `ovmsclient` and the plain stubs are in test_server.py."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -114,3 +115,67 @@ def test_curl_as_the_documentation_of_tensorflow_serving_has_it(server):
     found = curl(":classify", "-X", "POST", "-d", '{"signature_name": "classify", "examples": [{"x": 10.0}]}')
     assert found == {"results": [[["high", 7.0]]]}
     assert "JSON Parse error" in curl(":predict", "-d", "{")["error"]
+
+
+GO_PROGRAMS = {
+    "grpcurl": "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3",
+    "ghz": "github.com/bojand/ghz/cmd/ghz@v0.120.0",
+}
+REQUEST = {
+    "model_spec": {"name": "half"},
+    "inputs": {"x": {"dtype": "DT_FLOAT", "tensor_shape": {"dim": [{"size": 2}]}, "float_val": [2, 4]}},
+}
+
+
+@pytest.fixture
+def program(request, tmp_path):
+    """Returns a program of the PATH, or one that Go builds."""
+    name = request.param
+    if found := shutil.which(name):
+        return found
+    if not shutil.which("go"):
+        pytest.skip(f"needs {name}, or Go to build it")
+    environment = os.environ | {"GOBIN": str(tmp_path)}
+    done = subprocess.run(
+        ["go", "install", GO_PROGRAMS[name]], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"Go cannot build {name}: {done.stderr.strip()[-200:]}")
+    return str(tmp_path / name)
+
+
+@pytest.fixture
+def protoset(tmp_path):
+    path = tmp_path / "protoset"
+    subprocess.run([sys.executable, "-m", "serving.protoset", path], cwd=ROOT, check=True, capture_output=True)
+    return path
+
+
+@pytest.mark.compatible("connections")
+@pytest.mark.parametrize("program", ["grpcurl"], indirect=True)
+def test_grpcurl(program, protoset, server):
+    def asked(method, message):
+        command = [program, "-plaintext", "-protoset", str(protoset), "-d", json.dumps(message), server.target]
+        return subprocess.run(
+            [*command, f"tensorflow.serving.{method}"], capture_output=True, text=True, timeout=30, check=False
+        )
+
+    outputs = json.loads(asked("PredictionService/Predict", REQUEST).stdout)["outputs"]
+    assert outputs["y"]["float_val"] == [3, 4]
+    status = json.loads(asked("ModelService/GetModelStatus", {"model_spec": {"name": "half"}}).stdout)
+    assert status["model_version_status"][0]["state"] == "AVAILABLE"
+    failed = asked("PredictionService/Predict", REQUEST | {"model_spec": {"name": "half", "version": 9}})
+    assert "Code: NotFound" in failed.stderr
+    assert "Servable not found for request: Specific(half, 9)" in failed.stderr
+
+
+@pytest.mark.compatible("connections")
+@pytest.mark.parametrize("program", ["ghz"], indirect=True)
+def test_ghz(program, protoset, server):
+    command = [
+        program, "--insecure", "--protoset", str(protoset), "--call", "tensorflow.serving.PredictionService/Predict",
+        "--total", "400", "--concurrency", "16", "--connections", "4", "--format", "json",
+        "--data", json.dumps(REQUEST), server.target,
+    ]  # fmt: skip
+    report = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
+    assert report["statusCodeDistribution"] == {"OK": 400}
