@@ -216,6 +216,18 @@ def test_a_version_that_ends_the_process_that_loads_it_leaves_the_others(tmp_pat
         assert answers(server) == {1.0}
 
 
+def test_a_stop_while_the_processes_start_leaves_none(tmp_path, base):
+    with Server(tmp_path / "log", f"--model_base_path={base}", "--num_processes=2", wait=False) as server:
+        supervisor = psutil.Process(server.process.pid)
+        eventually(lambda: len(supervisor.children(recursive=True)) > PROCESSES)  # and Python's resource tracker
+        everyone = supervisor.children(recursive=True)
+        for process in [supervisor, *everyone]:  # as a terminal does
+            process.send_signal(signal.SIGINT)
+        assert server.process.wait(40) == 0
+        assert psutil.wait_procs(everyone, timeout=10)[1] == []
+    assert "Traceback" not in server.said()
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_all_processes_end_with_the_supervisor(tmp_path, base, how):
     with started(tmp_path, base) as server:

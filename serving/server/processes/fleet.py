@@ -9,10 +9,12 @@ import concurrent.futures
 import dataclasses
 import logging
 import multiprocessing
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -84,6 +86,7 @@ class Fleet:
         Raises:
           StatusError: one cannot start.
         """
+        resource_tracker.ensure_running()  # it would take SIGINT out of the mask of the keeper that starts it
         started: list[Future[None]] = [Future() for _ in range(self._size)]
         for number, first in enumerate(started):
             keeper = threading.Thread(target=self._keep, args=(number, first), name=f"keeper {number}", daemon=True)
@@ -201,6 +204,8 @@ class Fleet:
           number: of the process.
           first: is told when the first one can load, or why it cannot start.
         """
+        # A terminal sends SIGINT to all. A process has this from who starts it, before it could say so by itself.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         failures = 0
         while not self._closed.wait(PAUSES[min(failures, len(PAUSES) - 1)]):
             began = time.monotonic()

@@ -55,7 +55,6 @@ def main(given: argparse.Namespace, number: int, connection: Connection) -> None
       number: of this process, from 0.
       connection: to the supervisor.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor's matter, also where a terminal sends it to all
     threads = (given.tensorflow_intra_op_parallelism, given.tensorflow_session_parallelism)
     if not any(threads) and not given.tensorflow_session_config_file:
         given.tensorflow_intra_op_parallelism = max(1, len(os.sched_getaffinity(0)) // given.num_processes)
