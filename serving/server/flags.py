@@ -38,7 +38,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = _parser()
     flags = parser.parse_args(arguments)
-    flags.ignored = {name: why for name, why in NOT_DONE.items() if getattr(flags, name) is not None}
+    flags.ignored = {name: why for name, why in NOT_DONE.items() if name in flags}
     if not flags.model_config_file and not flags.model_base_path:
         parser.error("name a model with --model_base_path, or several in a --model_config_file")
     if flags.rest_api_port and flags.rest_api_port == flags.port:
@@ -62,16 +62,14 @@ def _processes() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "conveyor_model_server",
+        usage="%(prog)s (--model_base_path FOLDER | --model_config_file FILE) [FLAG]...",
         description="Serves SavedModels over gRPC and REST; compatible with TensorFlow Serving (tested subset).",
         allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    add = parser.add_argument
-    for group in (_listening, _models, _running, _ours):
+    parser.add_argument("--version", action="store_true", default=argparse.SUPPRESS, help="print the versions and stop")
+    for group in (_listening, _models, _running, _ours, _not_done):
         group(parser)
-    add("--version", action="store_true", help="print the versions and stop")
-    for name, why in NOT_DONE.items():
-        add(f"--{name}", nargs="?", const="true", metavar="X", help=f"accepted, not done: {why}", default=None)
     return parser
 
 
@@ -135,10 +133,16 @@ def _ours(parser: argparse.ArgumentParser) -> None:
         "--num_processes",
         type=int,
         default=0,
-        help=f"processes that share the ports and have loaded the same; 0 for one for every {CORES_A_PROCESS} "
-        "processors, and for one alone where there is a GPU",
+        help=f"processes that share the ports and have loaded the same; 0: one for every {CORES_A_PROCESS} "
+        "processors, or a single one where there is a GPU",
     )
     _flag(add, "--enable_page", True, "serve the page at / of the REST port")
+
+
+def _not_done(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("what the real server does, and this one only accepts").add_argument
+    for name, why in NOT_DONE.items():
+        add(f"--{name}", nargs="?", metavar="X", default=argparse.SUPPRESS, help=why)
 
 
 def _flag(add: object, name: str, default: bool, text: str) -> None:
