@@ -114,4 +114,4 @@ REAL = [
 @pytest.mark.parametrize("name", REAL)
 @pytest.mark.compatible("flags")
 def test_every_flag_of_the_real_server_is_known(name):
-    assert name in flags.parse([*BASE, f"--{name}=1"])
+    assert name in flags.parse([*BASE, "--version" if name == "version" else f"--{name}=1"])
