@@ -4,6 +4,7 @@ Source: https://github.com/tensorflow/serving/blob/master/tensorflow_serving/mod
 """
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _processes() -> int:
     has_gpu = any(Path("/dev").glob("nvidia[0-9]*"))
-    return 1 if has_gpu else max(1, _cores() // CORES_A_PROCESS)
+    return 1 if has_gpu else max(1, int(min(_cores(), _quota()) // CORES_A_PROCESS))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -159,3 +160,12 @@ def _truth(text: str) -> bool:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
+
+
+def _quota() -> float:
+    """Returns how many processors' time a container may take."""
+    try:
+        most, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return int(most) / int(period)
+    except (OSError, ValueError):  # "max", or another kernel's
+        return math.inf

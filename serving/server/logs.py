@@ -6,7 +6,7 @@ import warnings
 
 
 def set_up(name: str = "") -> None:
-    """Sets the log up; called before TensorFlow and gRPC are imported.
+    """Sets the log up; called before TensorFlow is imported.
 
     Args:
       name: of the process, where there are several.

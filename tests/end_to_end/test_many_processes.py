@@ -210,7 +210,7 @@ def test_a_version_that_ends_the_process_that_loads_it_leaves_the_others(tmp_pat
         before = workers(server)
         (tmp_path / "new").rename(base / "2")
         eventually(lambda: states(server) == ["END", "AVAILABLE"])
-        assert "1 of 2 processes ended while they loaded it" in server.client().status()[0].error_message
+        assert "Process 0 ended while it loaded this version." in server.client().status()[0].error_message
         assert sum(one.is_running() for one in before) == 1
         eventually(lambda: len(workers(server)) == PROCESSES)
         assert answers(server) == {1.0}

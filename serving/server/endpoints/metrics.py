@@ -100,10 +100,12 @@ class Metrics:
         with self._lock:
             for name, by_labels in counts.counters.items():
                 for labels, count in by_labels.items():
-                    self._counts.counters[name][labels] += count
+                    if ("status", "OK") in labels:
+                        self._known.add(labels[0][1])
+                    self._counts.counters[name][self._counted(labels)] += count
             for name, histograms in counts.histograms.items():
                 for labels, histogram in histograms.items():
-                    self._histogram(name, labels, histogram.bounds).absorb(histogram)
+                    self._histogram(name, self._counted(labels), histogram.bounds).absorb(histogram)
 
     def text(self) -> str:
         """Returns everything in Prometheus' text format."""
@@ -125,6 +127,10 @@ class Metrics:
                 return OTHERS
             self._names.add(model)
         return model
+
+    def _counted(self, labels: Labels) -> Labels:
+        (name, model), *others = labels
+        return ((name, self._counted_name(model)), *others)
 
     def _observe(self, name: str, labels: Labels, value: float, bounds: tuple[float, ...]) -> None:
         self._histogram(name, labels, bounds).add(value)

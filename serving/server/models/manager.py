@@ -145,11 +145,15 @@ class Manager:
         """Takes a ModelServerConfig after those that came before; see `configure`."""
         return self._configurer.submit(self.configure, config)
 
-    def close(self) -> None:
-        """Stops polling and loading, and frees every version once its requests have been answered."""
+    def stop(self) -> None:
+        """Stops polling, and begins to load nothing more."""
         self._stopped.set()
         with self._changed:
             self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stops, waits for what is being loaded, and frees every version once its requests have been answered."""
+        self.stop()
         self._configurer.shutdown(wait=True, cancel_futures=True)
         self._workers.shutdown(wait=True)
         with self._changed:
@@ -273,6 +277,9 @@ class Manager:
                 self._replicas.load(version.model, version.number, version.path)
             except Exception as problem:  # whatever a model does, the others are served on
                 error = problem if isinstance(problem, StatusError) else StatusError("UNKNOWN", _described(problem))
+                if self._stopped.is_set():
+                    self._change(version, State.END, error)
+                    return
                 self._change(version, State.LOADING, error)
                 log.error("%s/%d, attempt %d: %s", version.model, version.number, attempt + 1, error)
                 self._reconcile_unless_stopped()  # an older one may have to take its place

@@ -129,7 +129,9 @@ class Local:
         with contextlib.ExitStack() as stack:
             try:
                 version = stack.enter_context(self._calls.replica.use(spec))
-            except StatusError:
+            except StatusError as error:
+                if error.code != "INVALID_ARGUMENT":
+                    raise
                 spec.ClearField("version_label")
                 version = stack.enter_context(self._calls.replica.use(spec))
             yield version

@@ -65,7 +65,7 @@ async def load_first(models: Manager, config: Any, stop: asyncio.Event) -> None:
     if loading.done():
         loading.result()
         return
-    await asyncio.to_thread(models.close)
+    models.stop()
     with contextlib.suppress(StatusError):
         await loading
 

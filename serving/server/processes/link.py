@@ -33,7 +33,8 @@ class Link:
 
         Args:
           connection: the pipe's end.
-          answers: what the other process may call, by name; each call gets a thread of its own.
+          answers: what the other process may call, by name. Each call gets a thread of its own; one that returns a
+            Future has left it, and is answered when that is done.
           ended: called when the other process has ended, or has closed the link.
         """
         self._connection, self._answers, self._ended = connection, answers, ended
@@ -44,15 +45,14 @@ class Link:
         self.closed = False
         threading.Thread(target=self._read, name="link", daemon=True).start()
 
-    def call(self, name: str, *arguments: Any, timeout: float | None = None) -> Any:
+    def call(self, name: str, *arguments: Any) -> Any:
         """Returns what the other process answers.
 
         Raises:
           StatusError: as it raises; UNKNOWN for what is none there.
           LinkClosed: it has ended.
-          concurrent.futures.TimeoutError: it did not answer in so many seconds.
         """
-        return self.submit(name, *arguments).result(timeout)
+        return self.submit(name, *arguments).result()
 
     def submit(self, name: str, *arguments: Any) -> Future:
         """Begins a call; see `call`."""
@@ -64,14 +64,14 @@ class Link:
                 return future
             number = next(self._numbers)
             self._waiting[number] = future
-        self._send(("call", number, name, arguments))
+        self._send("call", number, name, arguments)
         return future
 
     def close(self) -> None:
         """Tells the other process that nothing more is asked of it."""
-        self._send(("close", 0))  # a pipe that a thread reads stays open
+        self._send("close", 0, None, None)  # a pipe that a thread reads stays open
 
-    def _send(self, message: Any) -> None:
+    def _send(self, *message: Any) -> None:
         try:
             with self._sending:
                 self._connection.send(message)
@@ -81,20 +81,18 @@ class Link:
     def _read(self) -> None:
         try:
             while True:
-                kind, number, *rest = self._connection.recv()
+                kind, number, first, second = self._connection.recv()
                 if kind == "close":
-                    raise EOFError
+                    return
                 if kind == "call":
-                    threading.Thread(target=self._answer, args=(number, *rest), name="answer", daemon=True).start()
-                    continue
-                result, error = rest
-                with self._changing:
-                    future = self._waiting.pop(number)
-                if error is None:
-                    future.set_result(result)
+                    threading.Thread(target=self._answer, args=(number, first, second), daemon=True).start()
                 else:
-                    future.set_exception(error)
+                    with self._changing:
+                        future = self._waiting.pop(number)
+                    _settle(future, first, second)
         except (EOFError, OSError):
+            return
+        finally:  # whatever it was: nobody is to wait for what nobody reads
             with self._changing:
                 self.closed = True
                 waiting = list(self._waiting.values())
@@ -105,9 +103,30 @@ class Link:
 
     def _answer(self, number: int, name: str, arguments: tuple[Any, ...]) -> None:
         try:
-            result, error = self._answers[name](*arguments), None
-        except StatusError as problem:
-            result, error = None, problem
-        except Exception as problem:  # which the other process may not be able to read
-            result, error = None, StatusError("UNKNOWN", f"{type(problem).__name__}: {problem}")
-        self._send(("answer", number, result, error))
+            result = self._answers[name](*arguments)
+        except Exception as error:
+            self._reply(number, None, error)
+            return
+        if isinstance(result, Future):
+            result.add_done_callback(lambda done: self._reply(number, None, _failure(done)))
+        else:
+            self._reply(number, result, None)
+
+    def _reply(self, number: int, result: Any, error: BaseException | None) -> None:
+        if error is not None and not isinstance(error, StatusError):  # which the other process may not be able to read
+            error = StatusError("UNKNOWN", f"{type(error).__name__}: {error}")
+        try:
+            self._send("answer", number, result, error)
+        except Exception as problem:  # the result cannot be pickled
+            self._send("answer", number, None, StatusError("INTERNAL", f"{type(problem).__name__}: {problem}"))
+
+
+def _failure(done: Future) -> BaseException | None:
+    return StatusError("UNAVAILABLE", "The server is stopping.") if done.cancelled() else done.exception()
+
+
+def _settle(future: Future, result: Any, error: BaseException | None) -> None:
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)

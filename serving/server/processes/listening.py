@@ -22,7 +22,7 @@ from serving.server.protocol.errors import StatusError, invalid_argument
 from serving.server.protocol.requests import Limits
 
 log = logging.getLogger(__name__)
-LARGEST_MESSAGES = 8  # whose tensors may be in memory at once, in all processes
+LARGEST_MESSAGES = 8  # whose tensors may be in memory at once; each of several processes has its share
 GRACE = 10  # seconds that running requests are given when the server is stopped
 
 
@@ -66,7 +66,7 @@ class Listener:
             self.replica,
             threads=max(1, given.rest_api_num_threads),
             limit=given.max_concurrent_requests,
-            most_bytes=max(1, LARGEST_MESSAGES // given.num_processes) * given.max_message_bytes,
+            most_bytes=max(2, LARGEST_MESSAGES // given.num_processes) * given.max_message_bytes,
             observe=self.metrics.runtime,
         )
         stack.push_async_callback(dispatcher.close)

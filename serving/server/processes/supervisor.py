@@ -6,8 +6,11 @@ It does not import TensorFlow, so that it starts at once, takes little memory, a
 import argparse
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
@@ -28,17 +31,29 @@ async def serve(given: argparse.Namespace) -> None:
     Raises:
       StatusError: a configuration, a model or an address is wrong.
     """
-    stop = configured.stop_signal()
+    stop, lost = configured.stop_signal(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        lost.set()
+        stop.set()
+
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_reserved(given))
         config = configured.model_config(given)
         answers: dict[str, Callable[..., Any]] = {}
-        fleet = Fleet(given.num_processes, _work, given, answers)
+        fleet = Fleet(given.num_processes, _work, given, answers, lost=lambda: loop.call_soon_threadsafe(end))
         manager = configured.manager(given, fleet)
         answers |= _answers(manager, fleet)
         stack.push_async_callback(asyncio.to_thread, manager.close)
         stack.push_async_callback(asyncio.to_thread, fleet.close)
-        await asyncio.to_thread(fleet.start)
+        stack.callback(manager.stop)
+        try:
+            await asyncio.to_thread(fleet.start)
+        except StatusError:
+            if stop.is_set():  # the signal was for all processes
+                return
+            raise
         await configured.load_first(manager, config, stop)
         if stop.is_set():
             return
@@ -46,21 +61,23 @@ async def serve(given: argparse.Namespace) -> None:
         log.info("%d processes are listening.", given.num_processes)
         configured.watch(manager, given, stack)
         await stop.wait()
+        if lost.is_set():
+            raise StatusError("UNAVAILABLE", "No process is left, and none can take a place; see above.")
 
 
 def _answers(manager: Manager, fleet: Fleet) -> dict[str, Callable[..., Any]]:
     """Returns what the processes may ask, by name; see `worker.SupervisorControl`."""
-    metrics = Metrics()
+    metrics, counting = Metrics(), threading.Lock()
 
     def counted() -> str:
-        for counts in fleet.take():
-            metrics.absorb(counts)
-        return metrics.text()
+        with counting:  # what one has taken, the next is to see
+            for counts in fleet.take():
+                metrics.absorb(counts)
+            return metrics.text()
 
-    def configure(config: Any) -> None:
-        manager.configure_soon(config).result()
-
-    return {"status": manager.status, "configure": configure, "metrics": counted, "absorb": metrics.absorb}
+    return {
+        "status": manager.status, "configure": manager.configure_soon, "metrics": counted, "absorb": metrics.absorb,
+    }  # fmt: skip
 
 
 def _work(given: argparse.Namespace, number: int, connection: Connection) -> None:
@@ -81,15 +98,28 @@ def _reserved(given: argparse.Namespace) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for port in filter(None, (given.port, given.rest_api_port)):
             try:
-                family, kind, *_, address = socket.getaddrinfo(given.bind_address, port, type=socket.SOCK_STREAM)[0]
-                for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):  # with the first alone, it must be free
-                    taken = stack.enter_context(socket.socket(family, kind))
-                    taken.setsockopt(socket.SOL_SOCKET, option, 1)
-                    taken.bind(address)
-                    if option == socket.SO_REUSEADDR:
-                        taken.close()
+                found = socket.getaddrinfo(given.bind_address.strip("[]"), port, type=socket.SOCK_STREAM)
+                kept = [_keep(family, address, stack) for family, *_, address in found]
+                if not any(kept):
+                    raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
             except OSError as error:
                 raise StatusError(
                     "UNAVAILABLE", f"{given.bind_address}:{port} cannot be listened on: {error.strerror}"
                 ) from error
         yield
+
+
+def _keep(family: int, address: Any, stack: contextlib.ExitStack) -> bool:
+    """Binds an address that nobody has; returns whether it is this machine's."""
+    for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):  # with the first alone, it must be free
+        taken = stack.enter_context(socket.socket(family))
+        taken.setsockopt(socket.SOL_SOCKET, option, 1)
+        try:
+            taken.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                return False
+            raise
+        if option == socket.SO_REUSEADDR:
+            taken.close()
+    return True

@@ -6,7 +6,9 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -18,13 +20,19 @@ from serving.server.processes.listening import GRACE, Listener
 from serving.server.protocol.errors import StatusError
 
 log = logging.getLogger(__name__)
+MOST_ASKED = 64  # requests for status, metrics and a new configuration at once
 
 
 class SupervisorControl:
-    """Control of a server of several processes: its supervisor knows."""
+    """Control of a server of several processes: its supervisor knows.
+
+    It is asked from threads of its own, so that no prediction waits for a supervisor that does not answer.
+    """
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self._threads = ThreadPoolExecutor(MOST_ASKED, thread_name_prefix="control")
+        self._room = threading.Semaphore(MOST_ASKED)  # also taken by what its client waits for no more
 
     async def status(self, spec: Any) -> list[Version]:
         """See `Control.status`."""
@@ -39,8 +47,12 @@ class SupervisorControl:
         return await self._ask("metrics")
 
     async def _ask(self, name: str, *arguments: Any) -> Any:
+        if not self._room.acquire(blocking=False):
+            raise StatusError("RESOURCE_EXHAUSTED", f"{MOST_ASKED} requests wait for the server's supervisor.")
+        asked = self._threads.submit(self._link.call, name, *arguments)
+        asked.add_done_callback(lambda _: self._room.release())
         try:
-            return await asyncio.wrap_future(self._link.submit(name, *arguments))
+            return await asyncio.shield(asyncio.wrap_future(asked))
         except LinkClosed as error:
             raise StatusError("UNAVAILABLE", "The server is stopping.") from error
 
@@ -78,7 +90,7 @@ async def _serve(listener: Listener, connection: Connection) -> None:
         replica, metrics = listener.replica, listener.metrics
         answers: dict[str, Callable[..., Any]] = {
             "prepare": replica.prepare, "offer": replica.offer, "unload": replica.unload, "label": replica.label,
-            "take": metrics.take, "listen": listen,
+            "take": metrics.take, "listen": listen, "ping": lambda: None,
         }  # fmt: skip
         link = Link(connection, answers, ended=lambda: loop.call_soon_threadsafe(stop.set))
         await stop.wait()

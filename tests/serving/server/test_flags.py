@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from serving.server import flags
@@ -48,18 +50,20 @@ def test_truths_are_written_as_there(text, value):
 
 
 @pytest.mark.parametrize(
-    ("cores", "gpu", "given", "processes"),
+    ("cores", "quota", "gpu", "given", "processes"),
     [
-        (2, False, [], 1),
-        (8, False, [], 2),
-        (33, False, [], 8),
-        (32, True, [], 1),
-        (2, False, ["--num_processes=3"], 3),
-        (32, False, ["--port=0", "--grpc_socket_path=/tmp/socket"], 1),
+        (2, math.inf, False, [], 1),
+        (8, math.inf, False, [], 2),
+        (64, 9.5, False, [], 2),
+        (33, math.inf, False, [], 8),
+        (32, math.inf, True, [], 1),
+        (2, 1, False, ["--num_processes=3"], 3),
+        (32, math.inf, False, ["--port=0", "--grpc_socket_path=/tmp/socket"], 1),
     ],
 )
-def test_processes_are_as_many_as_the_processors_ask_for(monkeypatch, cores, gpu, given, processes):
+def test_processes_are_as_many_as_the_processors_ask_for(monkeypatch, cores, quota, gpu, given, processes):
     monkeypatch.setattr(flags, "_cores", lambda: cores)
+    monkeypatch.setattr(flags, "_quota", lambda: quota)
     monkeypatch.setattr(flags.Path, "glob", lambda *_: [flags.Path("/dev/nvidia0")] if gpu else [])
     assert flags.parse([*BASE, *given]).num_processes == processes
 

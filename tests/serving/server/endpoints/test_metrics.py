@@ -55,6 +55,20 @@ def test_models_that_answer_are_counted_under_their_names_whatever_was_asked_bef
     assert 'request_count{model_name="mine",status="OK"} 1' in metrics.text()
 
 
+def test_names_of_several_processes_are_bounded_together(monkeypatch):
+    monkeypatch.setattr(module, "MOST_NAMES", 2)
+    whole = Metrics()
+    for names in (("a", "b"), ("c", "d")):
+        part = Metrics()
+        for name in names:
+            part.request(name, "Predict", "GRPC", "NOT_FOUND", 1.0)
+        whole.absorb(part.take())
+    counted = [line.partition("{")[2] for line in whole.text().splitlines() if ":request_count{" in line]
+    assert counted == [
+        f'model_name="{name}",status="NOT_FOUND"}} {n}' for name, n in (("a", 1), ("b", 1), ("(others)", 2))
+    ]
+
+
 def test_what_several_processes_have_counted_is_summed():
     parts, whole = [Metrics(), Metrics()], Metrics()
     for seconds, part in zip((0.001, 0.3), parts, strict=True):

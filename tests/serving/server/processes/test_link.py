@@ -1,5 +1,6 @@
 import multiprocessing
 import threading
+from concurrent.futures import Future
 
 import pytest
 
@@ -34,8 +35,23 @@ def test_both_ends_ask_at_once_and_a_slow_answer_keeps_no_other_back(ends):
     links["right"].close()
 
 
+def test_an_answer_that_comes_later_holds_no_thread(ends):
+    later = [Future() for _ in range(3)]
+    left = Link(ends[0], {"later": lambda number: later[number]})
+    right = Link(ends[1], {})
+    asked = [right.submit("later", number) for number in range(3)]
+    later[0].set_result("is not sent")
+    later[1].set_exception(StatusError("ABORTED", "on purpose"))
+    assert asked[0].result(10) is None
+    with pytest.raises(StatusError, match="on purpose"):
+        asked[1].result(10)
+    assert not asked[2].done()
+    right.close()
+    left.close()
+
+
 def test_failures_keep_their_code_and_others_become_one(ends):
-    left = Link(ends[0], {"refuse": refuse, "divide": divide})
+    left = Link(ends[0], {"refuse": refuse, "divide": divide, "unpicklable": threading.Lock})
     right = Link(ends[1], {})
     with pytest.raises(StatusError, match="not here") as error:
         right.call("refuse")
@@ -43,6 +59,8 @@ def test_failures_keep_their_code_and_others_become_one(ends):
     with pytest.raises(StatusError, match="ZeroDivisionError: division by zero") as error:
         right.call("divide")
     assert error.value.code == "UNKNOWN"
+    with pytest.raises(StatusError, match="pickle"):
+        right.call("unpicklable")
     with pytest.raises(StatusError, match="KeyError"):
         right.call("unknown")
     right.close()

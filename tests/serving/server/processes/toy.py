@@ -23,11 +23,16 @@ def run(given, number, connection):
             raise StatusError("DATA_LOSS", "damaged")
         if path.name == "odd":
             raise ValueError("not ours")
-        if path.name == "deadly" or (path.name == "deadly to the second" and path.exists()):
+        if path.name == "deadly":
             os._exit(7)
         if path.name == "deadly to the second":
-            path.touch()
-        while path.name == "slow" and not path.exists():
+            try:
+                path.touch(exist_ok=False)
+            except FileExistsError:
+                if not (second := path.with_name("second")).exists():
+                    second.touch()
+                    os._exit(7)
+        while path.name.startswith("slow") and not path.exists():
             time.sleep(0.01)
         said("prepare", model, version)
 
@@ -43,6 +48,7 @@ def run(given, number, connection):
         "unload": lambda model, version: said("unload", model, version),
         "listen": lambda: said("listen"),
         "take": lambda: number,
+        "ping": lambda: None,
     }
     connection.send(None)
     link = Link(connection, answers, ended=over.set)
