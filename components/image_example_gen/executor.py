@@ -16,8 +16,8 @@ from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils
 from tfx.utils import proto_utils
 
+from components.image_example_gen.data_error import DataError
 from components.image_example_gen.dataset import Dataset, HashedSplits
-from components.image_example_gen.readers import DataError
 from components.image_example_gen.shards import Piece, Shard, plan, reserved_digests, split_names
 from components.image_example_gen.spans import BASE, Part
 from conveyor.pictures import as_png_or_jpeg

@@ -23,43 +23,18 @@ from typing import IO, Protocol
 
 import numpy as np
 
+from components.image_example_gen.data_error import GZIP, DataError, unpacked
 from components.image_example_gen.dataset import Dataset
-from conveyor.errors import ConveyorError
 from conveyor.files import CHUNK
 from conveyor.pictures import KINDS, PictureError, as_png_or_jpeg, reason
 from conveyor.words import counted
 from trainer.settings import CHANNELS
 
-GZIP = ".gz"
 IDX_IMAGES_MAGIC = 0x0803  # unsigned bytes in three dimensions
 IDX_LABELS_MAGIC = 0x0801  # unsigned bytes in one dimension
-LISTED = 50  # sentences in one message
 BLOCK = 32  # picture files that are read and decoded together
 # Of all readers together. Each decodes two pictures at once, which may take some hundreds of MB each.
 _DECODERS = concurrent.futures.ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0))), "decode")
-
-
-class DataError(ConveyorError):
-    """Files that cannot be used: says which, where in them, what was expected and what is there.
-
-    Attributes:
-      sentences: one for each file.
-    """
-
-    def __init__(self, *sentences: str) -> None:
-        self.sentences = sentences
-        more = [f"... and {len(sentences) - LISTED} more"] if len(sentences) > LISTED else []
-        head = [f"{len(sentences)} files cannot be used:"] if len(sentences) > 1 else []
-        super().__init__("\n".join([*head, *sentences[:LISTED], *more]))
-
-    @classmethod
-    def at(cls, path: Path, offset: int | None, expected: str, found: str) -> "DataError":
-        """Returns the error of one place in a file, or of the file as a whole where `offset` is None.
-
-        In a gzipped file it is the place in the content.
-        """
-        where = "" if offset is None else f" at byte {offset}{' of its content' if path.suffix == GZIP else ''}"
-        return cls(f"{path}{where}: expected {expected}, found {found}.")
 
 
 class Reader(Protocol):
@@ -254,11 +229,6 @@ def open_readers(paths: Sequence[Path], dataset: Dataset) -> list[Reader]:
 
 def _idx_reader(images: Path, paths: Sequence[Path], dataset: Dataset) -> IdxReader:
     return IdxReader(images, _labels_of(images, paths), dataset)
-
-
-def unpacked(path: Path) -> Path:
-    """Returns the path that a file has without gzip."""
-    return path.with_suffix("") if path.suffix == GZIP else path
 
 
 def _labels_of(images: Path, paths: Sequence[Path]) -> Path:

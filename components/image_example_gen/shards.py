@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from components.image_example_gen.data_error import DataError
 from components.image_example_gen.dataset import Dataset, HashedSplits, NamedSplits
-from components.image_example_gen.readers import DataError, Reader, open_readers
+from components.image_example_gen.readers import Reader, open_readers
 from components.image_example_gen.spans import MANIFEST, Part
 from conveyor.files import file_digest
 

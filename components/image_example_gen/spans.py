@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from components.image_example_gen.data_error import GZIP, DataError, unpacked
 from components.image_example_gen.dataset import Dataset, HashedSplits, Spans
-from components.image_example_gen.readers import GZIP, DataError, unpacked
 
 BASE = "base"
 MANIFEST = "span.json"

@@ -14,13 +14,14 @@ from pipeline.data import check as checking
 from pipeline.data import fetch as fetching
 from pipeline.data import remove as removing
 from pipeline.data.inputs import input_folder, input_place
+from pipeline.data.published import CANONICAL
 from pipeline.home.folders import Home
 from pipeline.home.lock import locked
 from pipeline.run.console import Console, quiet_libraries
 
 
 @click.command(cls=Verb)
-@click.argument("name", type=click.Choice(list(fetching.CANONICAL)))
+@click.argument("name", type=click.Choice(list(CANONICAL)))
 @HOME
 @DATA
 @JSON

@@ -12,7 +12,7 @@ import click
 from conveyor.errors import ConfigError
 from pipeline.cli.options import DATA, HOME, JSON, METADATA, SET, Chosen, choose, experiment
 from pipeline.cli.output import Verb, reply, table
-from pipeline.data.fetch import CANONICAL
+from pipeline.data.published import CANONICAL
 from pipeline.experiments import new_file
 from pipeline.experiments.overrides import field_of
 from pipeline.home.folders import Home

@@ -13,8 +13,8 @@ import click
 from conveyor.errors import ConfigError
 from conveyor.words import counted
 from pipeline.cli.output import WANTS_JSON
-from pipeline.data.fetch import CANONICAL
 from pipeline.data.inputs import check_source
+from pipeline.data.published import CANONICAL
 from pipeline.experiments import from_folder
 from pipeline.experiments.config import Experiment, HashedSplits
 from pipeline.experiments.known import ChosenExperiment

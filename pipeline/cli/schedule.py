@@ -20,8 +20,8 @@ from pipeline.cli.options import (
     choose,
 )
 from pipeline.cli.output import Verb, reply, reply_now, table, warn
-from pipeline.data.fetch import CANONICAL
 from pipeline.data.inputs import check_source
+from pipeline.data.published import CANONICAL
 from pipeline.home.folders import Home
 from pipeline.schedule import daemon, export
 from pipeline.schedule.cron import Cron, zone

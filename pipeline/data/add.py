@@ -9,7 +9,7 @@ from pathlib import Path
 import filelock
 
 from components.image_example_gen import spans
-from components.image_example_gen.readers import DataError
+from components.image_example_gen.data_error import DataError
 from components.image_example_gen.shards import reserved_digests
 from components.image_example_gen.spans import MANIFEST
 from conveyor.errors import ConfigError, storage_errors

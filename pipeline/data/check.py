@@ -9,7 +9,7 @@ import numpy as np
 import tqdm
 
 from components.image_example_gen import spans
-from components.image_example_gen.readers import DataError
+from components.image_example_gen.data_error import DataError
 from components.image_example_gen.shards import Piece, Shard, image_digest, plan, reserved_digests
 from components.image_example_gen.spans import BASE, Part
 from conveyor.errors import StorageError

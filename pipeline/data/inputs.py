@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.image_example_gen import spans
-from components.image_example_gen.readers import DataError
+from components.image_example_gen.data_error import DataError
 from components.image_example_gen.spans import MANIFEST, Part
 from conveyor.errors import ConfigError, StorageError, storage_errors
 from conveyor.files import file_digest
-from pipeline.data import fetch
+from pipeline.data.published import CANONICAL
 from pipeline.experiments.config import Experiment
 from pipeline.home.folders import Home
 
@@ -49,8 +49,10 @@ def input_folder(experiment: Experiment, home: Home, source: Path | None, say: C
       FetchError: the published files could not be had.
     """
     folder = input_place(experiment, home, source)
-    if experiment.dataset.name in fetch.CANONICAL:
-        fetch.fetch(experiment.dataset.name, home.data, source, say)
+    if experiment.dataset.name in CANONICAL:
+        from pipeline.data.fetch import fetch  # with what downloads, which takes time to import
+
+        fetch(experiment.dataset.name, home.data, source, say)
         if source and source.is_dir() and source.resolve() != folder.resolve() and (names := spans.span_names(source)):
             say(f"The spans in {source} are not used: {', '.join(names)}. `conveyor add` brings them to {folder}.")
     return folder
@@ -64,7 +66,7 @@ def input_place(experiment: Experiment, home: Home, source: Path | None) -> Path
     """
     check_source(experiment, home, source)
     name = experiment.dataset.name
-    return home.data / name if source is None or name in fetch.CANONICAL else source.resolve()
+    return home.data / name if source is None or name in CANONICAL else source.resolve()
 
 
 def check_source(experiment: Experiment, home: Home, source: Path | None) -> None:
@@ -73,7 +75,7 @@ def check_source(experiment: Experiment, home: Home, source: Path | None) -> Non
     Raises:
       ConfigError: there is none.
     """
-    name, canonical = experiment.dataset.name, experiment.dataset.name in fetch.CANONICAL
+    name, canonical = experiment.dataset.name, experiment.dataset.name in CANONICAL
     if source is not None and not (source.exists() if canonical else source.is_dir()):
         way = "" if canonical else f" `conveyor set {experiment.name} --data FOLDER` names another for good."
         raise ConfigError(f"--data {source}: there is no such folder.{way}")

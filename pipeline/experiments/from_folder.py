@@ -6,9 +6,6 @@ import re
 import unicodedata
 from pathlib import Path
 
-import PIL.Image
-import tqdm
-
 from components.image_example_gen import spans
 from components.image_example_gen.dataset import Dataset, HashedSplits, NamedSplits
 from conveyor.errors import ConfigError, storage_errors
@@ -151,6 +148,9 @@ _ANY = Dataset(name="any", format="folders", shape=(1, 1, 1), classes=("a", "b")
 
 
 def _shape(by_class: dict[str, list[Path]]) -> tuple[int, int, int]:
+    import PIL.Image  # those who read no pictures need not wait for it
+    import tqdm
+
     sizes, modes = set(), set()
     for paths in by_class.values():
         for path in tqdm.tqdm(paths, desc="headers", unit=" pictures", leave=False, disable=None):

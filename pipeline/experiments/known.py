@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
 from pydantic import Field
 from pydantic_core import to_jsonable_python
 
@@ -280,6 +279,8 @@ class KnownExperiments:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
         """Holds the records; a failure to write them is an error in a sentence."""
+        import filelock  # with asyncio, which those need not wait for that only look
+
         with storage_errors(f"What is remembered of experiments in {self._folder} cannot be written"):
             self._folder.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(self._folder / ".lock", timeout=LOCK_SECONDS):

@@ -4,8 +4,6 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-import filelock
-
 from conveyor.errors import ConveyorError, storage_errors
 from conveyor.files import LOOK_SECONDS, is_locked
 from pipeline.home.folders import Home
@@ -23,6 +21,8 @@ def locked(home: Home) -> Iterator[None]:
       HomeBusy: another process holds it.
       StorageError: the folder cannot be written to.
     """
+    import filelock  # with asyncio, which those need not wait for that only look
+
     holder = home.root / "run.pid"
     with contextlib.ExitStack() as stack:
         with storage_errors(f"The home folder {home.root} cannot be used"):

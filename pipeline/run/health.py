@@ -12,11 +12,12 @@ from typing import Any
 
 from components.code_digest import stack_versions
 from components.image_example_gen import shards, spans
-from components.image_example_gen.readers import DataError
+from components.image_example_gen.data_error import DataError
 from conveyor.errors import ConveyorError, storage_errors
 from conveyor.words import counted
-from pipeline.data.fetch import CANONICAL, is_complete
+from pipeline.data.fetch import is_complete
 from pipeline.data.inputs import read_input
+from pipeline.data.published import CANONICAL
 from pipeline.experiments.config import Experiment
 from pipeline.home import backup
 from pipeline.home.folders import Home

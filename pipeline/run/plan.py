@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.code_digest import code_digest
-from components.image_example_gen.readers import DataError
+from components.image_example_gen.data_error import DataError
 from components.image_example_gen.shards import training_images
 from components.image_example_gen.spans import span
 from conveyor.errors import ConfigError

@@ -13,8 +13,6 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import filelock
-
 from conveyor.errors import ConfigError, ConveyorError, StorageError, storage_errors
 from conveyor.files import file_digest, flush, flush_tree, replace_file, tree_digest
 from serving.model_store.identity import model_identity
@@ -398,8 +396,10 @@ class StoredModel:
         with storage_errors(f"The versions of {self.name} in {self.folder} cannot be changed"), self._locked():
             yield
 
-    def _locked(self) -> filelock.BaseFileLock:
+    def _locked(self) -> contextlib.AbstractContextManager[object]:
         """Returns a lock that keeps others from changing the labels while they are read, and written anew."""
+        import filelock  # with asyncio, which those need not wait for that only look
+
         return filelock.FileLock(self.folder / f".{LABELS}.lock", timeout=LOCK_SECONDS)
 
     def _write(self, labels: Labels) -> None:

@@ -10,9 +10,9 @@ from tfx.types import standard_artifacts
 from tfx.utils import proto_utils
 
 from components.image_example_gen.component import ImageExampleGen
+from components.image_example_gen.data_error import DataError
 from components.image_example_gen.dataset import Dataset, HashedSplits
 from components.image_example_gen.executor import BaseFiles, Executor, read_test_sources, serialize
-from components.image_example_gen.readers import DataError
 from components.image_example_gen.spans import BASE, Part, span
 from pipeline.run.error_text import error_text
 from pipeline.run.graph import BEAM_ARGS

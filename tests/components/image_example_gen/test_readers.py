@@ -11,8 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from components.image_example_gen.data_error import DataError
 from components.image_example_gen.dataset import Dataset
-from components.image_example_gen.readers import DataError, FolderReader, open_readers
+from components.image_example_gen.readers import FolderReader, open_readers
 from tests.digits import write_idx
 from tests.pictures import draw_classes
 

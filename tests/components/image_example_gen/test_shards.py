@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from components.image_example_gen import shards
+from components.image_example_gen.data_error import DataError
 from components.image_example_gen.dataset import Dataset, HashedSplits, NamedSplits
-from components.image_example_gen.readers import DataError
 from components.image_example_gen.shards import content_splits, plan, split_names
 from components.image_example_gen.spans import BASE, Part
 from conveyor.files import file_digest

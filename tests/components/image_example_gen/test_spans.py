@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.image_example_gen.data_error import DataError
 from components.image_example_gen.dataset import HashedSplits, Spans
-from components.image_example_gen.readers import DataError
 from components.image_example_gen.spans import Part, is_later, order, parts, span, span_names
 
 

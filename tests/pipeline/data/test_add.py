@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 
 from components.image_example_gen import spans
-from components.image_example_gen.readers import DataError
+from components.image_example_gen.data_error import DataError
 from conveyor.errors import ConfigError, StorageError
 from pipeline.data import add as adding
 from pipeline.data.add import add

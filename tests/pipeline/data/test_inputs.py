@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.image_example_gen.readers import DataError
+from components.image_example_gen.data_error import DataError
 from conveyor.errors import ConfigError
 from pipeline.data import fetch
 from pipeline.data.inputs import input_folder, read_inputs
