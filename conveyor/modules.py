@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import functools
 import importlib
 import importlib.abc
 import importlib.util
@@ -56,13 +57,7 @@ def _imports_of(path: Path, module: str) -> list[str]:
     """Returns the names that a file imports, also in its functions; some are names in a module, and no modules."""
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
     names: list[str] = []
-    waiting: list[ast.AST] = [ast.parse(path.read_bytes(), filename=str(path))]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            waiting += node.orelse  # the rest is never run
-            continue
-        waiting += ast.iter_child_nodes(node)
+    for node in _imports(path.read_bytes(), str(path)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -70,6 +65,24 @@ def _imports_of(path: Path, module: str) -> list[str]:
             parent = ".".join([*above, *([node.module] if node.module else [])])
             names += [name for name in (parent, *(f"{parent}.{alias.name}" for alias in node.names)) if name]
     return names
+
+
+@functools.lru_cache(maxsize=1000)  # several modules import the same ones
+def _imports(source: bytes, filename: str) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    """Returns the import statements of a file, but for those that only a type checker runs."""
+    found: list[ast.Import | ast.ImportFrom] = []
+    waiting: list[ast.AST] = [ast.parse(source, filename=filename)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            found.append(node)
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += node.orelse
+        else:  # statements are in statements: expressions, which are most of a file, need not be looked at
+            for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+                inner = getattr(node, field, ())
+                waiting += inner if isinstance(inner, list) else ()
+    return tuple(found)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ from pipeline.home import backup
 from pipeline.home.folders import Home
 from pipeline.home.lock import locked
 from pipeline.home.outcome import Outcome, Verdict
-from pipeline.release import rollout
 from pipeline.run.console import Console, redirected
 from pipeline.run.error_text import error_text
 from pipeline.run.nothing_new import repeated_outcome
@@ -95,12 +94,19 @@ def run(
         backup.save(home)
         with redirected(log):
             outcome = _verdict(plan, console, log, planned)
-            model = experiment.serving.model_name
-            for server in rollout.settle(home, model) if outcome.version is not None else ():
-                state = "serves" if server.made else "does not serve" if server.runs else "is not running to serve"
-                why = f": {server.problem}" if server.problem else ""
-                console.note(f"{server.target} {state} version {outcome.version}, as {outcome.label}{why}")
+            if outcome.version is not None:
+                _settle(home, experiment.serving.model_name, outcome, console)
         return outcome
+
+
+def _settle(home: Home, model: str, outcome: Outcome, console: Console) -> None:
+    """Waits until the running servers have taken the version, and says whether they have."""
+    from pipeline.release import rollout  # with gRPC, which a run that finds nothing new does not need
+
+    for server in rollout.settle(home, model):
+        state = "serves" if server.made else "does not serve" if server.runs else "is not running to serve"
+        why = f": {server.problem}" if server.problem else ""
+        console.note(f"{server.target} {state} version {outcome.version}, as {outcome.label}{why}")
 
 
 def prepare(plan: RunPlan, console: Console) -> Any:

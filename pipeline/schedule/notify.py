@@ -9,18 +9,16 @@ import socket
 import subprocess
 from typing import Any
 
-import apprise
-
 from conveyor.errors import ConfigError
 from pipeline.home.outcome import EVENTS, Verdict
 
 HOOK_SECONDS = 60
-_KINDS = {
-    Verdict.PUSHED: apprise.NotifyType.SUCCESS,
-    Verdict.REJECTED: apprise.NotifyType.WARNING,
-    Verdict.DRIFTED: apprise.NotifyType.WARNING,
-    Verdict.FAILED: apprise.NotifyType.FAILURE,
-    Verdict.NOTHING_NEW: apprise.NotifyType.INFO,
+_KINDS = {  # apprise's, which is imported where there is somebody to tell
+    Verdict.PUSHED: "success",
+    Verdict.REJECTED: "warning",
+    Verdict.DRIFTED: "warning",
+    Verdict.FAILED: "failure",
+    Verdict.NOTHING_NEW: "info",
 }
 logging.getLogger("apprise").setLevel(logging.CRITICAL)  # its messages hold parts of the addresses, which are secrets
 
@@ -42,7 +40,7 @@ class Notifier:
 
     def __post_init__(self) -> None:
         for number, url in enumerate(self.urls, start=1):
-            if not apprise.Apprise().add(url):
+            if not _service(url):
                 scheme = url.partition("://")[0] if "://" in url else "missing"
                 raise ConfigError(
                     f"Notification address {number} of {len(self.urls)} is not one that apprise knows; its scheme is "
@@ -60,9 +58,7 @@ class Notifier:
         problems = []
         title, body = message(outcome)
         for number, url in enumerate(self.urls, start=1):
-            service = apprise.Apprise()
-            service.add(url)
-            if not service.notify(title=title, body=body, notify_type=_KINDS[Verdict(outcome["verdict"])]):
+            if not _service(url).notify(title=title, body=body, notify_type=_KINDS[Verdict(outcome["verdict"])]):
                 problems.append(
                     f"Notification address {number} ({url.partition('://')[0]}://...) did not take the message."
                 )
@@ -108,3 +104,12 @@ def message(outcome: dict[str, Any]) -> tuple[str, str]:
     if outcome.get("report"):
         lines.append(f"report {outcome['report']}")
     return title, "\n".join([*lines, f"on {socket.gethostname()}"])
+
+
+def _service(url: str) -> Any:
+    """Returns what sends to an address; it is false where apprise does not know the address."""
+    import apprise
+
+    service = apprise.Apprise()
+    service.add(url)
+    return service
