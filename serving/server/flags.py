@@ -42,6 +42,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     flags.ignored = {name: why for name, why in NOT_DONE.items() if name in flags}
     if not flags.model_config_file and not flags.model_base_path:
         parser.error("name a model with --model_base_path, or several in a --model_config_file")
+    for name in ("port", "rest_api_port"):
+        if not 0 <= getattr(flags, name) <= 65535:  # gRPC would take another one in its place
+            parser.error(f"--{name} must be from 0 to 65535; it is {getattr(flags, name)}.")
+    for name in ("max_message_bytes", "max_concurrent_requests"):
+        if getattr(flags, name) < 1:
+            parser.error(f"--{name} must be at least 1; it is {getattr(flags, name)}.")
     if flags.rest_api_port and flags.rest_api_port == flags.port:
         parser.error("--rest_api_port cannot be same as --port.")
     if not flags.port and not flags.grpc_socket_path and not flags.rest_api_port:
