@@ -174,33 +174,36 @@ class Fleet:
 
     def _prepare(self, key: Key, path: Path) -> None:
         """Loads a version in one process, then in all others, and in those that come meanwhile."""
-        loading, loaded, deaths = next(self._loadings), False, 0
-        while True:
+        loading = next(self._loadings)
+        first = self._one_that_tries(key)
+        if self._prepare_in([first], key, path, loading):
+            self._first[key] = first.number
+            raise StatusError("UNKNOWN", f"Process {first.number} ended while it loaded this version.")
+        self._first.pop(key, None)
+        deaths = 0
+        while deaths <= self._size:  # which may have other reasons: a process that comes loads it as well
             with self._changed:
-                self._require_open()
                 without = [member for member in self._living() if member.has.get(key) != loading]
-                if loaded and not without:
+                if not without:
                     self._offered[key] = (loading, path)
                     return
-            if not loaded:
-                without = [self._one_that_tries(key)]
-            calls = [member.link.submit("prepare", *key, path) for member in without]
-            ended = _ended(calls)
-            for member, call in zip(without, calls, strict=True):
-                if call.exception() is None:
-                    member.has[key] = loading
-                elif not loaded:
-                    self._first[key] = member.number
-            self._require_open()
-            _raise_first(calls)
-            deaths += ended
-            if ended and (not loaded or deaths > self._size):
-                numbers = ", ".join(
-                    str(m.number) for m, call in zip(without, calls, strict=True) if call.exception() is not None
-                )
-                raise StatusError("UNKNOWN", f"Process {numbers} ended while it loaded this version.")
-            loaded = True
-            self._first.pop(key, None)
+            deaths += self._prepare_in(without, key, path, loading)
+        raise StatusError("UNKNOWN", f"{deaths} processes ended while they loaded this version.")
+
+    def _prepare_in(self, members: Sequence[_Member], key: Key, path: Path, loading: int) -> int:
+        """Loads a version in some processes; returns how many of them ended meanwhile.
+
+        Raises:
+          StatusError: as one of them says, or UNAVAILABLE where the server stops.
+        """
+        calls = [member.link.submit("prepare", *key, path) for member in members]
+        ended = _ended(calls)
+        for member, call in zip(members, calls, strict=True):
+            if call.exception() is None:
+                member.has[key] = loading
+        self._require_open()
+        _raise_first(calls)
+        return ended
 
     def _one_that_tries(self, key: Key) -> _Member:
         """Returns the process that loads a version first: the one in the place of which it has ended one before."""
