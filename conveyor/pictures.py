@@ -49,9 +49,7 @@ def as_png_or_jpeg(content: bytes) -> bytes:
         with PIL.Image.open(io.BytesIO(content), formats=CONVERTED) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise PictureError(f"a picture of more than {MAX_PIXELS:,} pixels")
-            file = io.BytesIO()
-            _in_colours(PIL.ImageOps.exif_transpose(picture)).save(file, "PNG", compress_level=1)
-            return file.getvalue()
+            return as_png(picture)
     except PictureError:
         raise
     except PIL.UnidentifiedImageError:
@@ -61,9 +59,22 @@ def as_png_or_jpeg(content: bytes) -> bytes:
         raise PictureError(f"a file with this: {error}") from error
 
 
+def as_png(picture: PIL.Image.Image) -> bytes:
+    """Returns an opened picture as a PNG file, turned upright where it says that it is turned.
+
+    Raises:
+      PictureError: its pixels are floats, which PNG has not.
+    """
+    if picture.mode == "F":
+        raise PictureError("a picture whose pixels are floats: give them as an array")
+    file = io.BytesIO()
+    _in_colours(PIL.ImageOps.exif_transpose(picture)).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
 def _in_colours(picture: PIL.Image.Image) -> PIL.Image.Image:
     """Returns a picture without a palette, which PNG could hold, but not with everything that GIF says of it."""
-    if picture.mode in ("1", "L", "LA", "RGB", "RGBA"):
+    if picture.mode in ("1", "L", "LA", "RGB", "RGBA") or picture.mode.startswith("I"):
         return picture
     return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
 

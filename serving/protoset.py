@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import descriptor_pb2
+from grpc_health.v1 import health_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -49,7 +50,7 @@ def descriptors() -> descriptor_pb2.FileDescriptorSet:
             files[file.name] = descriptor_pb2.FileDescriptorProto()
             file.CopyToProto(files[file.name])
 
-    for module in _MODULES:
+    for module in (*_MODULES, health_pb2):
         gather(module.DESCRIPTOR)
     return descriptor_pb2.FileDescriptorSet(file=[*files.values(), _services()])
 

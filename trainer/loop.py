@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 import sys
 import threading
 import time
@@ -134,11 +135,7 @@ def train(
     if first_step:
         say(f"Continuing from the checkpoint at step {first_step}.")
     order = ShuffledOrder(len(train_split), training.batch_size, training.steps + 1, training.seed)
-    shares = batches(train_split, order, first_step, devices.strategy.num_replicas_in_sync)
-    iterator = iter(devices.strategy.distribute_datasets_from_function(lambda _: shares))
-    run_steps = _compiled_steps(job, devices, model, say)
-    if devices.xla and (layers := uncompilable(model)):
-        say(f"XLA compiles no step of this network: it has {', '.join(layers)}.")
+    steps = _Steps(job, devices, model, train_split, order, first_step, say)
     measure = _Measure(job, model, train_split, eval_split, order)
     callbacks = Callbacks(job, model)
     stopped = threading.Event()
@@ -171,9 +168,9 @@ def train(
                 break
             if stopped.is_set():
                 raise TrainingStopped(f"Stopped at step {step}, with a checkpoint. Run again to continue from there.")
-            count = 1 if step == 0 and prove else _steps_to_next_event(step, training)
+            count = 1 if step == first_step else _steps_to_next_event(step, training)
             with changes_told():
-                loss = float(run_steps(iterator, tf.constant(count)))
+                loss = steps.take(count)
             step += count
             bar.update(count)
             if not math.isfinite(loss):
@@ -284,10 +281,61 @@ def accuracy_and_loss(scores: np.ndarray, labels: np.ndarray) -> tuple[float, fl
     return accuracy, float(-np.mean(np.log(np.maximum(likelihoods, np.finfo(np.float32).tiny))))
 
 
-def _compiled_steps(
+class _Steps:
+    """Takes steps, from a first one on: the compiled loop, and the batches that it goes through.
+
+    XLA does not compile every network, and often says so only when it is to: then the first step is taken anew
+    without it.
+    """
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        devices: Devices,
+        model: keras.Model,
+        train_split: Split,
+        order: ShuffledOrder,
+        first_step: int,
+        say: Callable[[str], Any],
+    ) -> None:
+        strategy = devices.strategy
+        shares = batches(train_split, order, first_step, strategy.num_replicas_in_sync)
+        self._new_iterator = lambda: iter(strategy.distribute_datasets_from_function(lambda _: shares))
+        self._new_loop = functools.partial(_compiled_loop, job, devices, model, _update(job, devices, model, say))
+        layers = uncompilable(model)
+        if devices.xla and layers:
+            say(f"XLA compiles no step of this network: it has {', '.join(layers)}.")
+        self._iterator, self._loop = self._new_iterator(), self._new_loop(xla=devices.xla and not layers)
+        self._say = say
+        self._untried = [*model.variables, *model.optimizer.variables] if devices.xla and not layers else []
+
+    def take(self, count: int) -> float:
+        """Takes so many steps, the first time one, and returns the last one's loss."""
+        untried, self._untried = self._untried, []
+        before = [variable.numpy() for variable in untried]
+        try:
+            return float(self._loop(self._iterator, tf.constant(count)))
+        except (tf.errors.UnimplementedError, tf.errors.InvalidArgumentError) as error:
+            if not untried:
+                raise
+            self._say(f"XLA compiles no step of this network: {_refusal(error)}")
+        for variable, value in zip(untried, before, strict=True):  # some, such as the step's number, have moved
+            variable.assign(value)
+        self._iterator, self._loop = self._new_iterator(), self._new_loop(xla=False)
+        return float(self._loop(self._iterator, tf.constant(count)))
+
+
+def _refusal(error: tf.errors.OpError) -> str:
+    """Returns what XLA says, without where in the graph it arose."""
+    lines = [re.sub(r"\(\d+\) [A-Z_]+: *|\{\{.*?\}\}", "", line).strip() for line in error.message.splitlines()]
+    about = [line for line in lines if re.search("XLA|unsupported", line)]
+    return about[0] if about else lines[-1]
+
+
+def _update(
     job: TrainingJob, devices: Devices, model: keras.Model, say: Callable[[str], Any]
-) -> Callable[..., Any]:
-    """Returns a function of an iterator and a count that takes so many steps and returns the last one's loss."""
+) -> Callable[[list[tf.Tensor]], None]:
+    """Returns a function of gradients that moves the weights."""
     variables = model.trainable_variables
 
     def update(slopes: list[tf.Tensor]) -> None:
@@ -301,10 +349,17 @@ def _compiled_steps(
             update = compiled
         except ValueError:
             say(f"XLA does not compile the optimizer, {type(model.optimizer).__name__}: its steps may take longer.")
-    compiles_all = devices.xla and not uncompilable(model)
+    return update
+
+
+def _compiled_loop(
+    job: TrainingJob, devices: Devices, model: keras.Model, update: Callable[[list[tf.Tensor]], None], *, xla: bool
+) -> Callable[..., tf.Tensor]:
+    """Returns a function of an iterator and a count that takes so many steps and returns the last one's loss."""
+    variables = model.trainable_variables
     by_number, replicas = networks.takes_class_numbers(model), devices.strategy.num_replicas_in_sync
 
-    @tf.function(jit_compile=compiles_all)
+    @tf.function(jit_compile=xla)
     def gradients(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             pixels = tf.cast(images, tf.float32)

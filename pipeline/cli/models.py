@@ -210,9 +210,9 @@ def _settle(home: Home, move: StableMove, sides: dict[str, Any]) -> ExitCode:
     for server in settled:
         if server.made:
             click.echo(f"{server.target} answers with it.")
-        elif not server.runs:
-            warn(f"The files of {server.target}, which does not run, are as they were: {server.problem}")
-        else:
+        if not server.runs:
+            warn(server.problem)
+        elif not server.made:
             why = server.problem or f"see logs/serve-{server.target.rpartition(':')[2]}.log."
             warn(f"{server.target} does not answer with it: {why}")
     servers = [dataclasses.asdict(server) for server in settled]

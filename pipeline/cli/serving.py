@@ -10,7 +10,7 @@ from typing import Any
 import click
 import tqdm
 
-from conveyor.errors import ConveyorError, ExitCode
+from conveyor.errors import ConfigError, ConveyorError, ExitCode
 from conveyor.words import counted
 from pipeline.cli.options import HOME, JSON, bundle, is_file, model_name
 from pipeline.cli.output import Verb, error, reply, reply_now, table, wants_json, warn
@@ -19,6 +19,7 @@ from pipeline.release import backends
 from pipeline.release import predict as predicting
 from pipeline.release import serve as serving
 from pipeline.release.loadtest import load_test
+from pipeline.run.console import quiet_libraries
 from serving.client import Client, ServingError, Tls
 
 SERVER = bundle(
@@ -41,8 +42,9 @@ SERVER = bundle(
         "--processes",
         type=click.IntRange(0, 256),
         default=0,
-        show_default="one for every 4 processors, one where there is a GPU",
-        help="Processes of the embedded server, which share its ports.",
+        show_default=False,
+        help="Processes of the embedded server, which share its ports; 0 for one to every 4 processors, or a single "
+        "one where there is a GPU. [default: 0]",
     ),
     click.option("--image", default=backends.IMAGE, show_default=True, help="Container image of --backend docker."),
 )
@@ -124,12 +126,18 @@ def serve(server: serving.ServerSettings, dry_run: bool, files_only: bool, home:
                 2  a wrong option, a port that is taken, or nothing to serve
     """
     server = dataclasses.replace(server, models=tuple(model_name(home, name) for name in server.models))
+    if dry_run and files_only:
+        raise click.UsageError("--dry-run writes nothing, and --files-only writes: choose one.")
     if dry_run or files_only:
         if files_only:
             with serving.written(home, server) as prepared:
                 click.echo(f"The server's files are in {prepared.folder.path}.")
         else:
             prepared = serving.prepare(home, server)
+            try:
+                serving.check_address(server, prepared.backend)
+            except ConfigError as problem:
+                warn(f"As things are now, it would not start: {problem}")
         commands = serving.commands(home, server, prepared)
         for command in commands:
             click.echo(shlex.join(command))
@@ -141,7 +149,8 @@ def serve(server: serving.ServerSettings, dry_run: bool, files_only: bool, home:
                 f"{home.root} cannot be written: the server's files and its log are in {place.scratch}. `conveyor gc` "
                 "elsewhere does not see this server; what has a label stays."
             )
-        serving.serve(place, server, lambda endpoint: _ready(place, endpoint))
+        with quiet_libraries():
+            serving.serve(place, server, lambda endpoint: _ready(place, endpoint))
 
 
 def _ready(home: Home, endpoint: serving.Endpoint) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from conveyor.addresses import host_and_port
 from conveyor.errors import ConfigError
 from pipeline.home.folders import Home
 from pipeline.release import server_files
@@ -55,7 +56,7 @@ class Backend:
         if self.name == "tensorflow_model_server":
             return ["tensorflow_model_server", *flags]
         mounts = [f"--volume={path}:{path}:ro" for path in (home.serving, folder)]
-        ports = [f"--publish={host}:{number}:{number}" for number in (port, rest_port)]
+        ports = [f"--publish={host_and_port(host, number)}:{number}" for number in (port, rest_port)]
         user = f"--user={os.getuid()}:{os.getgid()}"
         entry = "--entrypoint=tensorflow_model_server"
         return [self.engine, "run", "--rm", "--init", user, *mounts, *ports, entry, image, *flags]

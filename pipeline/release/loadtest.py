@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from conveyor.errors import ConfigError, ConveyorError
 from pipeline.home.folders import Home
 from serving import load_generator
 from serving.client import Client
+from serving.client.grpc import MAX_MESSAGE
 
 
 class LoadTestFailed(ConveyorError):
@@ -75,6 +77,12 @@ def load_test(home: Home, target: str, model: str, clients: int, seconds: float,
     dataset = stored.dataset(max(stored.versions()))
     if dataset is None:
         raise ConfigError(f"{stored.folder} does not say what images it takes.")
+    size = 4 * batch * math.prod(dataset.shape)
+    if size > MAX_MESSAGE:
+        raise ConfigError(
+            f"--batch {batch}: a request of that many images would take {size / 1e9:.1f} GB, and a message holds "
+            f"{MAX_MESSAGE / 1e9:.1f} GB at most."
+        )
     with Client(target, model) as client:
         images = np.random.default_rng(0).random((batch, *dataset.shape), np.float32)
         version = client.predict(images).version

@@ -22,6 +22,7 @@ from serving.model_store import LabelsDamaged
 from serving.model_store.labels import STABLE
 
 WAIT_SECONDS = 60
+LEFT_SECONDS = 5  # the same for a server that may be another's
 _AVAILABLE = "AVAILABLE"
 
 
@@ -85,8 +86,8 @@ class Settled:
     Attributes:
       target: host:port of its gRPC, or its folder where that is not known.
       made: whether it answers as the labels say.
-      problem: what is in the way, where that is known.
-      runs: whether it runs, or may run.
+      problem: what is in the way, where that is known; a sentence.
+      runs: whether a `conveyor serve` looks after it, or may.
     """
 
     target: str
@@ -118,12 +119,29 @@ def settle(home: Home, model: str) -> list[Settled]:
             if not runs:
                 with contextlib.suppress(FolderHeld), folder.held():
                     _write_as_labelled(home, folder, record)
+                    settled += _left_behind(home, model, target)
                     continue
                 runs = True  # since a moment ago
-            settled.append(Settled(target, _answers_as_labelled(home, model, target)))
+            settled.append(Settled(target, _answers_as_labelled(home, model, target, WAIT_SECONDS)))
         except (LabelsDamaged, StorageError) as error:
-            settled.append(Settled(target, made=False, problem=str(error), runs=runs))
+            problem = str(error) if runs else f"The files of {target}, which does not run, are as they were: {error}"
+            settled.append(Settled(target, made=False, problem=problem, runs=runs))
     return settled
+
+
+def _left_behind(home: Home, model: str, target: str) -> list[Settled]:
+    """Returns how a server took a change that answers although no `conveyor serve` of this home looks after it.
+
+    One that was killed leaves its server behind, which reads its files on. It may also be another home's.
+    """
+    if not answering(target, model):
+        return []
+    made = _answers_as_labelled(home, model, target, LEFT_SECONDS)
+    problem = (
+        f"What answers at {target} is no server that a `conveyor serve` of this home looks after. If one was killed, "
+        "its server may be left there: stop it."
+    )
+    return [Settled(target, made, problem, runs=False)]
 
 
 def _write_as_labelled(home: Home, folder: ServerFolder, record: ServerRecord) -> None:
@@ -132,9 +150,9 @@ def _write_as_labelled(home: Home, folder: ServerFolder, record: ServerRecord) -
         server_files.write_models(home, folder.path, {name: s for name, s in models.items() if s.versions})
 
 
-def _answers_as_labelled(home: Home, model: str, target: str) -> bool:
+def _answers_as_labelled(home: Home, model: str, target: str, seconds: float) -> bool:
     """Waits until a server answers as the labels say; False where it does not in time."""
-    deadline = time.monotonic() + WAIT_SECONDS
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         wanted = server_files.labelled(home, model)
         moved = answering(target, model, STABLE) == {wanted.labels.get(STABLE)}

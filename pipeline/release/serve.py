@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
+from conveyor.addresses import host_and_port
 from conveyor.errors import ConfigError, ConveyorError, storage_errors
 from pipeline.home.folders import Home
 from pipeline.release import backends, server_files
@@ -66,7 +67,7 @@ class ServerSettings:
     @property
     def target(self) -> str:
         """host:port to ask at, over gRPC."""
-        return f"{self.reach}:{self.port}"
+        return host_and_port(self.reach, self.port)
 
     @property
     def reach(self) -> str:
@@ -174,7 +175,7 @@ def written(home: Home, settings: ServerSettings, backend: Backend | None = None
         yield prepared
 
 
-def _check_address(settings: ServerSettings, backend: Backend) -> None:
+def check_address(settings: ServerSettings, backend: Backend) -> None:
     """Checks that the server can listen.
 
     Raises:
@@ -225,12 +226,14 @@ def serve(home: Home, settings: ServerSettings, say: Callable[[Endpoint], None])
       ServeFailed: the server ended by itself, or did not answer in time.
     """
     backend = backends.choose(settings.backend)
-    _check_address(settings, backend)
+    check_address(settings, backend)
     log = home.log(f"serve-{settings.port}")
     with contextlib.ExitStack() as stack, _signals() as stopped:
         prepared = stack.enter_context(written(home, settings, backend))
         models = prepared.models
         with storage_errors(f"The log {log} cannot be written"):
+            if log.exists():
+                log.replace(home.log(f"serve-{settings.port}-before"))
             output = stack.enter_context(log.open("wb"))
         started = []
         for command in commands(home, settings, prepared):
@@ -242,14 +245,14 @@ def serve(home: Home, settings: ServerSettings, say: Callable[[Endpoint], None])
         if stopped():
             return
         page = settings.rest_port + (0 if backend.is_embedded else 1)
-        rest = f"http://{settings.reach}:{settings.rest_port}"
+        rest = f"http://{host_and_port(settings.reach, settings.rest_port)}"
         say(
             Endpoint(
                 backend.name,
                 backend.why,
                 settings.target,
                 rest,
-                f"http://{settings.reach}:{page}/",
+                f"http://{host_and_port(settings.reach, page)}/",
                 models,
                 str(prepared.folder.path),
                 str(log),
@@ -332,6 +335,9 @@ def _ask_once(client: Client) -> None:
 def _check(started: list[subprocess.Popen], log: Path) -> None:
     for process in started:
         if process.poll() is not None:
+            if process.returncode < 0:  # whatever it said last is not the reason
+                name = signal.Signals(-process.returncode).name
+                raise ServeFailed(f"The server was ended by a signal, {name}. The log is {log}.")
             lines = log.read_text(errors="replace").strip().splitlines()
             last = lines[-1] if lines else "it said nothing"
             raise ServeFailed(f"The server ended with {process.returncode}: {last} The log is {log}.")

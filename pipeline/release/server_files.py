@@ -59,7 +59,7 @@ class VersionChoice:
             return cls(all=True)
         if match := re.fullmatch(r"latest(?::([1-9]\d*))?", text):
             return cls(latest=int(match[1] or 1))
-        if re.fullmatch(r"\d+(,\d+)*", text):
+        if re.fullmatch(r"\d+( *, *\d+)*", text):
             return cls(specific=tuple(int(part) for part in text.split(",")))
         raise ConfigError(
             f"--versions {text}: it must be stable, latest, latest:N, all, or version numbers such as 3,4."

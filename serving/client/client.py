@@ -14,14 +14,18 @@ import random
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from serving.client.errors import ServingError
 from serving.client.grpc import GrpcTransport
+from serving.client.images import request_of
 from serving.client.models import ModelSpec, Prediction, Signature, Tls, Transport, VersionStatus
 from serving.client.rest import RestTransport
+
+if TYPE_CHECKING:
+    from serving.client.images import Images
 
 STABLE = "stable"
 
@@ -51,6 +55,9 @@ class Client:
           timeout: of a call with all its tries, seconds.
           retries: how often a call is tried again that was answered with UNAVAILABLE.
           tls: how to encrypt; None for not at all over gRPC, and for the system's own certificates over https.
+
+        Raises:
+          ServingError: INVALID_ARGUMENT, where the target is no address, or names no port for gRPC.
         """
         target, named = _split(target)
         self.spec = ModelSpec(model or named or "default", version, label)
@@ -86,7 +93,7 @@ class Client:
 
     def predict(
         self,
-        images: np.ndarray | Sequence[bytes],
+        images: "Images",
         *,
         version: int | None = None,
         label: str | None = None,
@@ -95,17 +102,20 @@ class Client:
         """Returns the classes of images.
 
         Args:
-          images: uint8 [N, height, width, channels]; floats in [0, 1] of any shape that reshapes to it; or N PNG,
-            JPEG, GIF, BMP or WebP files as bytes.
+          images: uint8 [N, height, width, channels]; floats in [0, 1] of any shape that reshapes to it; a list of
+            such arrays, of one image each; or N PNG, JPEG, GIF, BMP or WebP files: paths, their bytes or PIL images.
+            A single file needs no list.
           version: the version to ask for, instead of the client's own.
           label: or the label.
           timeout: seconds, instead of the client's own.
 
         Raises:
           ServingError: the server refuses, or does not answer in time.
+          OSError: a file cannot be read.
           TypeError: the images are of another type.
+          ValueError: there is no image, or floats are not in [0, 1].
         """
-        signature, inputs = _signature_of(images)
+        signature, inputs = request_of(images)
         reply, answered = self._ask(
             lambda transport, spec, left: transport.predict(spec, signature, inputs, (), left), version, label, timeout
         )
@@ -189,31 +199,10 @@ class Client:
 def _split(target: str) -> tuple[str, str | None]:
     """Returns a target without its model, and the model."""
     scheme, slashes, rest = target.rpartition("://")
-    if target.startswith("unix:") or "/" not in rest:
+    if target.startswith(("unix:", "dns:")) or "/" not in rest:
         return target, None
     host, _, model = rest.partition("/")
     return scheme + slashes + host, urllib.parse.unquote(model.strip("/")) or None
-
-
-def _signature_of(images: np.ndarray | Sequence[bytes]) -> tuple[str, dict[str, np.ndarray]]:
-    if isinstance(images, np.ndarray) and images.dtype == np.uint8:
-        return "predict_pixels", {"images": images}
-    if isinstance(images, np.ndarray) and images.dtype.kind == "f":
-        return "predict_images", {"images": images.astype(np.float32)}
-    files = list(images)
-    if not all(isinstance(item, bytes) for item in files):
-        raise TypeError("images are uint8, floats in [0, 1], or the bytes of picture files")
-    return "predict_encoded", {"image_bytes": np.array([*map(_sendable, files), None], dtype=object)[:-1]}
-
-
-def _sendable(file: bytes) -> bytes:
-    """Returns a picture file as networks decode it, where that can be; else as it is, for the server to refuse."""
-    from conveyor.pictures import PictureError, as_png_or_jpeg  # Pillow, which arrays do not need
-
-    try:
-        return as_png_or_jpeg(file)
-    except PictureError:
-        return file
 
 
 def _text(value: Any) -> str:

@@ -1,5 +1,6 @@
 """The client's way over gRPC: PredictionService and ModelService."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from serving.client.tensors import DTYPES, to_array, to_message
 MAX_MESSAGE = 2**30  # bytes
 _SERVICES = "/tensorflow.serving."
 PREDICT = f"{_SERVICES}PredictionService/Predict"
+_NO_GRPC = "http1.x server"  # what gRPC says of a port that speaks HTTP
 _STATES = {10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
 
 
@@ -22,12 +24,15 @@ class GrpcTransport:
     """gRPC; see `Transport`."""
 
     def __init__(self, target: str, tls: Tls | None) -> None:
+        here = is_local(target)
+        _check_target(target)
+        self._target = target
         options = [
             ("grpc.max_receive_message_length", MAX_MESSAGE),
             ("grpc.max_send_message_length", MAX_MESSAGE),
             ("grpc.use_local_subchannel_pool", 1),  # a connection of its own: each reaches one of a server's processes
         ]
-        if is_local(target):
+        if here:
             options.append(("grpc.enable_http_proxy", 0))
         if tls is None:
             self._channel = grpc.insecure_channel(target, options)
@@ -43,6 +48,7 @@ class GrpcTransport:
     def predict(
         self, spec: ModelSpec, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], timeout: float
     ) -> tuple[dict[str, np.ndarray], int | None]:
+        check_size(inputs)
         request = predict_request(spec, signature, inputs, outputs)
         reply = self._call(self._predict, request, messages.new("PredictResponse"), timeout)
         try:
@@ -85,7 +91,10 @@ class GrpcTransport:
         try:
             reply.ParseFromString(method(request.SerializeToString(), timeout=timeout))
         except grpc.RpcError as error:
-            raise ServingError(error.code().name, error.details() or "") from error
+            text = error.details() or ""
+            if error.code() == grpc.StatusCode.UNAVAILABLE and _NO_GRPC in text:
+                text = f"{self._target} does not speak gRPC ({text}); a REST port is asked as http://{self._target}"
+            raise ServingError(error.code().name, text) from error
         except DecodeError as error:
             raise _unreadable(error) from error
         return reply
@@ -103,6 +112,38 @@ def predict_request(
     for name, value in inputs.items():
         request.inputs[name].CopyFrom(to_message(value))
     return request
+
+
+def check_size(inputs: Mapping[str, np.ndarray]) -> None:
+    """Refuses inputs that no message can hold, before they are copied into one.
+
+    Raises:
+      ServingError: RESOURCE_EXHAUSTED.
+    """
+    size = sum(array.nbytes for array in inputs.values())
+    if size > MAX_MESSAGE:
+        raise ServingError(
+            "RESOURCE_EXHAUSTED",
+            f"the inputs of one request take {size / 1e9:.1f} GB, and a message holds {MAX_MESSAGE / 1e9:.1f} GB at "
+            "most (a server may take less): ask in several requests",
+        )
+
+
+def _check_target(target: str) -> None:
+    """Refuses a target without a port, for which gRPC would take 443.
+
+    Raises:
+      ServingError: INVALID_ARGUMENT.
+    """
+    if target.startswith(("unix:", "unix-abstract:")):
+        return
+    host, _, port = target.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ServingError(
+            "INVALID_ARGUMENT", f"{target!r} names no host and port, as localhost:8500 does, or http://localhost:8501"
+        )
+    if ":" in host and not host.endswith("]") and not re.match(r"(dns|ipv4|ipv6):", host):
+        raise ServingError("INVALID_ARGUMENT", f"an IPv6 address stands in brackets, as in [{host}]:{port}")
 
 
 def _spec(spec: ModelSpec, signature: str = "") -> Any:

@@ -6,7 +6,7 @@ Source: https://github.com/tensorflow/serving/blob/master/tensorflow_serving/mod
 import argparse
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # Flags that the real server has and this one takes without doing what they say: name -> what is not done.
@@ -42,18 +42,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     flags.ignored = {name: why for name, why in NOT_DONE.items() if name in flags}
     if not flags.model_config_file and not flags.model_base_path:
         parser.error("name a model with --model_base_path, or several in a --model_config_file")
-    for name in ("port", "rest_api_port"):
-        if not 0 <= getattr(flags, name) <= 65535:  # gRPC would take another one in its place
-            parser.error(f"--{name} must be from 0 to 65535; it is {getattr(flags, name)}.")
-    for name in ("max_message_bytes", "max_concurrent_requests"):
-        if getattr(flags, name) < 1:
-            parser.error(f"--{name} must be at least 1; it is {getattr(flags, name)}.")
     if flags.rest_api_port and flags.rest_api_port == flags.port:
         parser.error("--rest_api_port cannot be same as --port.")
     if not flags.port and not flags.grpc_socket_path and not flags.rest_api_port:
         parser.error("nothing to listen on: --port, --grpc_socket_path and --rest_api_port are all off")
-    if flags.num_processes < 0:
-        parser.error("--num_processes must be at least 1, or 0 for as many as the processors ask for.")
     shares = flags.port or flags.rest_api_port
     if flags.num_processes > 1 and not shares:
         parser.error("--num_processes: several processes share TCP ports; a UNIX socket is of one alone.")
@@ -66,13 +58,20 @@ def _processes() -> int:
     return 1 if has_gpu else max(1, int(min(_cores(), _quota()) // CORES_A_PROCESS))
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells defaults, but for those that are nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default == "" else super()._get_help_string(action)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "conveyor_model_server",
         usage="%(prog)s (--model_base_path FOLDER | --model_config_file FILE) [FLAG]...",
         description="Serves SavedModels over gRPC and REST; compatible with TensorFlow Serving (tested subset).",
         allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Formatter,
     )
     parser.add_argument("--version", action="store_true", default=argparse.SUPPRESS, help="print the versions and stop")
     for group in (_listening, _models, _running, _ours, _not_done):
@@ -82,63 +81,174 @@ def _parser() -> argparse.ArgumentParser:
 
 def _listening(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("where it listens").add_argument
-    add("--port", type=int, default=8500, help="TCP port of gRPC; 0 for none")
-    add("--grpc_socket_path", default="", help="UNIX socket of gRPC")
-    add("--rest_api_port", type=int, default=0, help="port of REST and of the page; 0 for none")
-    add("--rest_api_num_threads", type=int, default=4 * _cores(), help="requests in TensorFlow at once")
-    add("--rest_api_timeout_in_ms", type=int, default=30000, help="time limit of a REST request")
-    add("--grpc_channel_arguments", default="", help="comma-separated key=value pairs for gRPC")
-    add("--ssl_config_file", default="", help="SSLConfig as text: TLS for gRPC")
+    add("--port", type=_port, metavar="PORT", default=8500, help="TCP port of gRPC; 0 for none")
+    add("--grpc_socket_path", metavar="PATH", default="", help="UNIX socket of gRPC")
+    add("--rest_api_port", type=_port, metavar="PORT", default=0, help="TCP port of REST and of the page; 0 for none")
+    add(
+        "--rest_api_num_threads",
+        type=_number(1),
+        metavar="N",
+        default=4 * _cores(),
+        help="threads that run models, for gRPC too: batches and single requests at once",
+    )
+    add("--rest_api_timeout_in_ms", type=_number(1), metavar="MS", default=30000, help="time limit of a REST request")
+    add("--grpc_channel_arguments", metavar="KEY=VALUE,...", default="", help="channel arguments of gRPC's library")
+    add("--ssl_config_file", metavar="FILE", default="", help="SSLConfig as text: TLS for gRPC; REST stays unencrypted")
     _flag(add, "--rest_api_enable_cors_support", False, "let pages of other sites ask the REST API")
     _flag(add, "--enable_grpc_healthcheck_service", False, "serve grpc.health.v1.Health")
-    add("--monitoring_config_file", default="", help="MonitoringConfig as text: Prometheus metrics")
+    add("--monitoring_config_file", metavar="FILE", default="", help="MonitoringConfig as text: Prometheus metrics")
 
 
 def _models(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what it serves").add_argument
-    add("--model_name", default="default", help="name of the model in --model_base_path")
-    add("--model_base_path", default="", help="folder of one model's numbered versions")
-    add("--model_config_file", default="", help="ModelServerConfig as text: several models, policies, labels")
-    add("--model_config_file_poll_wait_seconds", type=int, default=0, help="how often to read it again; 0 for never")
-    add("--file_system_poll_wait_seconds", type=int, default=1, help="how often to look for versions; 0 for once")
-    add("--max_num_load_retries", type=int, default=5, help="how often loading a version is tried again")
-    add("--load_retry_interval_micros", type=int, default=60_000_000, help="how long between")
-    add("--saved_model_tags", default="serve", help="comma-separated tags of the MetaGraph")
+    add("--model_name", metavar="NAME", default="default", help="name of the model in --model_base_path")
+    add("--model_base_path", metavar="FOLDER", default="", help="folder of one model's numbered versions")
+    add(
+        "--model_config_file",
+        metavar="FILE",
+        default="",
+        help="ModelServerConfig as text: several models, version policies, labels",
+    )
+    add(
+        "--model_config_file_poll_wait_seconds",
+        type=_number(0),
+        metavar="S",
+        default=0,
+        help="seconds between two looks whether that file has changed; 0 for never",
+    )
+    add(
+        "--file_system_poll_wait_seconds",
+        type=_number(0),
+        metavar="S",
+        default=1,
+        help="seconds between two looks for new versions; 0 looks once, at the start",
+    )
+    add(
+        "--max_num_load_retries",
+        type=_number(0),
+        metavar="N",
+        default=5,
+        help="how often a version that fails to load is tried again",
+    )
+    add(
+        "--load_retry_interval_micros",
+        type=_number(0),
+        metavar="US",
+        default=60_000_000,
+        help="microseconds from one such try to the next",
+    )
+    add("--saved_model_tags", metavar="TAG,...", default="serve", help="tags of the MetaGraph to load")
     _flag(add, "--prefer_tflite_model", False, "serve a version's model.tflite, where it has one")
-    add("--num_tflite_pools", type=int, default=_cores(), help="requests at once to such a version")
+    add(
+        "--num_tflite_pools",
+        type=_number(1),
+        metavar="N",
+        default=_cores(),
+        help="interpreters of such a version: how many requests run at once",
+    )
     _flag(add, "--enable_model_warmup", True, "replay assets.extra/tf_serving_warmup_requests on loading")
-    add("--num_request_iterations_for_warmup", type=int, default=0, help="how often each is replayed; 0 for once")
-    _flag(add, "--allow_version_labels_for_unavailable_models", False, "new labels may name versions not loaded yet")
-    _flag(add, "--force_allow_any_version_labels_for_unavailable_models", False, "any label may")
+    add(
+        "--num_request_iterations_for_warmup",
+        type=_number(0),
+        metavar="N",
+        default=0,
+        help="how often each of these requests is replayed; 0 for once",
+    )
+    _flag(
+        add,
+        "--allow_version_labels_for_unavailable_models",
+        False,
+        "a label that is new may name a version that is not loaded yet",
+    )
+    _flag(
+        add,
+        "--force_allow_any_version_labels_for_unavailable_models",
+        False,
+        "a label that moves may, too",
+    )
 
 
 def _running(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("how it runs them").add_argument
-    _flag(add, "--enable_batching", False, "batch across requests")
-    add("--batching_parameters_file", default="", help="BatchingParameters as text")
+    _flag(add, "--enable_batching", False, "join requests that wait to batches")
+    add("--batching_parameters_file", metavar="FILE", default="", help="BatchingParameters as text")
     _flag(
         add,
         "--enable_per_model_batching_parameters",
         False,
         "batch each version by the batching_params.pbtxt in its folder, or not at all",
     )
-    add("--tensorflow_session_config_file", default="", help="ConfigProto as text; other flags go before it")
-    add("--tensorflow_session_parallelism", type=int, default=0, help="threads of both kinds; 0 for automatic")
-    add("--tensorflow_intra_op_parallelism", type=int, default=0, help="threads within an operation")
-    add("--tensorflow_inter_op_parallelism", type=int, default=0, help="operations at once")
-    add("--per_process_gpu_memory_fraction", type=float, default=0.0, help="0 lets memory grow")
-    _flag(add, "--enable_signature_method_name_check", False, "ask a signature only as it was exported to be")
+    add(
+        "--tensorflow_session_config_file",
+        metavar="FILE",
+        default="",
+        help="ConfigProto as text; the three flags below, where given, have precedence",
+    )
+    add(
+        "--tensorflow_session_parallelism",
+        type=_number(-1),
+        metavar="N",
+        default=0,
+        help="sets the next two at once; 0 for as TensorFlow decides",
+    )
+    add(
+        "--tensorflow_intra_op_parallelism",
+        type=_number(-1),
+        metavar="N",
+        default=0,
+        help="threads within an operation; 0 for as TensorFlow decides",
+    )
+    add(
+        "--tensorflow_inter_op_parallelism",
+        type=_number(-1),
+        metavar="N",
+        default=0,
+        help="operations at once; 0 for as TensorFlow decides, -1 for one after the other in the calling thread",
+    )
+    add(
+        "--per_process_gpu_memory_fraction",
+        type=_share,
+        metavar="SHARE",
+        default=0.0,
+        help="share of a GPU's memory that is taken at the start; 0 takes more as it is needed",
+    )
+    _flag(
+        add,
+        "--enable_signature_method_name_check",
+        False,
+        "refuse Classify of a signature that was not exported for Classify, and so on; TensorFlow 2 exports all for "
+        "Predict",
+    )
     _flag(add, "--enable_serialization_as_tensor_content", False, "replies carry numbers as tensor_content")
 
 
 def _ours(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what the real server does not have").add_argument
-    add("--bind_address", default="127.0.0.1", help="address to listen on; 0.0.0.0 for every one")
-    add("--max_message_bytes", type=int, default=2**27, help="longer requests are answered with RESOURCE_EXHAUSTED")
-    add("--max_concurrent_requests", type=int, default=1024, help="as are more at once in a process, waiting too")
+    add(
+        "--bind_address",
+        type=lambda text: text.removeprefix("[").removesuffix("]"),
+        metavar="HOST",
+        default="127.0.0.1",
+        help="address to listen on; 0.0.0.0 for every IPv4 address, :: for every one",
+    )
+    add(
+        "--max_message_bytes",
+        type=_number(1),
+        metavar="N",
+        default=2**27,
+        help="a longer request is answered with RESOURCE_EXHAUSTED",
+    )
+    add(
+        "--max_concurrent_requests",
+        type=_number(1),
+        metavar="N",
+        default=1024,
+        help="requests that a process may hold, running and waiting; the next is answered with RESOURCE_EXHAUSTED",
+    )
     add(
         "--num_processes",
-        type=int,
+        type=_number(0),
+        metavar="N",
         default=0,
         help=f"processes that share the ports and have loaded the same; 0: one for every {CORES_A_PROCESS} "
         "processors, or a single one where there is a GPU",
@@ -153,7 +263,36 @@ def _not_done(parser: argparse.ArgumentParser) -> None:
 
 
 def _flag(add: object, name: str, default: bool, text: str) -> None:
-    add(name, type=_truth, nargs="?", const=True, default=default, help=text)  # type: ignore[operator]
+    add(name, type=_truth, nargs="?", metavar="true|false", const=True, default=default, help=text)  # type: ignore[operator]
+
+
+def _number(least: int, most: float = math.inf) -> Callable[[str], int]:
+    """Returns a flag's type: whole numbers within bounds."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+        if not least <= number <= most:
+            bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"it must be {bounds}; it is {number}")
+        return number
+
+    return read
+
+
+_port = _number(0, 65535)  # gRPC would take another one in place of a larger
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"it must be from 0 to 1; it is {text}")
+    return share
 
 
 def _truth(text: str) -> bool:

@@ -14,6 +14,24 @@ def dense_only(shape, classes):
     return keras.Sequential([keras.Input(shape), layers.Flatten(), layers.Dense(8, "relu"), layers.Dense(classes)])
 
 
+class Eager(layers.Layer):
+    """A layer that does not know that XLA cannot compile it."""
+
+    def call(self, inputs):
+        outputs = tf.py_function(lambda values: values * 1.0, [inputs], inputs.dtype)
+        outputs.set_shape(inputs.shape)
+        return outputs
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def in_python(shape, classes):
+    """An operation that XLA refuses when it compiles."""
+    flat = [keras.Input(shape), layers.Flatten(), layers.Dense(8, "relu"), layers.Dropout(0.5)]
+    return keras.Sequential([*flat, Eager(), layers.Dense(classes)])
+
+
 def normalised(shape, classes, *, width=8, momentum=0.9):
     """Batch normalisation in a residual block, dropout, a schedule, label smoothing, weight decay, averaged weights."""
     inputs = keras.Input(shape)

@@ -34,7 +34,7 @@ from trainer.settings import TrainingJob
 folder = pathlib.Path(sys.argv[1])
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-devices = Devices(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), "float32", False, "two")
+devices = Devices(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), "float32", sys.argv[2] == "xla", "two")
 data = np.load(folder / "digits.npz")
 job = from_json(TrainingJob, (folder / "job.json").read_text())
 split = Split(data["images"], data["labels"])
@@ -43,11 +43,12 @@ np.savez(folder / "two.npz", *trained.model.get_weights())
 """
 
 
-def weights_of_two_devices(job, split, folder) -> list[np.ndarray]:
+def weights_of_two_devices(job, split, folder, compiler="") -> list[np.ndarray]:
     """Trains on two logical devices, in a process of their own, and returns the weights."""
     np.savez(folder / "digits.npz", images=split.images, labels=split.labels)
     (folder / "job.json").write_text(to_json(job))
-    done = subprocess.run([sys.executable, "-c", TWO_DEVICES, str(folder)], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-c", TWO_DEVICES, str(folder), compiler]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     with np.load(folder / "two.npz") as weights:
         return [weights[name] for name in weights.files]
@@ -184,6 +185,21 @@ def test_two_devices_move_weights_as_far_as_one(short_job, digits, tmp_path, bat
     alone = run(job, digits, tmp_path / "one")
     for a, b in zip(alone.model.get_weights(), weights_of_two_devices(job, digits, tmp_path), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_devices_that_xla_does_not_serve_train_as_those_that_it_was_not_asked_for(short_job, digits, tmp_path):
+    folder = str(Path(own_networks.__file__).parent)
+    source = dataclasses.replace(
+        short_job.network, folder=folder, module="own_networks", build="in_python", parameters={}
+    )
+    job = dataclasses.replace(short_job, network=source)
+    trained = []
+    for name in ("", "xla"):
+        (tmp_path / f"two{name}").mkdir()
+        trained.append(weights_of_two_devices(job, digits, tmp_path / f"two{name}", name))
+    for a, b in zip(*trained, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_accuracy_and_loss_are_accuracy_and_cross_entropy():

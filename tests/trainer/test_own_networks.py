@@ -182,6 +182,18 @@ def test_layers_that_xla_cannot_compile_are_trained_without_it(job, digits, tmp_
     assert not [line for line in lines if "XLA" in line]
 
 
+def test_what_xla_refuses_only_when_it_compiles_is_trained_without_it(job, digits, tmp_path):
+    lines, made = [], job("in_python")
+    folders = [tmp_path / name for name in ("c", "l", "c2", "l2")]
+    compiling = dataclasses.replace(CPU, xla=True)
+    result = loop.train(made, compiling, digits, None, *folders[:2], lines.append)
+    (line,) = [line for line in lines if "XLA" in line]
+    assert line.startswith("XLA compiles no step of this network: Detected unsupported operations")
+    plain = loop.train(made, dataclasses.replace(compiling, xla=False), digits, None, *folders[2:], lines.append)
+    for a, b in zip(result.model.get_weights(), plain.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)  # no batch was left out, and none seen twice
+
+
 def test_weights_that_a_callback_restores_at_the_end_are_exported_and_kept(job, digits, tmp_path):
     made = job("dense_only", callbacks="best_weights")
     made = dataclasses.replace(made, training=dataclasses.replace(made.training, steps=24))

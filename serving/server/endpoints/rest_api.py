@@ -147,8 +147,16 @@ def _parsed_predict(body: bytes, spec: Any) -> dict[str, Any]:
 
 
 def _prepared_predict(document: dict[str, Any], servable: Servable, limits: Limits) -> PreparedRequest:
-    name = json_requests.signature_name(document) or requests.DEFAULT_SIGNATURE
-    arrays, rows = json_requests.predict_inputs(document, _inputs(servable, name))
+    named = json_requests.signature_name(document)
+    name = named or requests.DEFAULT_SIGNATURE
+    try:
+        arrays, rows = json_requests.predict_inputs(document, _inputs(servable, name))
+    except StatusError as error:
+        others = sorted(servable.plans.keys() - {name})
+        if named or not others:
+            raise
+        hint = f"This is of {name}; with a 'signature_name' other signatures are asked: {', '.join(others)}."
+        raise StatusError(error.code, f"{error.message}\n{hint}") from error
     for key, array in arrays.items():
         if array.nbytes > limits.tensor_bytes:
             raise TooLarge(

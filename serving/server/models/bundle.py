@@ -141,9 +141,14 @@ class SavedModelBundle(Bundle):
     def run(self, name: str, inputs: Sequence[np.ndarray], outputs: Sequence[str] = ()) -> list[np.ndarray]:
         """See `Bundle.run`."""
         plan = self.plans[name]
-        self._check_shapes(zip(plan.feeds, inputs, strict=True))
-        with _failures():
-            return self._call(plan.feeds, tuple([plan.fetches[key] for key in outputs or plan.outputs]))(*inputs)
+        try:
+            self._check_shapes(zip(plan.feeds, inputs, strict=True))
+            with _failures():
+                return self._call(plan.feeds, tuple([plan.fetches[key] for key in outputs or plan.outputs]))(*inputs)
+        except StatusError as error:
+            if all(value.ndim and not len(value) for value in inputs):  # many kernels cannot, and say it in their words
+                raise StatusError(error.code, f"The request has no rows: {error.message}") from error
+            raise
 
     def run_tensors(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> list[np.ndarray]:
         """See `Bundle.run_tensors`."""
@@ -195,6 +200,8 @@ def _failures() -> Iterator[None]:
         yield
     except tf.errors.OpError as error:
         raise of_tensorflow(error) from error
+    except UnicodeDecodeError as error:  # of TensorFlow's own words, where they quote bytes of the request
+        raise invalid_argument(error.object.decode(errors="replace")) from error
     except (TypeError, ValueError) as error:
         raise invalid_argument(str(error)) from error
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from conveyor.addresses import host_and_port
 from serving.server.endpoints import grpc_api, rest_api
 from serving.server.endpoints.calls import Calls, Control
 from serving.server.endpoints.metrics import Metrics
@@ -91,7 +92,7 @@ class Listener:
             tls = grpc_api.credentials(config_files.read(Path(given.ssl_config_file), "SSLConfig"))
             if given.rest_api_port:
                 log.warning("--ssl_config_file is for gRPC alone, as in the real server: REST is not encrypted.")
-        addresses = [f"{given.bind_address}:{given.port}"] if given.port else []
+        addresses = [host_and_port(given.bind_address, given.port)] if given.port else []
         if given.grpc_socket_path and not self.number:  # one process alone can listen on a UNIX socket
             addresses.append(f"unix:{given.grpc_socket_path}")
         for address in addresses:
@@ -125,14 +126,13 @@ class Listener:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=GRACE, auto_decompress=False)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
+        address = host_and_port(given.bind_address, given.rest_api_port)
         try:
             shared = given.num_processes > 1
             await web.TCPSite(runner, given.bind_address, given.rest_api_port, reuse_port=shared).start()
         except OSError as error:
-            raise StatusError(
-                "UNAVAILABLE", f"{given.bind_address}:{given.rest_api_port} cannot be listened on: {error.strerror}"
-            ) from error
-        log.info("Exporting HTTP/REST API at:%s:%d ...", given.bind_address, given.rest_api_port)
+            raise StatusError("UNAVAILABLE", f"{address} cannot be listened on: {error.strerror}") from error
+        log.info("Exporting HTTP/REST API at:%s ...", address)
 
 
 def _channel_arguments(text: str) -> list[tuple[str, Any]]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
+from conveyor.addresses import host_and_port
 from serving.server import logs
 from serving.server.endpoints.metrics import Metrics
 from serving.server.models.manager import Manager
@@ -98,13 +99,13 @@ def _reserved(given: argparse.Namespace) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for port in filter(None, (given.port, given.rest_api_port)):
             try:
-                found = socket.getaddrinfo(given.bind_address.strip("[]"), port, type=socket.SOCK_STREAM)
+                found = socket.getaddrinfo(given.bind_address, port, type=socket.SOCK_STREAM)
                 kept = [_keep(family, address, stack) for family, *_, address in found]
                 if not any(kept):
                     raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
             except OSError as error:
                 raise StatusError(
-                    "UNAVAILABLE", f"{given.bind_address}:{port} cannot be listened on: {error.strerror}"
+                    "UNAVAILABLE", f"{host_and_port(given.bind_address, port)} cannot be listened on: {error.strerror}"
                 ) from error
         yield
 

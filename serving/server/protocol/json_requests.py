@@ -23,6 +23,7 @@ from serving.server.protocol.errors import StatusError, invalid_argument
 MAX_RANK = 32  # numpy's own limit of dimensions
 EXPLAINED = 2_000  # values that are looked at for the words of a mistake
 NOT_ALIKE = "The rows of 'instances' are not alike, or lack an input."
+NOT_TEXT = 'The body is no text in UTF-8. Within JSON, bytes stand in base64, as {"b64": "..."}.'
 SHOWN = 200  # characters of a value in a message
 _ENCODER = json.JSONEncoder(indent=4, ensure_ascii=False)
 _JSON_NAMES = {
@@ -48,7 +49,8 @@ def parse(body: bytes) -> dict[str, Any]:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         if not any(word in body for word in (b"NaN", b"Infinity")):
-            raise invalid_argument(f"JSON Parse error: {error}") from error
+            about = NOT_TEXT if str(error).startswith("str is not valid UTF-8") else error
+            raise invalid_argument(f"JSON Parse error: {about}") from error
         try:
             value = json.loads(body)
             json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text, as for orjson

@@ -34,12 +34,22 @@ def test_a_port_that_is_taken_is_refused_and_nothing_is_written(home, taken):
     assert not home.server.exists()
 
 
-def test_a_look_writes_nothing_and_needs_no_free_port(home, taken):
+def test_a_look_writes_nothing_and_needs_no_free_port_but_tells_of_it(home, taken):
     result = CliRunner().invoke(
         main, ["serve", "--home", str(home.root), "--backend=embedded", "--dry-run", f"--port={taken}"]
     )
     assert result.exit_code == 0
     assert f"--model_config_file={home.server}/{taken}/models.config" in result.output
+    assert f"--port {taken} cannot be listened on" in result.output
+    assert not home.server.exists()
+
+
+def test_a_look_and_files_are_not_for_one_command(home):
+    result = CliRunner().invoke(
+        main, ["serve", "--home", str(home.root), "--backend=embedded", "--dry-run", "--files-only"]
+    )
+    assert result.exit_code == 2
+    assert "--dry-run writes nothing, and --files-only writes" in result.output
     assert not home.server.exists()
 
 
@@ -79,8 +89,9 @@ def test_a_server_with_its_page_on_the_port_of_rest_leaves_the_next_one_free(hom
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
 def test_an_ipv6_address_is_an_address(home):
+    assert settings(host="::1", port=18573).target == "[::1]:18573"
     given = settings(host="::", port=18573, rest_port=18574)
-    serve._check_address(given, serve.prepare(home, given).backend)
+    serve.check_address(given, serve.prepare(home, given).backend)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +138,7 @@ def test_versions_of_a_running_server_are_not_collected(home, options, kept):
 def test_what_can_be_no_host_is_refused(home, host):
     given = settings(host=host, port=18575, rest_port=18576)
     with pytest.raises(ConfigError, match="cannot be resolved: it is no name of a host"):
-        serve._check_address(given, serve.prepare(home, given).backend)
+        serve.check_address(given, serve.prepare(home, given).backend)
 
 
 def test_nothing_is_collected_until_a_server_that_starts_says_what_it_serves(home, monkeypatch):

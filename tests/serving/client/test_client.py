@@ -103,8 +103,8 @@ def test_refusals_have_their_code(target, model, version, code):
 
 
 def test_what_is_no_image_is_told(target):
-    with Client(target, "mnist") as client, pytest.raises(TypeError, match="the bytes of picture files"):
-        client.predict(["a path"])
+    with Client(target, "mnist") as client, pytest.raises(TypeError, match="picture files"):
+        client.predict([7])
     with Client(target, "mnist") as client, pytest.raises(ServingError, match="INVALID_ARGUMENT"):
         client.predict([b"no picture"])
 
@@ -153,6 +153,38 @@ def test_tries_end(flaky):
     with pytest.raises(ServingError):
         Client(flaky, "m", timeout=0.3, retries=50).status()
     assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("localhost", "names no host and port, as localhost:8500 does"),
+        ("8500", "names no host and port"),
+        ("::1:8500", r"stands in brackets, as in \[::1\]:8500"),
+    ],
+)
+def test_a_target_that_is_no_address_is_told(target, message):
+    with pytest.raises(ServingError, match=f"INVALID_ARGUMENT.*{message}"):
+        Client(target, "m")
+
+
+@pytest.mark.parametrize("target", ["unix:/s", "[::1]:8500", "dns:///localhost:8500", "ipv6:[::1]:8500", "a:1/m"])
+def test_addresses(target):
+    Client(target).close()
+
+
+def test_a_rest_port_asked_over_grpc_is_told(server):
+    target = server.rest.removeprefix("http://")
+    with Client(target, "mnist", retries=0) as client, pytest.raises(ServingError) as error:
+        client.status()
+    assert "does not speak gRPC" in error.value.message
+    assert f"is asked as http://{target}" in error.value.message
+
+
+def test_what_no_message_holds_is_refused_before_it_is_made():
+    huge = np.broadcast_to(np.uint8(0), (2**31, 1))  # takes no memory
+    with Client("localhost:1", "m") as client, pytest.raises(ServingError, match="ask in several requests"):
+        client.call("predict_pixels", {"images": huge})
 
 
 @pytest.mark.parametrize("target", ["localhost:1", "http://localhost:1"])

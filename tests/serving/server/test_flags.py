@@ -68,6 +68,14 @@ def test_processes_are_as_many_as_the_processors_ask_for(monkeypatch, cores, quo
     assert flags.parse([*BASE, *given]).num_processes == processes
 
 
+def test_help_has_no_empty_defaults_and_repeats_no_name(capsys):
+    with pytest.raises(SystemExit):
+        flags.parse(["--help"])
+    text = capsys.readouterr().out
+    assert "(default: )" not in text
+    assert "MODEL_CONFIG_FILE_POLL_WAIT_SECONDS" not in text
+
+
 def test_known_flags_without_effect_are_told():
     assert flags.parse([*BASE, "--flush_filesystem_caches=true", "--enable_profiler"]).ignored == {
         "enable_profiler": "there is no profiler service",
@@ -80,15 +88,19 @@ def test_known_flags_without_effect_are_told():
     [
         ([*BASE, "--no_such_flag=1"], "unrecognized arguments: --no_such_flag=1"),
         ([*BASE, "--enable_batch=true"], "unrecognized arguments"),
-        ([*BASE, "--port=x"], "argument --port: invalid int value"),
+        ([*BASE, "--port=x"], "argument --port: 'x' is no whole number"),
         ([*BASE, "--enable_batching=perhaps"], "neither true nor false"),
         ([], "name a model with --model_base_path"),
         ([*BASE, "--rest_api_port=8500"], "--rest_api_port cannot be same as --port"),
         ([*BASE, "--port=0"], "nothing to listen on"),
-        ([*BASE, "--port=99999"], "--port must be from 0 to 65535; it is 99999"),
-        ([*BASE, "--rest_api_port=-1"], "--rest_api_port must be from 0 to 65535"),
-        ([*BASE, "--max_concurrent_requests=0"], "--max_concurrent_requests must be at least 1"),
-        ([*BASE, "--num_processes=-1"], "--num_processes must be at least 1"),
+        ([*BASE, "--port=99999"], "argument --port: it must be from 0 to 65535; it is 99999"),
+        ([*BASE, "--rest_api_port=-1"], "argument --rest_api_port: it must be from 0 to 65535; it is -1"),
+        ([*BASE, "--max_concurrent_requests=0"], "argument --max_concurrent_requests: it must be at least 1; it is 0"),
+        ([*BASE, "--rest_api_num_threads=0"], "it must be at least 1"),
+        ([*BASE, "--rest_api_timeout_in_ms=-1"], "it must be at least 1"),
+        ([*BASE, "--tensorflow_inter_op_parallelism=-2"], "it must be at least -1"),
+        ([*BASE, "--per_process_gpu_memory_fraction=1.5"], "it must be from 0 to 1; it is 1.5"),
+        ([*BASE, "--num_processes=-1"], "argument --num_processes: it must be at least 0; it is -1"),
         ([*BASE, "--port=0", "--grpc_socket_path=/s", "--num_processes=2"], "a UNIX socket is of one alone"),
     ],
 )
