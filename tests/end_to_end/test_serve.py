@@ -21,7 +21,7 @@ from serving.model_store import ModelStore, VersionRecord
 from tests.digits import read_idx
 from tests.end_to_end.conftest import COMMAND
 from tests.serving import models
-from tests.serving.server_process import ROOT, eventually, free_port, has_mounts_of_its_own
+from tests.serving.server_process import ROOT, eventually, free_port, has_ipv6, has_mounts_of_its_own
 
 # Stands in for TensorFlow Serving, which cannot be installed here: the flags and files are what is tested.
 SHIM = f"""#!/bin/sh
@@ -205,6 +205,37 @@ def test_a_server_that_ends_is_told_with_its_last_words(home, tmp_path):
     done = conveyor("serve", f"--home={home}", *ports, env=environment)
     assert done.returncode == 1
     assert "The server ended with 7: out of luck" in done.stderr
+
+
+def test_a_server_that_a_signal_ends_is_told_so_and_its_log_outlives_the_next_start(home, tmp_path):
+    path = program(tmp_path / "bin", "tensorflow_model_server", "#!/bin/sh\necho all is well\nkill -9 $$\n")
+    environment = os.environ | {"PATH": f"{path}:{os.environ['PATH']}"}
+    port = free_port()
+    for _ in range(2):
+        done = conveyor("serve", f"--home={home}", f"--port={port}", f"--rest-port={free_port()}", env=environment)
+        assert done.returncode == 1
+        assert "The server was ended by a signal, SIGKILL." in done.stderr
+        assert "all is well" not in done.stderr
+    assert (home / "logs" / f"serve-{port}-before.log").read_text() == "all is well\n"
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_an_ipv6_address_is_served_and_asked(home, tmp_path):
+    with Serving(home, "--backend=embedded", "--host=::1") as running:
+        assert running.ready["grpc"] == f"[::1]:{running.port}"
+        assert running.ready["rest"] == f"http://[::1]:{running.rest_port}"
+        for target in (running.ready["grpc"], running.ready["rest"]):
+            done = conveyor("predict", "mnist", home.parent / "00.png", "--target", target)
+            assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not there")
+def test_what_the_documentation_asks_with_curl_is_answered(serving, home):
+    page = (ROOT / "docs" / "serving.md").read_text()
+    command = page[page.index("curl http://") : page.index("grpcurl -plaintext")]
+    command = command.replace(":8501", f":{serving.rest_port}").replace("seven.png", str(home.parent / "00.png"))
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["predictions"][0]["label"] == 7
 
 
 def test_what_cannot_be_served_is_a_wrong_command(home, tmp_path):

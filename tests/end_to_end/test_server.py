@@ -163,6 +163,13 @@ def test_rest_as_documented(server):
         ("/v1/models/half:predict", b"{", 400, "JSON Parse error"),
         ("/v1/models/half:predict", b"[" * 100_000, 400, "JSON Parse error"),
         ("/v1/models/half:predict", {"signature_name": "s", "instances": [1]}, 400, 'signature name: "s" not found'),
+        ("/v1/models/half:predict", b"\x89PNG\r\n", 400, 'Within JSON, bytes stand in base64, as {"b64": "..."}.'),
+        (
+            "/v1/models/half:predict",
+            {"instances": ["a"]},
+            400,
+            "with a 'signature_name' other signatures are asked: cl",
+        ),
         ("/v1/models/half:explain", {}, 400, "Malformed request: POST /v1/models/half:explain"),
         ("/v1/models/nope", None, 404, "Could not find any versions of model nope"),
         ("/v1/models/half/versions/99999999999999999999", None, 400, "to numeric"),

@@ -40,9 +40,11 @@ def gpus(monkeypatch):
         monkeypatch.setattr(tf.config.experimental, "get_device_details", known.__getitem__)
         monkeypatch.setattr(tf.config.experimental, "set_memory_growth", grown.__setitem__)
         monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: "mirrored")
+        monkeypatch.setattr(tf.config.experimental, "enable_tensor_float_32_execution", short.append)
         return grown
 
-    grown = {}
+    grown, short = {}, []
+    put.tensor_float_32 = short
     return put
 
 
@@ -62,6 +64,7 @@ def test_all_gpus_are_taken_in_the_precision_that_each_computes_in(gpus, details
     chosen = devices.choose("auto")
     assert chosen == devices.Devices("mirrored", precision, True, description)
     assert grown == {f"gpu {number}": True for number in range(len(details))}
+    assert gpus.tensor_float_32 == [False]  # in which scores differ from a processor's by more than rounding
 
 
 def test_without_a_gpu_the_processor_is_taken(gpus, monkeypatch):

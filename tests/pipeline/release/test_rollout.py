@@ -96,6 +96,20 @@ def test_without_a_server_the_files_are_written_for_one(home):
     assert 'key: "canary" value: 3' in text
 
 
+def test_a_server_that_was_left_behind_is_told_of(home, monkeypatch):
+    server = Server(monkeypatch)
+    monkeypatch.setattr(rollout, "LEFT_SECONDS", 0.3)
+    folder(home).write_record(ServerRecord("localhost:8500", ("m",)))
+    (follows,) = rollout.settle(home, "m")
+    assert (follows.made, follows.runs) == (True, False)
+    assert "What answers at localhost:8500 is no server that a `conveyor serve` of this home" in follows.problem
+    label(home, Labels(2, None, 3))
+    (stays,) = rollout.settle(home, "m")
+    assert (stays.made, stays.runs) == (False, False)
+    server.loaded = set()
+    assert rollout.settle(home, "m") == []  # nobody answers
+
+
 def test_a_server_with_versions_of_its_own_choice_is_left_alone(home):
     before = (folder(home).path / server_files.MODELS).read_text()
     folder(home).write_record(ServerRecord("localhost:8500", (), {"m": (3,)}))

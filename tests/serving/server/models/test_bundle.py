@@ -40,6 +40,23 @@ def test_an_input_of_any_shape_stays_so(network):
     assert np.array_equal(whole["scores"], flat["scores"])
 
 
+def test_no_rows_have_an_empty_answer_or_are_told_of(half, network):
+    (answer,) = half.ask("serving_default", {"x": np.zeros(0, np.float32)}).values()
+    assert answer.shape == (0,)
+    outcome: object = None
+    try:
+        outcome = network.ask("predict_pixels", {"images": np.zeros((0, 28, 28, 1), np.uint8)})["scores"].shape
+    except StatusError as error:  # of kernels that cannot: which they are depends on the processor
+        outcome = error.message.partition(":")[0]
+    assert outcome in ((0, 10), "The request has no rows")
+
+
+def test_bytes_that_tensorflow_quotes_may_be_no_text(network):
+    with pytest.raises(StatusError, match="Could not parse example input") as error:
+        network.ask("serving_default", {"examples": np.array([b"\x89PNG\r\n\x1a\n"], dtype=object)})
+    assert error.value.code == "INVALID_ARGUMENT"
+
+
 def test_tensors_are_run_by_their_names(half, network):
     assert half.run_tensors({"x:0": np.float32([2, 6])}, ["y:0"])[0].tolist() == [3, 5]
     with pytest.raises(StatusError, match="feed a value for placeholder"):
