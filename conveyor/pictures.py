@@ -63,10 +63,10 @@ def as_png(picture: PIL.Image.Image) -> bytes:
     """Returns an opened picture as a PNG file, turned upright where it says that it is turned.
 
     Raises:
-      PictureError: its pixels are floats, which PNG has not.
+      PictureError: its pixels have 32 bits, floats or not, which PNG has not.
     """
-    if picture.mode == "F":
-        raise PictureError("a picture whose pixels are floats: give them as an array")
+    if picture.mode in ("F", "I"):
+        raise PictureError("a picture whose pixels have 32 bits: give them as an array, of uint8 or of floats")
     file = io.BytesIO()
     _in_colours(PIL.ImageOps.exif_transpose(picture)).save(file, "PNG", compress_level=1)
     return file.getvalue()
@@ -74,7 +74,7 @@ def as_png(picture: PIL.Image.Image) -> bytes:
 
 def _in_colours(picture: PIL.Image.Image) -> PIL.Image.Image:
     """Returns a picture without a palette, which PNG could hold, but not with everything that GIF says of it."""
-    if picture.mode in ("1", "L", "LA", "RGB", "RGBA") or picture.mode.startswith("I"):
+    if picture.mode in ("1", "L", "LA", "RGB", "RGBA") or picture.mode.startswith("I;16"):
         return picture
     return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
 

@@ -48,7 +48,7 @@ def choose(precision: str) -> Devices:
     # exported model on a processor by more than rounding.
     tf.config.experimental.enable_tensor_float_32_execution(False)
     names = {tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus}
-    description = f"{len(gpus)} x {', '.join(sorted(names))}, {precision}, XLA"
+    description = f"{len(gpus)} x {', '.join(sorted(names))}, {precision}"
     return Devices(tf.distribute.MirroredStrategy(), precision, True, description)
 
 

@@ -168,7 +168,7 @@ def train(
                 break
             if stopped.is_set():
                 raise TrainingStopped(f"Stopped at step {step}, with a checkpoint. Run again to continue from there.")
-            count = 1 if step == first_step else _steps_to_next_event(step, training)
+            count = 1 if step == 0 and prove else _steps_to_next_event(step, training)
             with changes_told():
                 loss = steps.take(count)
             step += count
@@ -307,29 +307,30 @@ class _Steps:
             say(f"XLA compiles no step of this network: it has {', '.join(layers)}.")
         self._iterator, self._loop = self._new_iterator(), self._new_loop(xla=devices.xla and not layers)
         self._say = say
-        self._untried = [*model.variables, *model.optimizer.variables] if devices.xla and not layers else []
+        self._to_restore = [*model.variables, *model.optimizer.variables] if devices.xla and not layers else []
 
     def take(self, count: int) -> float:
-        """Takes so many steps, the first time one, and returns the last one's loss."""
-        untried, self._untried = self._untried, []
-        before = [variable.numpy() for variable in untried]
+        """Takes so many steps, and returns the last one's loss."""
+        to_restore, self._to_restore = self._to_restore, []
+        before = [variable.numpy() for variable in to_restore]
         try:
             return float(self._loop(self._iterator, tf.constant(count)))
         except (tf.errors.UnimplementedError, tf.errors.InvalidArgumentError) as error:
-            if not untried:
+            refusal = _refusal(error) if to_restore else None
+            if refusal is None:
                 raise
-            self._say(f"XLA compiles no step of this network: {_refusal(error)}")
-        for variable, value in zip(untried, before, strict=True):  # some, such as the step's number, have moved
+        for variable, value in zip(to_restore, before, strict=True):  # some, such as the step's number, have moved
             variable.assign(value)
         self._iterator, self._loop = self._new_iterator(), self._new_loop(xla=False)
-        return float(self._loop(self._iterator, tf.constant(count)))
+        loss = float(self._loop(self._iterator, tf.constant(count)))
+        self._say(f"XLA compiles no step of this network: {refusal}")
+        return loss
 
 
-def _refusal(error: tf.errors.OpError) -> str:
-    """Returns what XLA says, without where in the graph it arose."""
+def _refusal(error: tf.errors.OpError) -> str | None:
+    """Returns what XLA says where it does not compile, without where in the graph it arose; None of other failures."""
     lines = [re.sub(r"\(\d+\) [A-Z_]+: *|\{\{.*?\}\}", "", line).strip() for line in error.message.splitlines()]
-    about = [line for line in lines if re.search("XLA|unsupported", line)]
-    return about[0] if about else lines[-1]
+    return next((line for line in lines if "XLA" in line or "tf2xla" in line), None)
 
 
 def _update(

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +57,7 @@ def convert(model: Path, run: Path, examples: Path, formats: Sequence[str], targ
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder, FORMATS_FILE)
         paths = map(str, (model, run, examples, target, answer))
-        command = [sys.executable, "-m", "components.format_export.convert", *paths, *formats]
+        command = ["components.format_export.convert", *paths, *formats]
         code, last = processes.run(command, ROOT, {"CUDA_VISIBLE_DEVICES": "-1"})
         if code:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"

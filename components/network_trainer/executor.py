@@ -2,10 +2,8 @@
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +15,7 @@ from serving import warmup
 from trainer.examples import read_split
 from trainer.settings import SPEC, TrainingJob, TrainingSpec
 
-ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = "trainer"
 
 
 class TrainingFailed(ConveyorError):
@@ -92,10 +90,8 @@ def run_trainer(spec: Path, output: IO[str] | None = None) -> None:
     Raises:
       TrainingFailed: it ended with an error, or was stopped.
     """
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     # In the run's own folder: a network's callbacks may write files by relative paths.
-    command = [sys.executable, "-m", "trainer", str(spec)]
-    code, last_line = processes.run(command, spec.parent, {"PYTHONPATH": path}, output)
+    code, last_line = processes.run([PROGRAM, str(spec)], spec.parent, {}, output)
     if code < 0:
         raise TrainerKilled(f"The trainer was killed by signal {-code}{_why(-code)}.")
     if code == ExitCode.INTERRUPTED:

@@ -1,20 +1,16 @@
 """Asks another process whether a model can be served."""
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from conveyor import processes
 from conveyor.settings import from_json
 from trainer.examples import read_split
 from trainer.settings import SPEC, TrainingSpec
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def check(model: Path, run: Path, examples: Path, count: int) -> dict[str, Any]:
@@ -35,11 +31,11 @@ def check(model: Path, run: Path, examples: Path, count: int) -> dict[str, Any]:
         paths = [Path(folder, "images.npy"), Path(folder, "scores.npy")]
         for path, array in zip(paths, (images, scores), strict=True):
             np.save(path, array, allow_pickle=False)
-        command = [sys.executable, "-m", "serving.servability", str(model), *map(str, paths)]
-        environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    sys.stderr.write(done.stderr)
-    if done.returncode:
-        reason = f"the process that loaded it ended with {done.returncode}: {done.stderr.strip()[-500:]}"
-        return {"ok": False, "reason": reason, "differences": {}}
-    return json.loads(done.stdout.splitlines()[-1])
+        command = ["serving.servability", str(model), *map(str, paths)]
+        answer = Path(folder, "answer")
+        with answer.open("w") as output:
+            code, last_line = processes.run(command, Path(folder), {"CUDA_VISIBLE_DEVICES": "-1"}, output)
+        if code:
+            reason = f"the process that loaded it ended with {code}: {last_line}"
+            return {"ok": False, "reason": reason, "differences": {}}
+        return json.loads(answer.read_text().splitlines()[-1])

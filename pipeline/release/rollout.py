@@ -72,11 +72,11 @@ class Rollout:
 
 def answering(target: str, model: str, label: str | None = None) -> set[int]:
     """Returns the versions of a model that a server has loaded, or the one of a label; none if it does not answer."""
-    with Client(target, model, label=label, timeout=2, retries=0) as client:
-        try:
+    try:
+        with Client(target, model, label=label, timeout=2, retries=0) as client:
             return {status.version for status in client.status() if status.state == _AVAILABLE}
-        except ServingError:
-            return set()
+    except ServingError:
+        return set()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Settled:
       target: host:port of its gRPC, or its folder where that is not known.
       made: whether it answers as the labels say.
       problem: what is in the way, where that is known; a sentence.
-      runs: whether a `conveyor serve` looks after it, or may.
+      runs: whether it runs, or may run.
     """
 
     target: str
@@ -119,6 +119,7 @@ def settle(home: Home, model: str) -> list[Settled]:
             if not runs:
                 with contextlib.suppress(FolderHeld), folder.held():
                     _write_as_labelled(home, folder, record)
+                if not folder.is_held:
                     settled += _left_behind(home, model, target)
                     continue
                 runs = True  # since a moment ago
@@ -132,16 +133,14 @@ def settle(home: Home, model: str) -> list[Settled]:
 def _left_behind(home: Home, model: str, target: str) -> list[Settled]:
     """Returns how a server took a change that answers although no `conveyor serve` of this home looks after it.
 
-    One that was killed leaves its server behind, which reads its files on. It may also be another home's.
+    One that was killed leaves its server behind, and `--files-only` is for servers that others start. Both read the
+    files on. It may also be another home's.
     """
     if not answering(target, model):
         return []
     made = _answers_as_labelled(home, model, target, LEFT_SECONDS)
-    problem = (
-        f"What answers at {target} is no server that a `conveyor serve` of this home looks after. If one was killed, "
-        "its server may be left there: stop it."
-    )
-    return [Settled(target, made, problem, runs=False)]
+    problem = "no `conveyor serve` of this home looks after it. Restart it, or stop it if one that was killed left it."
+    return [Settled(target, made, "" if made else problem)]
 
 
 def _write_as_labelled(home: Home, folder: ServerFolder, record: ServerRecord) -> None:

@@ -335,11 +335,11 @@ def _ask_once(client: Client) -> None:
 def _check(started: list[subprocess.Popen], log: Path) -> None:
     for process in started:
         if process.poll() is not None:
-            if process.returncode < 0:  # whatever it said last is not the reason
-                name = signal.Signals(-process.returncode).name
-                raise ServeFailed(f"The server was ended by a signal, {name}. The log is {log}.")
             lines = log.read_text(errors="replace").strip().splitlines()
             last = lines[-1] if lines else "it said nothing"
+            if process.returncode in (-signal.SIGKILL, -signal.SIGTERM):  # from outside: what it said says nothing
+                name = signal.Signals(-process.returncode).name
+                raise ServeFailed(f"The server was ended by a signal, {name}. The log is {log}.")
             raise ServeFailed(f"The server ended with {process.returncode}: {last} The log is {log}.")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from conveyor import processes
 from conveyor.errors import ConveyorError, ExitCode
 from conveyor.words import counted
 from pipeline.data.inputs import input_folder
@@ -116,6 +117,7 @@ def prepare(plan: RunPlan, console: Console) -> Any:
     """
     started = time.perf_counter()
     console.start("Setup")
+    processes.import_ahead()
     import tensorflow as tf
 
     from pipeline.home import metadata_store

@@ -21,7 +21,7 @@ import numpy as np
 from serving.client.errors import ServingError
 from serving.client.grpc import GrpcTransport
 from serving.client.images import request_of
-from serving.client.models import ModelSpec, Prediction, Signature, Tls, Transport, VersionStatus
+from serving.client.models import GRPC_SCHEMES, ModelSpec, Prediction, Signature, Tls, Transport, VersionStatus
 from serving.client.rest import RestTransport
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Client:
         target, named = _split(target)
         self.spec = ModelSpec(model or named or "default", version, label)
         self._timeout, self._retries = timeout, retries
-        over_http = target.startswith(("http://", "https://"))
+        over_http = target.lower().startswith(("http://", "https://"))
         self._transport: Transport = RestTransport(target, tls) if over_http else GrpcTransport(target, tls)
 
     @classmethod
@@ -199,7 +199,7 @@ class Client:
 def _split(target: str) -> tuple[str, str | None]:
     """Returns a target without its model, and the model."""
     scheme, slashes, rest = target.rpartition("://")
-    if target.startswith(("unix:", "dns:")) or "/" not in rest:
+    if target.startswith(GRPC_SCHEMES) or "/" not in rest:
         return target, None
     host, _, model = rest.partition("/")
     return scheme + slashes + host, urllib.parse.unquote(model.strip("/")) or None

@@ -1,6 +1,5 @@
 """The client's way over gRPC: PredictionService and ModelService."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from serving.client import messages
 from serving.client.errors import CODES, ServingError, tls_errors
-from serving.client.models import ModelSpec, Signature, TensorInfo, Tls, VersionStatus, is_local
+from serving.client.models import GRPC_SCHEMES, ModelSpec, Signature, TensorInfo, Tls, VersionStatus, is_local
 from serving.client.tensors import DTYPES, to_array, to_message
 
 MAX_MESSAGE = 2**30  # bytes
@@ -25,7 +24,7 @@ class GrpcTransport:
 
     def __init__(self, target: str, tls: Tls | None) -> None:
         here = is_local(target)
-        _check_target(target)
+        _check_target(target, encrypted=tls is not None)
         self._target = target
         options = [
             ("grpc.max_receive_message_length", MAX_MESSAGE),
@@ -48,7 +47,7 @@ class GrpcTransport:
     def predict(
         self, spec: ModelSpec, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], timeout: float
     ) -> tuple[dict[str, np.ndarray], int | None]:
-        check_size(inputs)
+        _check_size(inputs)
         request = predict_request(spec, signature, inputs, outputs)
         reply = self._call(self._predict, request, messages.new("PredictResponse"), timeout)
         try:
@@ -94,6 +93,7 @@ class GrpcTransport:
             text = error.details() or ""
             if error.code() == grpc.StatusCode.UNAVAILABLE and _NO_GRPC in text:
                 text = f"{self._target} does not speak gRPC ({text}); a REST port is asked as http://{self._target}"
+                raise ServingError("FAILED_PRECONDITION", text) from error  # another try would be in vain
             raise ServingError(error.code().name, text) from error
         except DecodeError as error:
             raise _unreadable(error) from error
@@ -114,13 +114,15 @@ def predict_request(
     return request
 
 
-def check_size(inputs: Mapping[str, np.ndarray]) -> None:
+def _check_size(inputs: Mapping[str, np.ndarray]) -> None:
     """Refuses inputs that no message can hold, before they are copied into one.
 
     Raises:
       ServingError: RESOURCE_EXHAUSTED.
     """
-    size = sum(array.nbytes for array in inputs.values())
+    size = sum(
+        sum(map(len, array.ravel().tolist())) if array.dtype.kind == "O" else array.nbytes for array in inputs.values()
+    )
     if size > MAX_MESSAGE:
         raise ServingError(
             "RESOURCE_EXHAUSTED",
@@ -129,20 +131,24 @@ def check_size(inputs: Mapping[str, np.ndarray]) -> None:
         )
 
 
-def _check_target(target: str) -> None:
-    """Refuses a target without a port, for which gRPC would take 443.
+def _check_target(target: str, encrypted: bool) -> None:
+    """Refuses a target that gRPC would take for another one: without a port it takes 443, which is right for TLS.
 
     Raises:
       ServingError: INVALID_ARGUMENT.
     """
-    if target.startswith(("unix:", "unix-abstract:")):
+    if target.startswith(GRPC_SCHEMES):
         return
-    host, _, port = target.rpartition(":")
-    if not host or not port.isdecimal():
+    if "://" in target:
+        raise ServingError("INVALID_ARGUMENT", f"{target}: gRPC is asked as host:port, REST as http://host:port")
+    host, colon, port = target.rpartition(":")
+    if not colon and encrypted:
+        return
+    if not host or not (port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
         raise ServingError(
             "INVALID_ARGUMENT", f"{target!r} names no host and port, as localhost:8500 does, or http://localhost:8501"
         )
-    if ":" in host and not host.endswith("]") and not re.match(r"(dns|ipv4|ipv6):", host):
+    if ":" in host and not host.endswith("]"):
         raise ServingError("INVALID_ARGUMENT", f"an IPv6 address stands in brackets, as in [{host}]:{port}")
 
 

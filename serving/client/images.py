@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     File = bytes | str | os.PathLike[str] | PIL.Image.Image
     Images = np.ndarray | File | Iterable[np.ndarray | File]
 
+ROUNDING = 1e-3  # beyond [0, 1], such as resizing leaves; what is to be caught are pixels up to 255
 _TAKEN = "uint8 arrays, floats in [0, 1], or picture files (paths, bytes or PIL images)"
 
 
@@ -27,7 +28,7 @@ def request_of(images: "Images") -> tuple[str, dict[str, np.ndarray]]:
       TypeError: they are of another type, or of several.
       ValueError: there is none, floats are not in [0, 1], or arrays of a list differ in type or shape.
     """
-    given = images if isinstance(images, np.ndarray) else _listed(images)
+    given = images if isinstance(images, np.ndarray) and images.dtype.kind not in "OSU" else _listed(images)
     if not len(given) if isinstance(given, list) else not given.size:
         raise ValueError("there are no images to ask for")
     if isinstance(given, list) and all(isinstance(item, np.ndarray) for item in given):
@@ -60,7 +61,7 @@ def _of_array(images: np.ndarray) -> tuple[str, dict[str, np.ndarray]]:
     if images.dtype.kind != "f":
         raise TypeError(f"images are {_TAKEN}, not an array of {images.dtype}; images.astype('uint8') makes pixels")
     least, most = images.min(), images.max()
-    if not (least >= 0 and most <= 1):  # also where there are NaN
+    if not (least >= -ROUNDING and most <= 1 + ROUNDING):  # also where there are NaN
         raise ValueError(
             f"images as floats must lie in [0, 1], and these are from {least:g} to {most:g}; pixels from 0 to 255 are "
             "given as uint8, or divided by 255"

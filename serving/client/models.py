@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import ipaddress
+import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -118,16 +119,20 @@ class Transport(Protocol):
     def close(self) -> None: ...
 
 
+GRPC_SCHEMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "vsock:", "xds:")  # of gRPC's own targets
+
+
 def is_local(target: str) -> bool:
     """Whether a target is this machine, to which no proxy is the way.
 
     Raises:
       ServingError: it is no address.
     """
-    if target.startswith("unix:"):
+    if target.startswith("unix"):
         return True
+    address = target if target.startswith("http") else re.sub(r"(dns:(//[^/]*/)?|ipv4:|ipv6:)?", "//", target, count=1)
     try:
-        host = urllib.parse.urlsplit(target if "://" in target else f"//{target}").hostname or ""
+        host = urllib.parse.urlsplit(address).hostname or ""
     except ValueError as error:
         raise ServingError("INVALID_ARGUMENT", f"{target} is no address: {error}") from error
     with contextlib.suppress(ValueError):  # a name

@@ -91,7 +91,13 @@ def _listening(parser: argparse.ArgumentParser) -> None:
         default=4 * _cores(),
         help="threads that run models, for gRPC too: batches and single requests at once",
     )
-    add("--rest_api_timeout_in_ms", type=_number(1), metavar="MS", default=30000, help="time limit of a REST request")
+    add(
+        "--rest_api_timeout_in_ms",
+        type=int,
+        metavar="MS",
+        default=30000,
+        help="time limit of a REST request, in milliseconds; 0 or less for none",
+    )
     add("--grpc_channel_arguments", metavar="KEY=VALUE,...", default="", help="channel arguments of gRPC's library")
     add("--ssl_config_file", metavar="FILE", default="", help="SSLConfig as text: TLS for gRPC; REST stays unencrypted")
     _flag(add, "--rest_api_enable_cors_support", False, "let pages of other sites ask the REST API")
@@ -111,17 +117,17 @@ def _models(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--model_config_file_poll_wait_seconds",
-        type=_number(0),
+        type=int,
         metavar="S",
         default=0,
-        help="seconds between two looks whether that file has changed; 0 for never",
+        help="how often that file is read again, in seconds; 0 or less for never",
     )
     add(
         "--file_system_poll_wait_seconds",
-        type=_number(0),
+        type=int,
         metavar="S",
         default=1,
-        help="seconds between two looks for new versions; 0 looks once, at the start",
+        help="how often new versions are looked for, in seconds; 0 for once, at the start, and less for never",
     )
     add(
         "--max_num_load_retries",
@@ -132,10 +138,10 @@ def _models(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--load_retry_interval_micros",
-        type=_number(0),
+        type=int,
         metavar="US",
         default=60_000_000,
-        help="microseconds from one such try to the next",
+        help="microseconds from one such try to the next; less than 0 for no wait",
     )
     add("--saved_model_tags", metavar="TAG,...", default="serve", help="tags of the MetaGraph to load")
     _flag(add, "--prefer_tflite_model", False, "serve a version's model.tflite, where it has one")
@@ -149,10 +155,10 @@ def _models(parser: argparse.ArgumentParser) -> None:
     _flag(add, "--enable_model_warmup", True, "replay assets.extra/tf_serving_warmup_requests on loading")
     add(
         "--num_request_iterations_for_warmup",
-        type=_number(0),
+        type=int,
         metavar="N",
         default=0,
-        help="how often each of these requests is replayed; 0 for once",
+        help="how often each of these requests is replayed; 0 or less for once",
     )
     _flag(
         add,
@@ -164,13 +170,13 @@ def _models(parser: argparse.ArgumentParser) -> None:
         add,
         "--force_allow_any_version_labels_for_unavailable_models",
         False,
-        "a label that moves may, too",
+        "any label may, also one that moves away from a version that serves",
     )
 
 
 def _running(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("how it runs them").add_argument
-    _flag(add, "--enable_batching", False, "join requests that wait to batches")
+    _flag(add, "--enable_batching", False, "put waiting requests together in batches")
     add("--batching_parameters_file", metavar="FILE", default="", help="BatchingParameters as text")
     _flag(
         add,
@@ -182,28 +188,28 @@ def _running(parser: argparse.ArgumentParser) -> None:
         "--tensorflow_session_config_file",
         metavar="FILE",
         default="",
-        help="ConfigProto as text; the three flags below, where given, have precedence",
+        help="ConfigProto as text; the four flags below, where given, have precedence",
     )
     add(
         "--tensorflow_session_parallelism",
-        type=_number(-1),
+        type=_number(0),
         metavar="N",
         default=0,
         help="sets the next two at once; 0 for as TensorFlow decides",
     )
     add(
         "--tensorflow_intra_op_parallelism",
-        type=_number(-1),
+        type=_number(0),
         metavar="N",
         default=0,
         help="threads within an operation; 0 for as TensorFlow decides",
     )
     add(
         "--tensorflow_inter_op_parallelism",
-        type=_number(-1),
+        type=int,
         metavar="N",
         default=0,
-        help="operations at once; 0 for as TensorFlow decides, -1 for one after the other in the calling thread",
+        help="operations at once; 0 for as TensorFlow decides, less for one after the other in the calling thread",
     )
     add(
         "--per_process_gpu_memory_fraction",

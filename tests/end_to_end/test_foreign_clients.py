@@ -169,6 +169,18 @@ def test_grpcurl(program, protoset, server):
     assert "Servable not found for request: Specific(half, 9)" in failed.stderr
 
 
+@pytest.mark.parametrize("program", ["grpcurl"], indirect=True)
+def test_what_the_documentation_asks_with_grpcurl_is_understood(program, protoset, server):
+    page = (ROOT / "docs" / "serving.md").read_text()
+    command = page[page.index("grpcurl -plaintext") : page.index("```\n\ngrpcurl needs")]
+    command = command.replace("grpcurl", program, 1).replace(":8500", f":{server.port}")
+    command = command.replace(".conveyor/server/serving.protoset", str(protoset)).replace(
+        "$(base64 -w0 seven.png)", "AA=="
+    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=False)
+    assert "Servable not found for request: Latest(mnist)" in done.stderr  # this server has another model
+
+
 @pytest.mark.compatible("connections")
 @pytest.mark.parametrize("program", ["ghz"], indirect=True)
 def test_ghz(program, protoset, server):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import psutil
 import pytest
 
 from serving.client import Client
@@ -236,6 +237,27 @@ def test_what_the_documentation_asks_with_curl_is_answered(serving, home):
     command = command.replace(":8501", f":{serving.rest_port}").replace("seven.png", str(home.parent / "00.png"))
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["predictions"][0]["label"] == 7
+
+
+def test_a_server_whose_conveyor_serve_was_killed_follows_labels(home, tmp_path):
+    own = tmp_path / "home"
+    push(home / "serving" / "mnist" / "1", own)
+    models.network(tmp_path / "next")
+    push(tmp_path / "next", own)
+    running = Serving(own, "--backend=embedded")
+    (server,) = [
+        child for child in psutil.Process(running.process.pid).children() if "serving.server" in child.cmdline()
+    ]
+    try:
+        running.process.kill()
+        running.process.communicate(timeout=60)
+        done = conveyor("rollback", "mnist", f"--home={own}")
+        assert (done.returncode, f"{running.target} answers with it." in done.stdout) == (0, True), done.stderr
+        with Client(running.target, "mnist") as client:
+            assert client.predict(np.zeros((1, 28, 28, 1), np.uint8)).version == 1
+    finally:
+        server.terminate()
+        server.wait(60)
 
 
 def test_what_cannot_be_served_is_a_wrong_command(home, tmp_path):

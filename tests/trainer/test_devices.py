@@ -54,9 +54,9 @@ A100, T4 = ({"device_name": "A100", "compute_capability": (8, 0)}, {"device_name
 @pytest.mark.parametrize(
     ("details", "precision", "description"),
     [
-        ([A100, A100], "mixed_bfloat16", "2 x A100, mixed_bfloat16, XLA"),
-        ([A100, T4], "float32", "2 x A100, T4, float32, XLA"),
-        ([{}], "float32", "1 x GPU, float32, XLA"),
+        ([A100, A100], "mixed_bfloat16", "2 x A100, mixed_bfloat16"),
+        ([A100, T4], "float32", "2 x A100, T4, float32"),
+        ([{}], "float32", "1 x GPU, float32"),
     ],
 )
 def test_all_gpus_are_taken_in_the_precision_that_each_computes_in(gpus, details, precision, description):

@@ -187,6 +187,21 @@ def test_two_devices_move_weights_as_far_as_one(short_job, digits, tmp_path, bat
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("message", "refusal"),
+    [
+        ("", None),
+        ("Graph execution error:\n  (0) INVALID_ARGUMENT:  ValueError: a damaged file\n\t [[{{node PyFunc}}]]", None),
+        (
+            "2 root error(s) found.\n  (0) UNIMPLEMENTED:  MaxPool has no deterministic XLA implementation.\n\t [[x]]",
+            "MaxPool has no deterministic XLA implementation.",
+        ),
+    ],
+)
+def test_what_fails_is_told_from_what_xla_refuses(message, refusal):
+    assert loop._refusal(tf.errors.InvalidArgumentError(None, None, message)) == refusal
+
+
 @pytest.mark.slow
 def test_two_devices_that_xla_does_not_serve_train_as_those_that_it_was_not_asked_for(short_job, digits, tmp_path):
     folder = str(Path(own_networks.__file__).parent)

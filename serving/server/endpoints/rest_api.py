@@ -52,13 +52,13 @@ class Api:
     """The REST API in front of the calls.
 
     Attributes:
-      timeout: seconds until a request is answered with DEADLINE_EXCEEDED.
+      timeout: seconds until a request is answered with DEADLINE_EXCEEDED; None for never.
       metrics_path: where metrics are; None for nowhere.
       other_sites: whether a browser may let pages of other sites ask, by CORS headers.
     """
 
     calls: Calls
-    timeout: float
+    timeout: float | None
     metrics_path: str | None = METRICS_PATH
     other_sites: bool = False
 
@@ -90,7 +90,7 @@ class Api:
         try:
             body = await asyncio.wait_for(answer, self.timeout)
         except asyncio.TimeoutError as error:
-            raise StatusError("DEADLINE_EXCEEDED", f"Timed out after {1000 * self.timeout:.0f} ms") from error
+            raise StatusError("DEADLINE_EXCEEDED", f"Timed out after {1000 * (self.timeout or 0):.0f} ms") from error
         return web.Response(body=body, content_type="application/json")
 
     async def _ask(self, match: re.Match, body: bytes) -> bytes:
@@ -155,7 +155,7 @@ def _prepared_predict(document: dict[str, Any], servable: Servable, limits: Limi
         others = sorted(servable.plans.keys() - {name})
         if named or not others:
             raise
-        hint = f"This is of {name}; with a 'signature_name' other signatures are asked: {', '.join(others)}."
+        hint = f"It was checked against {name}. Others can be named in 'signature_name': {', '.join(others)}."
         raise StatusError(error.code, f"{error.message}\n{hint}") from error
     for key, array in arrays.items():
         if array.nbytes > limits.tensor_bytes:

@@ -146,7 +146,9 @@ class SavedModelBundle(Bundle):
             with _failures():
                 return self._call(plan.feeds, tuple([plan.fetches[key] for key in outputs or plan.outputs]))(*inputs)
         except StatusError as error:
-            if all(value.ndim and not len(value) for value in inputs):  # many kernels cannot, and say it in their words
+            if inputs and all(
+                value.ndim and not len(value) for value in inputs
+            ):  # many kernels cannot, and say it in their words
                 raise StatusError(error.code, f"The request has no rows: {error.message}") from error
             raise
 

@@ -118,7 +118,8 @@ class Listener:
         if given.monitoring_config_file:
             prometheus = config_files.read(Path(given.monitoring_config_file), "MonitoringConfig").prometheus_config
             metrics_path = (prometheus.path or rest_api.METRICS_PATH) if prometheus.enable else None
-        api = rest_api.Api(calls, given.rest_api_timeout_in_ms / 1000, metrics_path, given.rest_api_enable_cors_support)
+        timeout = given.rest_api_timeout_in_ms / 1000 if given.rest_api_timeout_in_ms > 0 else None
+        api = rest_api.Api(calls, timeout, metrics_path, given.rest_api_enable_cors_support)
         app = api.app(given.max_message_bytes)
         if given.enable_page:
             routes.add(app, routes.Local(calls, self._cache))

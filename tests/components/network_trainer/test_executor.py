@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,10 +52,9 @@ def trainer(tmp_path, monkeypatch):
     """Puts a program in the trainer's place."""
 
     def make(code):
-        path = tmp_path / "program"
-        path.write_text(f"#!{sys.executable}\n{code}")
-        path.chmod(0o755)
-        monkeypatch.setattr(executor.sys, "executable", str(path))
+        (tmp_path / "stand_in.py").write_text(code)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(executor, "PROGRAM", "stand_in")
 
     return make
 

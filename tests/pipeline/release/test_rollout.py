@@ -100,12 +100,11 @@ def test_a_server_that_was_left_behind_is_told_of(home, monkeypatch):
     server = Server(monkeypatch)
     monkeypatch.setattr(rollout, "LEFT_SECONDS", 0.3)
     folder(home).write_record(ServerRecord("localhost:8500", ("m",)))
-    (follows,) = rollout.settle(home, "m")
-    assert (follows.made, follows.runs) == (True, False)
-    assert "What answers at localhost:8500 is no server that a `conveyor serve` of this home" in follows.problem
+    assert rollout.settle(home, "m") == [Settled("localhost:8500", made=True)]
     label(home, Labels(2, None, 3))
     (stays,) = rollout.settle(home, "m")
-    assert (stays.made, stays.runs) == (False, False)
+    assert (stays.made, stays.runs) == (False, True)
+    assert "no `conveyor serve` of this home looks after it" in stays.problem
     server.loaded = set()
     assert rollout.settle(home, "m") == []  # nobody answers
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.client import Client, ModelSpec, ServingError
+from serving.client import Client, ModelSpec, ServingError, Tls
 from serving.client import client as client_module
 from serving.signatures import encoded
 from tests.serving import models
@@ -160,6 +160,9 @@ def test_tries_end(flaky):
     [
         ("localhost", "names no host and port, as localhost:8500 does"),
         ("8500", "names no host and port"),
+        ("localhost:99999", "names no host and port"),
+        ("localhost:٨٥٠٠", "names no host and port"),
+        ("grpc://localhost:8500", "gRPC is asked as host:port, REST as http://host:port"),
         ("::1:8500", r"stands in brackets, as in \[::1\]:8500"),
     ],
 )
@@ -168,9 +171,15 @@ def test_a_target_that_is_no_address_is_told(target, message):
         Client(target, "m")
 
 
-@pytest.mark.parametrize("target", ["unix:/s", "[::1]:8500", "dns:///localhost:8500", "ipv6:[::1]:8500", "a:1/m"])
+@pytest.mark.parametrize(
+    "target", ["unix:/s", "[::1]:8500", "dns:///localhost:8500", "ipv6:[::1]:8500", "vsock:2:3", "a:1/m", "HTTP://a:1"]
+)
 def test_addresses(target):
     Client(target).close()
+
+
+def test_with_tls_there_is_a_port_of_its_own():
+    Client("serving.example.com", tls=Tls()).close()
 
 
 def test_a_rest_port_asked_over_grpc_is_told(server):
@@ -183,8 +192,11 @@ def test_a_rest_port_asked_over_grpc_is_told(server):
 
 def test_what_no_message_holds_is_refused_before_it_is_made():
     huge = np.broadcast_to(np.uint8(0), (2**31, 1))  # takes no memory
-    with Client("localhost:1", "m") as client, pytest.raises(ServingError, match="ask in several requests"):
-        client.call("predict_pixels", {"images": huge})
+    files = np.array([bytes(2**20)], dtype=object).repeat(2**11)
+    with Client("localhost:1", "m") as client:
+        for inputs in ({"images": huge}, {"image_bytes": files}):
+            with pytest.raises(ServingError, match="ask in several requests"):
+                client.call("predict", inputs)
 
 
 @pytest.mark.parametrize("target", ["localhost:1", "http://localhost:1"])

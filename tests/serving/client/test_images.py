@@ -40,6 +40,22 @@ def test_one_file_needs_no_list(path):
         assert request_of(one)[1]["image_bytes"].shape == (1,)
 
 
+def test_files_may_be_in_an_array_as_a_data_frame_has_them(path):
+    content = path.read_bytes()
+    for files in (np.array([content, content], dtype=object), np.array([content]), np.array([str(path)])):
+        signature, inputs = request_of(files)
+        assert (signature, set(inputs["image_bytes"])) == ("predict_encoded", {content})
+
+
+def test_what_rounding_leaves_beyond_the_range_is_taken():
+    assert request_of(np.array([[-1e-7, 1.0000001]]))[0] == "predict_images"
+
+
+def test_16_bits_are_sent_as_they_are():
+    _, inputs = request_of(PIL.Image.fromarray(np.full((2, 2), 51400, np.uint16)))
+    assert (np.asarray(PIL.Image.open(io.BytesIO(inputs["image_bytes"][0]))) == 51400).all()
+
+
 def test_an_open_picture_is_sent_upright(tmp_path):
     turned = PIL.Image.fromarray(PIXELS[0])
     turned.getexif()[0x0112] = 6
@@ -65,7 +81,8 @@ def test_what_is_no_picture_is_left_to_the_server():
         (PIXELS.astype(np.float32), ValueError, r"must lie in \[0, 1\], and these are from 0 to 255"),
         (np.array([[0.5, np.nan]]), ValueError, "from nan to nan"),
         (np.array([[0.5, 1e39]]), ValueError, "from 0.5 to 1e\\+39"),
-        (PIL.Image.fromarray(np.zeros((2, 2), np.float32)), ValueError, "whose pixels are floats"),
+        (PIL.Image.fromarray(np.zeros((2, 2), np.float32)), ValueError, "whose pixels have 32 bits"),
+        (PIL.Image.fromarray(np.zeros((2, 2), np.int32)), ValueError, "whose pixels have 32 bits"),
         (["nowhere.png"], FileNotFoundError, "nowhere.png"),
     ],
 )

@@ -93,19 +93,43 @@ def test_known_flags_without_effect_are_told():
         ([], "name a model with --model_base_path"),
         ([*BASE, "--rest_api_port=8500"], "--rest_api_port cannot be same as --port"),
         ([*BASE, "--port=0"], "nothing to listen on"),
+    ],
+)
+@pytest.mark.compatible("flags")
+def test_wrong_flags_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        flags.parse(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rest_api_timeout_in_ms", "model_config_file_poll_wait_seconds", "file_system_poll_wait_seconds",
+        "load_retry_interval_micros", "num_request_iterations_for_warmup", "tensorflow_inter_op_parallelism",
+    ],
+)  # fmt: skip
+@pytest.mark.compatible("flags")
+def test_less_than_nothing_has_a_meaning_where_the_real_server_gives_it_one(name):
+    assert getattr(flags.parse([*BASE, f"--{name}=-2"]), name) == -2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         ([*BASE, "--port=99999"], "argument --port: it must be from 0 to 65535; it is 99999"),
         ([*BASE, "--rest_api_port=-1"], "argument --rest_api_port: it must be from 0 to 65535; it is -1"),
         ([*BASE, "--max_concurrent_requests=0"], "argument --max_concurrent_requests: it must be at least 1; it is 0"),
         ([*BASE, "--rest_api_num_threads=0"], "it must be at least 1"),
-        ([*BASE, "--rest_api_timeout_in_ms=-1"], "it must be at least 1"),
-        ([*BASE, "--tensorflow_inter_op_parallelism=-2"], "it must be at least -1"),
+        ([*BASE, "--tensorflow_intra_op_parallelism=-1"], "it must be at least 0"),  # on which TensorFlow aborts
+        ([*BASE, "--tensorflow_session_parallelism=-1"], "it must be at least 0"),
         ([*BASE, "--per_process_gpu_memory_fraction=1.5"], "it must be from 0 to 1; it is 1.5"),
         ([*BASE, "--num_processes=-1"], "argument --num_processes: it must be at least 0; it is -1"),
         ([*BASE, "--port=0", "--grpc_socket_path=/s", "--num_processes=2"], "a UNIX socket is of one alone"),
     ],
 )
-@pytest.mark.compatible("flags")
-def test_wrong_flags_are_refused(arguments, message, capsys):
+def test_values_that_cannot_be_meant_are_refused(arguments, message, capsys):
     with pytest.raises(SystemExit) as ended:
         flags.parse(arguments)
     assert ended.value.code == 2

@@ -51,6 +51,30 @@ def test_no_rows_have_an_empty_answer_or_are_told_of(half, network):
     assert outcome in ((0, 10), "The request has no rows")
 
 
+class Demanding(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    def some(self, x):
+        with tf.control_dependencies([tf.debugging.assert_positive(tf.shape(x)[0], "not any")]):
+            return {"y": x + 1}
+
+    @tf.function(input_signature=[])
+    def never(self):
+        with tf.control_dependencies([tf.debugging.assert_positive(tf.zeros(()), "never")]):
+            return {"y": tf.ones(1)}
+
+
+def test_a_failure_without_rows_says_that_there_are_none_and_one_without_inputs_does_not(tmp_path):
+    module = Demanding()
+    tf.saved_model.save(module, str(tmp_path), signatures={"some": module.some, "never": module.never})
+    bundle = SavedModelBundle(tmp_path)
+    with pytest.raises(StatusError, match=r"^The request has no rows: .*not any"):
+        bundle.ask("some", {"x": np.zeros(0, np.float32)})
+    with pytest.raises(StatusError, match="never") as error:
+        bundle.ask("never", {})
+    assert "no rows" not in error.value.message
+    bundle.close()
+
+
 def test_bytes_that_tensorflow_quotes_may_be_no_text(network):
     with pytest.raises(StatusError, match="Could not parse example input") as error:
         network.ask("serving_default", {"examples": np.array([b"\x89PNG\r\n\x1a\n"], dtype=object)})

@@ -188,10 +188,10 @@ def test_what_is_loaded_and_unloaded_while_a_process_starts_reaches_it(told):
     told.fleet.load("m", 1, told.path("slow"))
     told.fleet.load("m", 2, told.path("2"))
     told.fleet.unload("m", 1)
+    eventually(lambda: all("offer m 2" in lines for lines in told.living()))
     for lines in told.living():
         loaded = [line.split()[0] for line in lines if line.endswith("m 1")]
-        assert loaded == ["prepare", "offer", "unload"]
-        assert "offer m 2" in lines
+        assert loaded in (["prepare", "offer", "unload"], [])  # the latter of one that took its place after that
 
 
 def test_a_process_that_hangs_while_it_loads_keeps_no_version_back(tmp_path, monkeypatch):
