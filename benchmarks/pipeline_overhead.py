@@ -28,7 +28,7 @@ from pipeline.home.folders import Home
 
 ROOT = Path(__file__).parent.parent
 NAMES = {"ImportExampleGen": "ExampleGen", "ImageExampleGen": "ExampleGen", "DatasetSchemaGen": "SchemaGen"}
-NAMES |= {"AtomicPusher": "Pusher"}
+NAMES |= {"AtomicPusher": "Pusher", "ScalarStatisticsGen": "StatisticsGen"}
 
 
 def component_times(home: Home) -> dict[str, float]:

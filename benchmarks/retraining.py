@@ -67,7 +67,7 @@ def parts(home: Path, whole: float) -> dict[str, float]:
     run = metadata_store.runs(metadata_store.connect(Home(home)))[-1]
     times = {component.name: component.seconds for component in run.components if component.state == "done"}
     ingested = sum(seconds for name, seconds in times.items() if name.startswith("ImageExampleGen"))
-    checked = sum(times.get(name, 0) for name in ("StatisticsGen", "ExampleValidator", "DriftGate"))
+    checked = sum(times.get(name, 0) for name in ("ScalarStatisticsGen", "ExampleValidator", "DriftGate"))
     report = json.loads((home / "reports" / f"{run.id}.json").read_text())
     return {
         "whole": whole,

@@ -5,8 +5,10 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from components.image_example_gen.dataset import Dataset
+from components.image_example_gen.executor import serialize
 
 
 def write_idx(folder: Path, prefix: str, images: np.ndarray, labels: np.ndarray) -> None:
@@ -16,6 +18,14 @@ def write_idx(folder: Path, prefix: str, images: np.ndarray, labels: np.ndarray)
     (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.astype(np.uint8).tobytes())
     header = struct.pack(">2I", 0x801, len(labels))
     (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(header + labels.astype(np.uint8).tobytes())
+
+
+def write_examples(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """Writes the tf.Examples that ingestion makes of images, [N, height, width], as a file in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(folder / "data")) as writer:
+        for record in serialize(images[..., np.newaxis], labels.astype(np.int64)):
+            writer.write(record.content)
 
 
 def read_idx(folder: Path, prefix: str, count: int) -> tuple[np.ndarray, np.ndarray]:

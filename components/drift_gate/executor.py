@@ -8,16 +8,14 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-import tensorflow as tf
 import tensorflow_data_validation as tfdv
-from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
+from components.scalar_statistics_gen.executor import statistics
 from conveyor.errors import ConveyorError
 
 DRIFT = "drift.json"
 SCALARS = ("image_mean", "image_stddev")
-READ_BATCH = 4096
 _DISTANCES = {
     anomalies_pb2.DriftSkewInfo.Measurement.L_INFTY: "L-infinity distance",
     anomalies_pb2.DriftSkewInfo.Measurement.JENSEN_SHANNON_DIVERGENCE: "Jensen-Shannon divergence",
@@ -75,20 +73,10 @@ def measure(
         elif feature.name in SCALARS:
             feature.drift_comparator.jensen_shannon_divergence.threshold = scalars
     anomalies = tfdv.validate_statistics(
-        _statistics(arrived, compared), compared, previous_statistics=_statistics(trained_on, compared)
+        statistics(arrived, compared), compared, previous_statistics=statistics(trained_on, compared)
     )
     return [
         DriftMeasurement(".".join(info.path.step), _DISTANCES[measured.type], measured.value, measured.threshold)
         for info in anomalies.drift_skew_info
         for measured in info.drift_measurements
     ]
-
-
-def _statistics(folders: Sequence[Path], schema: schema_pb2.Schema) -> statistics_pb2.DatasetFeatureStatisticsList:
-    """Returns statistics of the label and the scalars, over all files of some folders."""
-    files = [str(path) for folder in folders for path in sorted(folder.glob("*"))]
-    kinds = {"label": tf.int64} | dict.fromkeys(SCALARS, tf.float32)
-    features = {name: tf.io.FixedLenFeature([], kind) for name, kind in kinds.items()}
-    rows = tf.data.TFRecordDataset(files).batch(READ_BATCH).map(lambda records: tf.io.parse_example(records, features))
-    frame = pd.concat([pd.DataFrame(batch) for batch in rows.as_numpy_iterator()])
-    return tfdv.generate_statistics_from_dataframe(frame, tfdv.StatsOptions(schema=schema), n_jobs=1)

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tensorflow_data_validation as tfdv
 from tensorflow_model_analysis.proto import config_pb2
 from tfx import version as tfx_version
 from tfx.components.evaluator.component import Evaluator
 from tfx.components.example_validator.component import ExampleValidator
-from tfx.components.statistics_gen.component import StatisticsGen
 from tfx.components.trainer.component import Trainer
 from tfx.dsl.components.common.importer import Importer
 from tfx.orchestration.pipeline import Pipeline
@@ -28,6 +26,7 @@ from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.executor import BaseFiles
 from components.network_trainer.component import network_trainer
 from components.network_tuner.component import network_tuner
+from components.scalar_statistics_gen.component import ScalarStatisticsGen
 from components.schema_gen.component import DatasetSchemaGen
 from components.servability_check.component import ServabilityCheck
 from conveyor.settings import to_json
@@ -38,7 +37,6 @@ from trainer.settings import TrainingJob
 
 # Two accuracies in float32 are less than this from what they stand for, and one answer of four million counts for more.
 ROUNDING = 2e-7
-SCALARS = ["label", "image_mean", "image_stddev", "image_size"]
 
 # Beam's own DirectRunner would first look for a runner to download; this one needs nothing but this process, and was
 # faster than several threads or processes at every size tried. It has no use for a container image: naming one keeps
@@ -123,8 +121,7 @@ def _example_gen(plan: RunPlan, source: Input) -> ImageExampleGen:
 
 def _anomaly_gate(examples: BaseChannel, schema: BaseChannel) -> list[Any]:
     """Returns the components that measure the base files, and stop the run where they are not as the schema says."""
-    options = tfdv.StatsOptions(feature_allowlist=SCALARS)
-    statistics_gen = StatisticsGen(examples=examples, schema=schema, stats_options=options)
+    statistics_gen = ScalarStatisticsGen(examples=examples, schema=schema)
     validator = ExampleValidator(statistics=statistics_gen.outputs["statistics"], schema=schema)
     return [statistics_gen, validator, AnomalyGate(anomalies=validator.outputs["anomalies"])]
 

@@ -13,8 +13,8 @@ import pytest
 from tests.end_to_end.test_serve import Serving
 
 ORDER = (
-    "ImageExampleGen", "StatisticsGen", "ExampleValidator", "AnomalyGate", "Trainer", "Evaluator", "ServabilityCheck",
-    "AtomicPusher",
+    "ImageExampleGen", "ScalarStatisticsGen", "ExampleValidator", "AnomalyGate", "Trainer", "Evaluator",
+    "ServabilityCheck", "AtomicPusher",
 )  # fmt: skip
 SETTINGS = ("training.precision=float32",)
 

@@ -15,7 +15,7 @@ from tests.digits import read_idx, write_idx
 
 COMPONENTS = {
     "ImageExampleGen",
-    "StatisticsGen",
+    "ScalarStatisticsGen",
     "DatasetSchemaGen",
     "ExampleValidator",
     "AnomalyGate",

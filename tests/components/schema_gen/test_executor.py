@@ -1,23 +1,19 @@
-import numpy as np
-import pandas as pd
+import tempfile
+from pathlib import Path
+
 import pytest
-import tensorflow as tf
 import tensorflow_data_validation as tfdv
 
-from components.image_example_gen.executor import serialize
+from components.scalar_statistics_gen import executor
 from components.schema_gen.executor import schema_of
-from pipeline.run.graph import SCALARS
-from tests.digits import read_idx
+from tests.digits import read_idx, write_examples
 
 
 def statistics(images, labels, dataset):
-    """Returns statistics of the examples that ingestion makes of some images, as StatisticsGen is set up to compute."""
-    rows = []
-    for record in (made.content for made in serialize(images[..., np.newaxis], labels.astype(np.int64))):
-        features = tf.train.Example.FromString(record).features.feature
-        rows.append({name: getattr(f, f.WhichOneof("kind")).value[0] for name, f in features.items()})
-    options = tfdv.StatsOptions(schema=schema_of(dataset), feature_allowlist=SCALARS)
-    return tfdv.generate_statistics_from_dataframe(pd.DataFrame(rows), options, n_jobs=1)
+    """Returns statistics of the examples that ingestion makes of some images."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_examples(Path(folder), images, labels)
+        return executor.statistics([Path(folder)], schema_of(dataset))
 
 
 @pytest.fixture(scope="module")

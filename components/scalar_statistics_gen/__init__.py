@@ -1,0 +1,1 @@
+"""Measures the label and the derived scalars of examples."""
