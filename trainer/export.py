@@ -97,10 +97,12 @@ class _Servable(tf.Module):
         self._classes = tf.constant(job.classes)
         self._dataset = tf.saved_model.Asset(str(asset))
         self.pixels = tf.function(
-            self._predict_pixels, input_signature=[tf.TensorSpec([None, *job.shape], tf.uint8, name="images")]
+            self._predict_pixels,
+            input_signature=[tf.TensorSpec([None, *job.shape], tf.uint8, name="images")],
+            autograph=False,
         )
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")], autograph=False)
     def examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Takes serialized tf.Examples, as the ingestion writes them: string [N]."""
         if self._pictures.encoded:
@@ -110,17 +112,17 @@ class _Servable(tf.Module):
         pixels = tf.io.decode_raw(features["image"], tf.uint8, fixed_length=math.prod(self._shape))
         return self._reply(tf.cast(tf.reshape(pixels, [-1, *self._shape]), tf.float32))
 
-    @tf.function(input_signature=[tf.TensorSpec(None, tf.float32, name="images")])
+    @tf.function(input_signature=[tf.TensorSpec(None, tf.float32, name="images")], autograph=False)
     def images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Takes images in [0, 1], in any shape that reshapes to [N, height, width, channels]."""
         return self._reply(tf.reshape(images, [-1, *self._shape]) * 255.0)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def encoded(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Takes PNG or JPEG files of any size: string [N]; see `trainer.pictures`."""
         return self._predict_pixels(pictures.decode(image_bytes, self._pictures))
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def decoded(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Takes what `encoded` takes, and returns what the network sees of it: uint8 [N, height, width, channels]."""
         return {"images": pictures.decode(image_bytes, self._pictures)}

@@ -263,6 +263,7 @@ def predictor(model: keras.Model, shape: tuple[int, int, int]) -> Predict:
     forward = tf.function(
         lambda pixels: tf.nn.softmax(tf.cast(model(tf.cast(pixels, tf.float32), training=False), tf.float32)),
         input_signature=[tf.TensorSpec([None, *shape], tf.uint8)],
+        autograph=False,
     )
 
     batch = min(PREDICT_BATCH, _at_once(shape))
@@ -344,7 +345,7 @@ def _update(
 
     if devices.is_one_cpu and job.training.steps >= COMPILED_FROM:
         # One pass over a weight and its averages, in place of an optimizer's many. It takes a second to compile.
-        compiled = tf.function(update, jit_compile=True)
+        compiled = tf.function(update, jit_compile=True, autograph=False)
         try:
             compiled.experimental_get_compiler_ir([tf.zeros_like(variable) for variable in variables])("hlo")
             update = compiled
@@ -360,7 +361,7 @@ def _compiled_loop(
     variables = model.trainable_variables
     by_number, replicas = networks.takes_class_numbers(model), devices.strategy.num_replicas_in_sync
 
-    @tf.function(jit_compile=xla)
+    @tf.function(jit_compile=xla, autograph=False)
     def gradients(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             pixels = tf.cast(images, tf.float32)
@@ -373,6 +374,7 @@ def _compiled_loop(
             scaled = model.optimizer.scale_loss(loss)
         return loss, tape.gradient(scaled, variables)
 
+    @tf.autograph.experimental.do_not_convert
     def replica_step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         loss, slopes = gradients(images, labels)
         update(slopes)

@@ -66,7 +66,13 @@ class Connection:
         """Returns a client of a model."""
         if self.version is not None and self.label is not None:
             raise click.UsageError("Ask for a --version or for a --label, not for both.")
-        tls = Tls(self.ca, self.cert, self.key) if self.ca or self.cert else None
+        try:
+            tls = Tls(self.ca, self.cert, self.key) if self.ca or self.cert or self.key else None
+            Client(self.target, model, tls=tls).close()
+        except ServingError as error:
+            raise click.UsageError(error.message) from error
+        except ValueError as error:
+            raise click.UsageError(f"--cert and --key: {error}.") from error
         if self.version is None and self.label is None:
             return Client.stable(self.target, model, timeout=self.timeout, tls=tls)
         return Client(self.target, model, version=self.version, label=self.label, timeout=self.timeout, tls=tls)
@@ -158,7 +164,7 @@ def _ready(home: Home, endpoint: serving.Endpoint) -> None:
     if wants_json():
         reply_now()(dataclasses.asdict(endpoint) | {"ask": snippets})
         return
-    served = ", ".join(f"{name} (version {version})" for name, version in endpoint.models.items())
+    served = ", ".join(f"{name} (version {version}{_canary(home, name)})" for name, version in endpoint.models.items())
     click.echo(f"Serving {served} with {endpoint.backend}: {endpoint.why}.\n")
     for name, value in (("gRPC", endpoint.grpc), ("REST", endpoint.rest), ("page", endpoint.page)):
         click.echo(f"  {name:<6} {value}")
@@ -166,6 +172,11 @@ def _ready(home: Home, endpoint: serving.Endpoint) -> None:
     for name, snippet in snippets.items():
         click.echo(f"Ask it with {name}:\n\n{snippet}\n")
     click.echo("Ctrl+C stops it.")
+
+
+def _canary(home: Home, model: str) -> str:
+    canary = home.models.model(model).labels().canary
+    return "" if canary is None else f", canary {canary}"
 
 
 @click.command(cls=Verb)

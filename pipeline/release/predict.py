@@ -54,6 +54,8 @@ def files_of(patterns: tuple[str, ...]) -> list[str]:
         if pattern == STDIN or Path(pattern).is_file():
             files.append(pattern)
             continue
+        if Path(pattern).is_dir():
+            raise ConfigError(f"{pattern} is a folder; its pictures are named as '{pattern}/*.png'.")
         found = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())  # noqa: PTH207 (any path)
         if not found:
             raise ConfigError(f"{pattern}: there is no such file, and no file of that pattern.")

@@ -87,7 +87,7 @@ class Settled:
       target: host:port of its gRPC, or its folder where that is not known.
       made: whether it answers as the labels say.
       problem: what is in the way, where that is known; a sentence.
-      runs: whether it runs, or may run.
+      runs: whether it runs, or may, and is to follow.
     """
 
     target: str
@@ -113,6 +113,9 @@ def settle(home: Home, model: str) -> list[Settled]:
         target, runs = str(folder.path), True
         try:
             record = folder.record()
+            if record is not None and model in record.pinned and folder.is_held:
+                problem = f"{record.target} was started with --versions or --label, and does not follow."
+                settled.append(Settled(record.target, made=False, problem=problem, runs=False))
             if record is None or model not in record.followed:
                 continue
             target, runs = record.target, folder.is_held

@@ -30,6 +30,7 @@ from pipeline.release.rollout import Rollout
 from pipeline.release.server_files import Served
 from pipeline.release.server_folder import ServerFolder, ServerRecord
 from serving.client import Client, ServingError
+from serving.model_store.labels import STABLE
 
 START_LIMIT = 300  # seconds until a server must answer
 STOP_LIMIT = 30  # seconds that it is given to finish what runs
@@ -106,6 +107,13 @@ class Prepared:
     models: dict[str, int]
     served: dict[str, Served]
     record: ServerRecord
+
+    def answering(self) -> dict[str, int]:
+        """Returns the version of each model that is asked for without naming one: the stable, or else the highest."""
+        return {
+            name: served.labels.get(STABLE) or max(served.versions, default=self.models[name])
+            for name, served in self.served.items()
+        }
 
 
 def prepare(home: Home, settings: ServerSettings, backend: Backend | None = None) -> Prepared:
@@ -195,7 +203,8 @@ def check_address(settings: ServerSettings, backend: Backend) -> None:
                 if error.errno == errno.EADDRNOTAVAIL:
                     raise ConfigError(f"--host {settings.host} is no address of this machine.") from error
                 raise ConfigError(
-                    f"{option} {port} cannot be listened on ({error.strerror}); choose another."
+                    f"{option} {port} cannot be listened on ({error.strerror}); choose another. `ss -ltnp` shows which "
+                    "program has it: a `conveyor serve` that was killed leaves its server."
                 ) from error
 
 
@@ -253,7 +262,7 @@ def serve(home: Home, settings: ServerSettings, say: Callable[[Endpoint], None])
                 settings.target,
                 rest,
                 f"http://{host_and_port(settings.reach, page)}/",
-                models,
+                prepared.answering(),
                 str(prepared.folder.path),
                 str(log),
             )

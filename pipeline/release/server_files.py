@@ -71,8 +71,13 @@ class VersionChoice:
         Raises:
           ConfigError: a version is asked for that is not there.
         """
+        stored = home.models.model(model)
         for number in (*self.specific, *labels.values()):
-            home.models.model(model).require(number)
+            stored.require(number)
+        loaded = {*self.specific, *self.as_they_come(stored.versions())}
+        for label, number in labels.items():
+            if not self.stable and number not in loaded:
+                raise ConfigError(f"The label {label} is of version {number} of {model}, which --versions leaves out.")
         if self.stable:
             known = labelled(home, model)
             return Served(tuple(sorted({*known.versions, *labels.values()})), known.labels | labels)

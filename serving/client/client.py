@@ -57,8 +57,12 @@ class Client:
           tls: how to encrypt; None for not at all over gRPC, and for the system's own certificates over https.
 
         Raises:
-          ServingError: INVALID_ARGUMENT, where the target is no address, or names no port for gRPC.
+          ServingError: INVALID_ARGUMENT, where the target is no address, or names no port for gRPC; or a certificate
+            cannot be read.
+          ValueError: there are less than no retries, or a version and a label.
         """
+        if retries < 0:
+            raise ValueError(f"retries are 0 or more, not {retries}")
         target, named = _split(target)
         self.spec = ModelSpec(model or named or "default", version, label)
         self._timeout, self._retries = timeout, retries
@@ -142,6 +146,7 @@ class Client:
         Raises:
           ServingError: the server refuses, or does not answer in time.
         """
+        outputs = (outputs,) if isinstance(outputs, str) else outputs
         arrays = {name: np.asarray(value) for name, value in inputs.items()}
         return self._ask(
             lambda transport, spec, left: transport.predict(spec, signature, arrays, outputs, left),

@@ -25,8 +25,8 @@ class ServingError(ConveyorError):
 
 @contextlib.contextmanager
 def tls_errors() -> Iterator[None]:
-    """Turns a certificate or a key that cannot be read into a `ServingError`."""
+    """Turns a certificate or a key that cannot be read into a `ServingError`, INVALID_ARGUMENT."""
     try:
         yield
     except OSError as error:  # of ssl too
-        raise ServingError("UNAUTHENTICATED", f"a certificate or key cannot be read: {error}") from error
+        raise ServingError("INVALID_ARGUMENT", f"a certificate or key cannot be read: {error}") from error

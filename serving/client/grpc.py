@@ -1,6 +1,7 @@
 """The client's way over gRPC: PredictionService and ModelService."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -38,7 +39,7 @@ class GrpcTransport:
         else:
             paths = (tls.root_certificates, tls.key, tls.certificate)
             with tls_errors():
-                read = [path.read_bytes() if path else None for path in paths]
+                read = [_pem(Path(path)) if path else None for path in paths]
             self._channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(*read), options)
         self._predict = self._channel.unary_unary(PREDICT)
         self._metadata = self._channel.unary_unary(f"{_SERVICES}PredictionService/GetModelMetadata")
@@ -112,6 +113,13 @@ def predict_request(
     for name, value in inputs.items():
         request.inputs[name].CopyFrom(to_message(value))
     return request
+
+
+def _pem(path: Path) -> bytes:
+    content = path.read_bytes()
+    if b"-----BEGIN " not in content:  # of which gRPC only logs that it found nothing
+        raise ServingError("INVALID_ARGUMENT", f"{path} is no PEM file")
+    return content
 
 
 def _check_size(inputs: Mapping[str, np.ndarray]) -> None:

@@ -1,7 +1,8 @@
 """What a caller has of images, as the signature that takes it and its inputs."""
 
+import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,8 @@ def request_of(images: "Images") -> tuple[str, dict[str, np.ndarray]]:
     Raises:
       OSError: a file cannot be read.
       TypeError: they are of another type, or of several.
-      ValueError: there is none, floats are not in [0, 1], or arrays of a list differ in type or shape.
+      ValueError: there is none, a file is no picture, floats are not in [0, 1], or the arrays of a list differ in type
+        or shape.
     """
     given = images if isinstance(images, np.ndarray) and images.dtype.kind not in "OSU" else _listed(images)
     if not len(given) if isinstance(given, list) else not given.size:
@@ -35,13 +37,16 @@ def request_of(images: "Images") -> tuple[str, dict[str, np.ndarray]]:
         given = _stacked(given)
     if isinstance(given, np.ndarray):
         return _of_array(given)
-    return "predict_encoded", {"image_bytes": np.array([*map(_file, given), None], dtype=object)[:-1]}
+    files = [_file(item, number) for number, item in enumerate(given)]
+    return "predict_encoded", {"image_bytes": np.array([*files, None], dtype=object)[:-1]}
 
 
 def _listed(images: Any) -> list[Any]:
-    if isinstance(images, (bytes, str, os.PathLike)) or _is_pil(images):
+    if isinstance(images, (bytes, bytearray, memoryview, str, os.PathLike)) or _is_pil(images):
         return [images]
     try:
+        if isinstance(images, (Mapping, io.IOBase)):
+            raise TypeError
         return list(images)
     except TypeError:
         raise TypeError(f"images are {_TAKEN}, not {type(images).__name__}") from None
@@ -59,7 +64,8 @@ def _of_array(images: np.ndarray) -> tuple[str, dict[str, np.ndarray]]:
     if images.dtype == np.uint8:
         return "predict_pixels", {"images": images}
     if images.dtype.kind != "f":
-        raise TypeError(f"images are {_TAKEN}, not an array of {images.dtype}; images.astype('uint8') makes pixels")
+        hint = "; images.astype('uint8') makes pixels" if images.dtype.kind in "iu" else ""
+        raise TypeError(f"images are {_TAKEN}, not an array of {images.dtype}{hint}")
     least, most = images.min(), images.max()
     if not (least >= -ROUNDING and most <= 1 + ROUNDING):  # also where there are NaN
         raise ValueError(
@@ -69,20 +75,19 @@ def _of_array(images: np.ndarray) -> tuple[str, dict[str, np.ndarray]]:
     return "predict_images", {"images": images.astype(np.float32)}
 
 
-def _file(item: Any) -> bytes:
-    """Returns a picture file as networks decode it, where that can be; else as it is, for the server to refuse."""
-    from conveyor.pictures import PictureError, as_png, as_png_or_jpeg  # Pillow, which arrays do not need
+def _file(item: Any, number: int) -> bytes:
+    """Returns a picture file as networks decode it."""
+    from conveyor.pictures import KINDS, PictureError, as_png, as_png_or_jpeg  # Pillow, which arrays do not need
 
-    if _is_pil(item):
-        return as_png(item)
+    name = f"image {number}"
     if isinstance(item, (str, os.PathLike)):
-        item = Path(item).read_bytes()
-    if not isinstance(item, bytes):
+        name, item = str(item), Path(item).read_bytes()
+    if not isinstance(item, (bytes, bytearray, memoryview)) and not _is_pil(item):
         raise TypeError(f"images are {_TAKEN}, not {type(item).__name__}")
     try:
-        return as_png_or_jpeg(item)
-    except PictureError:
-        return item
+        return as_png(item) if _is_pil(item) else as_png_or_jpeg(bytes(item))
+    except PictureError as error:
+        raise ValueError(f"{name}: expected {KINDS}, found {error}") from error
 
 
 def _is_pil(item: Any) -> bool:

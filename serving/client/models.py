@@ -24,9 +24,13 @@ class Tls:
       key: its key.
     """
 
-    root_certificates: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
+    root_certificates: str | Path | None = None
+    certificate: str | Path | None = None
+    key: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):  # gRPC would end the process
+            raise ValueError("a client's certificate and its key are given together")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +105,8 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if self.version is not None and self.label is not None:
             raise ValueError("ask for a version or for a label, not for both")
+        if self.version is not None and not isinstance(self.version, int):
+            raise TypeError(f"a version is a number, not {self.version!r}")
         if self.version is not None and not 0 <= self.version < 2**63:
             raise ValueError(f"there is no version {self.version}: a version is a number from 0 to 2^63 - 1")
 

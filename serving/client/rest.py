@@ -34,6 +34,8 @@ class RestTransport:
     """The REST API; see `Transport`."""
 
     def __init__(self, target: str, tls: Tls | None) -> None:
+        if tls and not target.lower().startswith("https://"):
+            raise ServingError("INVALID_ARGUMENT", f"{target} is not encrypted, and TLS is asked for: https://...")
         self._target = target.rstrip("/")
         self._proxies: dict[str, str] | None = {} if is_local(target) else None
         self._context = None
@@ -50,6 +52,11 @@ class RestTransport:
         started = time.monotonic()
         columns = {name: _listed(value) for name, value in inputs.items()}
         body = json.dumps({"signature_name": signature, "inputs": columns}).encode()
+        timeout -= time.monotonic() - started
+        if timeout <= 0:
+            raise ServingError(
+                "DEADLINE_EXCEEDED", f"{len(body) / 1e6:.0f} MB of JSON took all of the time; ask over gRPC"
+            )
         with _understood(reply := self._call(f"{_path(spec)}:predict", body, timeout)):
             outcome = reply["outputs"]
             if not isinstance(outcome, dict) or "b64" in outcome:  # of one output the server leaves the name out
@@ -153,7 +160,7 @@ def _path(spec: ModelSpec) -> str:
 def _listed(value: Any) -> Any:
     """Returns an array as JSON's lists; bytes in base64."""
     if isinstance(value, np.ndarray):
-        return _listed(value.tolist())
+        return _listed(value.tolist()) if value.dtype.kind in "OSU" else value.tolist()
     if isinstance(value, list):
         return [_listed(item) for item in value] if value and isinstance(value[0], (list, bytes)) else value
     return {"b64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value

@@ -253,7 +253,7 @@ def _ours(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--num_processes",
-        type=_number(0),
+        type=_number(0, 256),
         metavar="N",
         default=0,
         help=f"processes that share the ports and have loaded the same; 0: one for every {CORES_A_PROCESS} "

@@ -229,7 +229,9 @@ class Manager:
         paths = {} if config is None else version_policy.wanted(found, config.model_version_policy)
         unreadable = bool(complaint)
         if config is not None and not paths:
-            complaint = complaint or f"No versions of servable {name} found under base path {config.base_path}"
+            complaint = (
+                complaint or f"No versions of servable {name} found under base path {config.base_path}{_hint(config)}"
+            )
         if complaint and complaint != model.missing:
             log.warning("%s.%s", complaint, " What is loaded is served on." if unreadable else "")
         model.missing = complaint
@@ -319,6 +321,12 @@ def _found(name: str, config: model_server_config_pb2.ModelConfig | None) -> tup
         return version_policy.available(Path(config.base_path)), ""
     except OSError as error:
         return {}, f"Could not find base path {config.base_path} for servable {name}: {error.strerror}"
+
+
+def _hint(config: model_server_config_pb2.ModelConfig) -> str:
+    """Returns what to do where a base path is a version's own folder."""
+    is_one = (Path(config.base_path) / "saved_model.pb").exists()
+    return ": it is a version itself; name the folder that it is in, under a number" if is_one else ""
 
 
 def _is_wanted_anew(version: Version, path: Path, asked: bool) -> bool:

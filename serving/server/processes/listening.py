@@ -101,7 +101,7 @@ class Listener:
             except RuntimeError as error:
                 bound = 0
                 log.error("%s", error)
-            if not bound and not address.startswith("unix:"):
+            if not bound:
                 raise StatusError("UNAVAILABLE", f"{address} cannot be listened on: is another server using the port?")
         await server.start()
         stack.push_async_callback(server.stop, GRACE)

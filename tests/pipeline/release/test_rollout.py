@@ -117,6 +117,14 @@ def test_a_server_with_versions_of_its_own_choice_is_left_alone(home):
     assert (folder(home).path / server_files.MODELS).read_text() == before
 
 
+def test_a_running_server_that_does_not_follow_by_choice_is_told_of(home):
+    folder(home).write_record(ServerRecord("localhost:8500", (), {"m": (3,)}))
+    with folder(home).held():
+        (stays,) = rollout.settle(home, "m")
+    assert (stays.made, stays.runs) == (False, False)
+    assert stays.problem == "localhost:8500 was started with --versions or --label, and does not follow."
+
+
 def test_a_running_server_is_waited_for(home, monkeypatch):
     Server(monkeypatch)
     folder(home).write_record(ServerRecord("localhost:8500", ("m",)))

@@ -101,7 +101,7 @@ def test_an_ipv6_address_is_an_address(home):
         ({"versions": "1"}, (), {"mnist": (1,)}),
         ({"labels": ("tried=2",)}, (), {"mnist": (2,)}),
         ({"versions": "all"}, (), {"mnist": ()}),
-        ({"versions": "latest", "labels": ("tried=1",)}, (), {"mnist": (1,)}),
+        ({"versions": "latest:2", "labels": ("tried=1",)}, (), {"mnist": (1,)}),
     ],
     ids=str,
 )

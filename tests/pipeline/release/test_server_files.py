@@ -34,6 +34,7 @@ def home(tmp_path):
         ("latest:3", "latest { num_versions: 3 }"),
         ("all", "all {}"),
         ("1,12", "specific { versions: 1 versions: 12 }"),
+        ("1, 12", "specific { versions: 1 versions: 12 }"),
     ],
 )
 def test_versions(home, text, policy):
@@ -54,6 +55,12 @@ def test_stable_versions_are_those_that_have_the_labels(home):
 def test_versions_that_are_not_there_are_refused(home, text, labels):
     with pytest.raises(ConfigError, match="There is no version 7 of mnist; there are 1, 12"):
         VersionChoice.of(text).of_model(home, "mnist", labels)
+
+
+@pytest.mark.parametrize("text", ["latest", "12"])
+def test_labels_of_versions_that_are_left_out_are_refused(home, text):
+    with pytest.raises(ConfigError, match="The label tried is of version 1 of mnist, which --versions leaves out"):
+        VersionChoice.of(text).of_model(home, "mnist", {"tried": 1})
 
 
 @pytest.mark.parametrize("text", ["", "newest", "latest:0", "3,", "-1"])

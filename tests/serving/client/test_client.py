@@ -106,7 +106,7 @@ def test_what_is_no_image_is_told(target):
     with Client(target, "mnist") as client, pytest.raises(TypeError, match="picture files"):
         client.predict([7])
     with Client(target, "mnist") as client, pytest.raises(ServingError, match="INVALID_ARGUMENT"):
-        client.predict([b"no picture"])
+        client.predict([b"\x89PNG\r\n\x1a\nand no picture"])
 
 
 class Flaky(BaseHTTPRequestHandler):
@@ -176,6 +176,26 @@ def test_a_target_that_is_no_address_is_told(target, message):
 )
 def test_addresses(target):
     Client(target).close()
+
+
+def test_tls_that_cannot_be_meant_is_told(tmp_path):
+    with pytest.raises(ValueError, match="given together"):  # gRPC would end the process
+        Tls(certificate="a.pem")
+    (tmp_path / "no.pem").write_text("no certificate")
+    for target, path, message in (
+        ("localhost:1", "no.pem", "no.pem is no PEM file"),
+        ("localhost:1", "nowhere.pem", "cannot be read: .*nowhere.pem"),
+        ("http://localhost:1", "no.pem", "is not encrypted, and TLS is asked for"),
+    ):
+        with pytest.raises(ServingError, match=f"INVALID_ARGUMENT.*{message}"):
+            Client(target, tls=Tls(str(tmp_path / path)))
+
+
+def test_arguments_that_cannot_be_meant_are_told():
+    with pytest.raises(ValueError, match="0 or more"):
+        Client("localhost:1", retries=-1)
+    with pytest.raises(TypeError, match="a version is a number, not '2'"):
+        Client("localhost:1", version="2")
 
 
 def test_with_tls_there_is_a_port_of_its_own():

@@ -125,7 +125,7 @@ def test_less_than_nothing_has_a_meaning_where_the_real_server_gives_it_one(name
         ([*BASE, "--tensorflow_intra_op_parallelism=-1"], "it must be at least 0"),  # on which TensorFlow aborts
         ([*BASE, "--tensorflow_session_parallelism=-1"], "it must be at least 0"),
         ([*BASE, "--per_process_gpu_memory_fraction=1.5"], "it must be from 0 to 1; it is 1.5"),
-        ([*BASE, "--num_processes=-1"], "argument --num_processes: it must be at least 0; it is -1"),
+        ([*BASE, "--num_processes=-1"], "argument --num_processes: it must be from 0 to 256; it is -1"),
         ([*BASE, "--port=0", "--grpc_socket_path=/s", "--num_processes=2"], "a UNIX socket is of one alone"),
     ],
 )
