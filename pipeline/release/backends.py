@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conveyor.addresses import host_and_port
 from conveyor.errors import ConfigError
+from conveyor.words import host_and_port
 from pipeline.home.folders import Home
 from pipeline.release import server_files
 

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from conveyor.addresses import host_and_port
 from conveyor.errors import ConfigError, ConveyorError, storage_errors
+from conveyor.words import host_and_port
 from pipeline.home.folders import Home
 from pipeline.release import backends, server_files
 from pipeline.release.backends import Backend

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from conveyor.addresses import host_and_port
+from conveyor.words import host_and_port
 from serving.server.endpoints import grpc_api, rest_api
 from serving.server.endpoints.calls import Calls, Control
 from serving.server.endpoints.metrics import Metrics

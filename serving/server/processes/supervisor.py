@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
-from conveyor.addresses import host_and_port
+from conveyor.words import host_and_port
 from serving.server import logs
 from serving.server.endpoints.metrics import Metrics
 from serving.server.models.manager import Manager
