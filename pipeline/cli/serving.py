@@ -164,7 +164,8 @@ def _ready(home: Home, endpoint: serving.Endpoint) -> None:
     if wants_json():
         reply_now()(dataclasses.asdict(endpoint) | {"ask": snippets})
         return
-    served = ", ".join(f"{name} (version {version}{_canary(home, name)})" for name, version in endpoint.models.items())
+    canaries = {name: f", canary {version}" for name, version in endpoint.canaries.items()}
+    served = ", ".join(f"{name} (version {v}{canaries.get(name, '')})" for name, v in endpoint.models.items())
     click.echo(f"Serving {served} with {endpoint.backend}: {endpoint.why}.\n")
     for name, value in (("gRPC", endpoint.grpc), ("REST", endpoint.rest), ("page", endpoint.page)):
         click.echo(f"  {name:<6} {value}")
@@ -172,11 +173,6 @@ def _ready(home: Home, endpoint: serving.Endpoint) -> None:
     for name, snippet in snippets.items():
         click.echo(f"Ask it with {name}:\n\n{snippet}\n")
     click.echo("Ctrl+C stops it.")
-
-
-def _canary(home: Home, model: str) -> str:
-    canary = home.models.model(model).labels().canary
-    return "" if canary is None else f", canary {canary}"
 
 
 @click.command(cls=Verb)

@@ -30,7 +30,7 @@ from pipeline.release.rollout import Rollout
 from pipeline.release.server_files import Served
 from pipeline.release.server_folder import ServerFolder, ServerRecord
 from serving.client import Client, ServingError
-from serving.model_store.labels import STABLE
+from serving.model_store.labels import CANARY, STABLE
 
 START_LIMIT = 300  # seconds until a server must answer
 STOP_LIMIT = 30  # seconds that it is given to finish what runs
@@ -86,6 +86,7 @@ class Endpoint:
     rest: str
     page: str
     models: dict[str, int]
+    canaries: dict[str, int]
     files: str
     log: str
 
@@ -263,6 +264,7 @@ def serve(home: Home, settings: ServerSettings, say: Callable[[Endpoint], None])
                 rest,
                 f"http://{host_and_port(settings.reach, page)}/",
                 prepared.answering(),
+                {name: served.labels[CANARY] for name, served in prepared.served.items() if CANARY in served.labels},
                 str(prepared.folder.path),
                 str(log),
             )

@@ -146,9 +146,8 @@ class SavedModelBundle(Bundle):
             with _failures():
                 return self._call(plan.feeds, tuple([plan.fetches[key] for key in outputs or plan.outputs]))(*inputs)
         except StatusError as error:
-            if inputs and all(
-                value.ndim and not len(value) for value in inputs
-            ):  # many kernels cannot, and say it in their words
+            # Many kernels cannot run on no rows, and say it in words of their own.
+            if inputs and all(value.ndim and not len(value) for value in inputs):
                 raise StatusError(error.code, f"The request has no rows: {error.message}") from error
             raise
 
