@@ -56,7 +56,7 @@ def run(
 ) -> tuple[int, str]:
     """Runs a program of ours, a module, and waits for it; SIGTERM goes on to it, as Ctrl+C does.
 
-    It runs as `python -m` would run it. A program that is to end with this process calls `end_with_parent`.
+    It runs as `python -m` would run it, and what it prints comes out line by line. A program that is to end with this process calls `end_with_parent`.
 
     Args:
       command: the module's name, and its arguments.
@@ -100,7 +100,7 @@ def _program(command: list[str], cwd: Path, environment: dict[str, str], ends: S
     for number, end in enumerate(ends):
         os.dup2(end.fileno(), number)
         end.close()
-    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, "w" if number else "r") for number in range(3))
+    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, "w" if number else "r", buffering=1) for number in range(3))
     os.chdir(cwd)
     os.environ |= environment
     sys.argv = command

@@ -104,6 +104,11 @@ def test_how_a_program_ended_is_told(program, code, ended, last):
     assert program(code)[:2] == (ended, last)
 
 
+def test_what_a_program_prints_comes_out_line_by_line(program):
+    code = "import os, sys; print('told'); print('wrong', file=sys.stderr); os.kill(os.getpid(), 9)"
+    assert program(code) == (-9, "wrong", "told\n")
+
+
 def test_a_program_that_dies_leaves_the_next_one_alone(program):
     assert program("import os; os.kill(os.getpid(), 11)")[0] == -11
     assert program("print('well')") == (0, "", "well\n")
