@@ -4,6 +4,7 @@ They are forked from a process that has imported TensorFlow and has done nothing
 server. So none of them pays for the imports again, and none inherits a thread, a lock or a GPU.
 """
 
+import atexit
 import contextlib
 import functools
 import multiprocessing
@@ -56,7 +57,8 @@ def run(
 ) -> tuple[int, str]:
     """Runs a program of ours, a module, and waits for it; SIGTERM goes on to it, as Ctrl+C does.
 
-    It runs as `python -m` would run it, and what it prints comes out line by line. A program that is to end with this process calls `end_with_parent`.
+    It runs as `python -m` would run it, and what it prints comes out line by line. A program that is to end with this
+    process calls `end_with_parent`.
 
     Args:
       command: the module's name, and its arguments.
@@ -100,11 +102,15 @@ def _program(command: list[str], cwd: Path, environment: dict[str, str], ends: S
     for number, end in enumerate(ends):
         os.dup2(end.fileno(), number)
         end.close()
-    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, "w" if number else "r", buffering=1) for number in range(3))
+    sys.stdin = os.fdopen(0)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
     os.chdir(cwd)
     os.environ |= environment
     sys.argv = command
-    runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()  # a forked process would leave them out, and TensorFlow's files of traced code behind
 
 
 @contextlib.contextmanager

@@ -109,6 +109,10 @@ def test_what_a_program_prints_comes_out_line_by_line(program):
     assert program(code) == (-9, "wrong", "told\n")
 
 
+def test_a_program_does_at_its_exit_what_it_registered(program):
+    assert program("import atexit, sys; atexit.register(print, 'tidied'); sys.exit(4)") == (4, "", "tidied\n")
+
+
 def test_a_program_that_dies_leaves_the_next_one_alone(program):
     assert program("import os; os.kill(os.getpid(), 11)")[0] == -11
     assert program("print('well')") == (0, "", "well\n")
