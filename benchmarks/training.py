@@ -84,6 +84,7 @@ def conveyor(name: str, steps: int, compiles: bool = True) -> dict[str, Any]:
     import tensorflow as tf
 
     from trainer import devices, examples, loop, networks
+    from trainer import steps as trainer_steps
 
     tf.config.experimental.enable_op_determinism()  # as the trainer does
     experiment = load(name)
@@ -92,7 +93,7 @@ def conveyor(name: str, steps: int, compiles: bool = True) -> dict[str, Any]:
     job = dataclasses.replace(experiment.training_job(), training=training)
     chosen = devices.choose(training.precision)
     marks: list[float] = []  # when the steps 0, `steps`, 2 `steps` and 3 `steps` were told of
-    loop.COMPILED_FROM = 1 if compiles else sys.maxsize  # 1: as of the whole recipe
+    trainer_steps.COMPILED_FROM = 1 if compiles else sys.maxsize  # 1: as of the whole recipe
     with tempfile.TemporaryDirectory() as scratch:
         write_examples(Path(scratch), name, ["train"])
         split = examples.read_split(Path(scratch, "Split-train"), job.pictures)
@@ -164,8 +165,8 @@ def fit(name: str, steps: int, jit_compile: bool | str) -> dict[str, Any]:
 def trainer(name: str) -> dict[str, float]:
     """Times a whole trainer's process, from its start to the end of its first step, and from its last to its end."""
     from conveyor.settings import to_json
-    from trainer.loop import COMPILED_FROM
     from trainer.settings import SPEC, TrainingSpec
+    from trainer.steps import COMPILED_FROM
 
     job = load(name).training_job()
 

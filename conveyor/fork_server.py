@@ -1,8 +1,123 @@
-"""Imported by the fork server first: SIGTERM, which may be for all processes, is for those that are forked from it.
+"""A process that has imported what our programs need, and is a program at once when it is asked: it forks.
 
-The server ends by itself when the process that started it is gone.
+    python -m conveyor.fork_server SOCKET MODULE...
+
+SOCKET is the number of a Unix socket, inherited from the process that asks; MODULE is what is imported. A request is
+one byte with five files: the program as JSON (`Program`), its standard input, output and error, and a socket for the
+answers. The first answer is one byte with a process descriptor of the program; the last is its exit code, as a number
+in text, below zero for a signal. The server ends when nobody can ask any more.
+
+The standard library's fork server has the place of its socket among temporary files, which may be too long for one; it
+runs the main module of the process that asks once more; and it serves whatever else of that process asks for it.
 """
 
+import contextlib
+import dataclasses
+import gc
+import importlib
+import io
+import json
+import os
+import runpy
+import selectors
 import signal
+import socket
+import sys
+import warnings
 
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
+FILES = 5  # of a request
+SIGNALS = (signal.SIGTERM, signal.SIGINT)  # may be for all processes: those that are forked take them, the server not
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a process is to be: as `python -m COMMAND...` in a folder.
+
+    Attributes:
+      command: the module's name, and its arguments.
+      folder: that it runs in.
+      environment: all of it.
+      path: where modules are found.
+    """
+
+    command: list[str]
+    folder: str
+    environment: dict[str, str]
+    path: list[str]
+
+
+def serve(requests: socket.socket) -> Program | None:
+    """Forks a process for each request; returns in that process with its program, in the server when it is to end."""
+    running: dict[int, tuple[int, socket.socket]] = {}  # process and socket for the answers, by process descriptor
+    with selectors.DefaultSelector() as selector:
+        selector.register(requests, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is requests:
+                    asked, files, *_ = socket.recv_fds(requests, 1, FILES)
+                    if not asked:
+                        return None
+                    answers = socket.socket(fileno=files.pop())
+                    process = _fork()
+                    if process == 0:
+                        for channel in (requests, answers, *(channel for _, channel in running.values())):
+                            channel.close()
+                        return _take_over(files)
+                    descriptor = os.pidfd_open(process)
+                    running[descriptor] = process, answers
+                    selector.register(descriptor, selectors.EVENT_READ)  # readable when the process ends
+                    _answer(answers, b".", [descriptor])
+                    for file in files:
+                        os.close(file)
+                else:
+                    selector.unregister(key.fd)
+                    process, answers = running.pop(key.fd)
+                    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+                    _answer(answers, str(code).encode(), [])
+                    answers.close()
+                    os.close(key.fd)
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        # From Python 3.12 on it warns of threads: of OpenBLAS, which stops its own around a fork, and of jemalloc.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def _answer(answers: socket.socket, message: bytes, descriptors: list[int]) -> None:
+    with contextlib.suppress(OSError):  # who asked may be gone
+        socket.send_fds(answers, [message], descriptors)
+
+
+def _take_over(files: list[int]) -> Program:
+    """Makes a forked process, with the files of a request, what a new one would be; returns its program."""
+    request, *standard = files
+    with os.fdopen(request, "rb") as file:
+        file.seek(0)
+        program = Program(**json.load(file))
+    for number, file_number in enumerate(standard):
+        os.dup2(file_number, number)
+        os.close(file_number)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
+    os.chdir(program.folder)
+    os.environ.clear()
+    os.environ.update(program.environment)
+    sys.path[:] = program.path
+    sys.argv = program.command
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()  # as new as in a new process; `random` does so by itself
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the process that asked, and that one sends SIGTERM
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # one that came since the fork takes effect here
+    return program
+
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    for name in sys.argv[2:]:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # memory that no collection touches stays shared between the processes
+    if to_be := serve(socket.socket(fileno=int(sys.argv[1]))):
+        runpy.run_module(to_be.command[0], run_name="__main__", alter_sys=True)

@@ -74,8 +74,10 @@ def as_png(picture: PIL.Image.Image) -> bytes:
 
 def _in_colours(picture: PIL.Image.Image) -> PIL.Image.Image:
     """Returns a picture without a palette, which PNG could hold, but not with everything that GIF says of it."""
-    if picture.mode in ("1", "L", "LA", "RGB", "RGBA") or picture.mode.startswith("I;16"):
+    if picture.mode in ("1", "L", "LA", "RGB", "RGBA", "I;16", "I;16B"):
         return picture
+    if picture.mode.startswith("I;16"):
+        return picture.convert("I;16")
     return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
 
 

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import gc
 import json
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -41,6 +40,7 @@ def main(spec: TrainingSpec) -> None:
     tqdm.write(f"Training on {chosen.description}.")
     eval_folder = examples / "Split-eval"
     train = read_splits([Path(folder) / "Split-train" for folder in spec.train], job.pictures)
+    sample = train.images[:PROVEN]
     result = loop.train(
         job,
         chosen,
@@ -49,16 +49,13 @@ def main(spec: TrainingSpec) -> None:
         Path(spec.checkpoints),
         run / "tensorboard",
         initial=export.read_weights(Path(spec.initial)) if spec.initial else None,
-        # With the weights of a version that serves, the network is one that can be served.
-        prove=functools.partial(_prove, job, train.images[:PROVEN], run) if spec.model and not spec.initial else None,
+        prove=functools.partial(_prove, job, sample, run) if spec.model else None,
     )
     (run / "history.json").write_text(json.dumps(result.history))
     if not spec.model:
         return
-    network = export.save(result.model, job, Path(spec.model), run)
-    networks.check_rebuilt(network, job, train.images[:PROVEN])
+    network, predict = _export(result.model, job, Path(spec.model), run, sample, to_prove=not result.proven)
     test = read_split(examples / "Split-test", job.pictures)
-    predict = loop.predictor(network, job.shape)
     scores = predict(test.images)
     accuracy, _ = loop.accuracy_and_loss(scores, test.labels)
     tqdm.write(f"test accuracy {accuracy:.4f}")
@@ -77,23 +74,44 @@ def main(spec: TrainingSpec) -> None:
     (run / "summary.json").write_text(json.dumps(dataclasses.asdict(summary), indent=1))
 
 
-def _prove(job: TrainingJob, images: np.ndarray, scratch: Path, model: keras.Model) -> None:
-    """Exports a network, loads it as the server would, and compares their answers.
+def _prove(job: TrainingJob, sample: np.ndarray, scratch: Path, model: keras.Model) -> None:
+    """Exports a network in the midst of its training, and removes what it wrote.
 
     Raises:
-      NotServable: it cannot be served; a training would be in vain.
+      NotServable: it cannot be served; more training would be in vain.
     """
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        try:
-            network = export.save(model, job, Path(folder, "model"), Path(folder))
-            scores = loop.predictor(network, job.shape)(images)
-            if not np.isfinite(scores).all():
-                return  # the training diverges, and says so after its next steps
-            networks.check_rebuilt(network, job, images)
-            servability.check(Path(folder, "model"), images, scores)
-        except Exception as error:  # whatever the code of a network makes of an export
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise NotServable(f"The network cannot be served, and is not trained: {reason}") from error
+        _export(model, job, Path(folder, "model"), Path(folder), sample, to_prove=True)
+
+
+def _export(
+    model: keras.Model, job: TrainingJob, folder: Path, scratch: Path, sample: np.ndarray, to_prove: bool
+) -> tuple[keras.Model, loop.Predict]:
+    """Writes a SavedModel, and returns the float32 network that is in it, and its predictions.
+
+    Args:
+      model: the network.
+      job: what is trained.
+      folder: where the SavedModel goes.
+      scratch: an existing folder for a file that the SavedModel copies.
+      sample: images whose answers are compared: of the network built anew, and, to prove it, of the SavedModel.
+      to_prove: whether to load the SavedModel as the server would.
+
+    Raises:
+      NotServable: it cannot be served.
+    """
+    try:
+        network = export.save(model, job, folder, scratch)
+        predict = loop.predictor(network, job.shape)
+        scores = predict(sample)
+        if np.isfinite(scores).all():  # else the training diverges, and says so after its next steps
+            networks.check_rebuilt(network, job, sample)
+            if to_prove:
+                servability.check(folder, sample, scores)
+    except Exception as error:  # whatever the code of a network makes of an export
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise NotServable(f"The network cannot be served: {reason}") from error
+    return network, predict
 
 
 def _held_out(predict: loop.Predict, spans: dict[str, str], rules: Pictures) -> dict[str, dict[str, float]]:
@@ -111,7 +129,6 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m trainer SPEC.json")
     processes.end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the process that started this one, and tells it
     try:
         given = from_json(TrainingSpec, Path(sys.argv[1]).read_bytes())
         with modules.importable(Path(given.job.network.folder)):  # a network may import in the midst of a call

@@ -4,11 +4,10 @@ import dataclasses
 import functools
 import json
 import math
-import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,16 @@ from conveyor.errors import ConveyorError, ExitCode
 from trainer import export, networks
 from trainer.callbacks import Callbacks
 from trainer.devices import Devices
-from trainer.examples import Images, ShuffledOrder, Split, batches
+from trainer.examples import Images, ShuffledOrder, Split
 from trainer.records import changes_told
 from trainer.settings import Training, TrainingJob
+from trainer.steps import Steps
 
 STEPS_PER_EXECUTION = 10  # in one call of the compiled loop: few calls into Python, and a bar that still moves
 PREDICT_BATCH = 500
 FITTED = 2000  # training images that layers may be fitted to
 FLOAT_BYTES = 2**28  # of images that are in memory at once, besides batches
-COMPILED_FROM = 500  # steps of a training whose optimizer is compiled by XLA
+PROVEN_AFTER = 10.0  # seconds of training: a shorter one is over before it is known whether it is in vain
 
 
 class TrainingDiverged(ConveyorError):
@@ -53,6 +53,7 @@ class TrainingResult:
       resumed_from: the step that a checkpoint allowed to continue from; 0 where there was none.
       seconds: how long this process trained.
       history: what was printed: one dict a line, with `step`, `accuracy`, `loss` and, at times, `eval_accuracy`.
+      proven: whether `prove` was called.
     """
 
     model: keras.Model
@@ -60,6 +61,7 @@ class TrainingResult:
     resumed_from: int
     seconds: float
     history: list[dict[str, float]]
+    proven: bool
 
 
 class Checkpoints:
@@ -119,7 +121,7 @@ def train(
       logs: folder for TensorBoard.
       say: prints a line.
       initial: weights to start from, in the order of the network's variables; None for the network's initialisers.
-      prove: called with the network after the first step of all; it raises where a longer training is no use.
+      prove: called with the network once, after `PROVEN_AFTER` seconds; it raises where more training is no use.
 
     Raises:
       NetworkError: the network cannot be built.
@@ -135,11 +137,11 @@ def train(
     if first_step:
         say(f"Continuing from the checkpoint at step {first_step}.")
     order = ShuffledOrder(len(train_split), training.batch_size, training.steps + 1, training.seed)
-    steps = _Steps(job, devices, model, train_split, order, first_step, say)
+    steps = Steps(job, devices, model, train_split, order, first_step, say)
     measure = _Measure(job, model, train_split, eval_split, order)
     callbacks = Callbacks(job, model)
     stopped = threading.Event()
-    started = time.perf_counter()
+    proven, started = False, time.perf_counter()
     with (
         _bar(first_step, training.steps) as bar,
         tf.summary.create_file_writer(str(logs)).as_default(),
@@ -168,17 +170,18 @@ def train(
                 break
             if stopped.is_set():
                 raise TrainingStopped(f"Stopped at step {step}, with a checkpoint. Run again to continue from there.")
-            count = 1 if step == 0 and prove else _steps_to_next_event(step, training)
+            count = _steps_to_next_event(step, training)
             with changes_told():
                 loss = steps.take(count)
             step += count
             bar.update(count)
             if not math.isfinite(loss):
                 raise TrainingDiverged(_diverged(loss, step))
-            if step == 1 and prove:
+            if prove and not proven and time.perf_counter() - started > PROVEN_AFTER:
                 prove(model)
+                proven = True
             callbacks.trained(step, count, loss)
-    return TrainingResult(model, step, first_step, time.perf_counter() - started, history)
+    return TrainingResult(model, step, first_step, time.perf_counter() - started, history, proven)
 
 
 def _steps_to_next_event(step: int, training: Training) -> int:
@@ -280,120 +283,6 @@ def accuracy_and_loss(scores: np.ndarray, labels: np.ndarray) -> tuple[float, fl
     accuracy = float(np.mean(scores.argmax(axis=1) == labels))
     likelihoods = scores[np.arange(len(labels)), labels]
     return accuracy, float(-np.mean(np.log(np.maximum(likelihoods, np.finfo(np.float32).tiny))))
-
-
-class _Steps:
-    """Takes steps, from a first one on: the compiled loop, and the batches that it goes through.
-
-    XLA does not compile every network, and often says so only when it is to: then the first step is taken anew
-    without it.
-    """
-
-    def __init__(
-        self,
-        job: TrainingJob,
-        devices: Devices,
-        model: keras.Model,
-        train_split: Split,
-        order: ShuffledOrder,
-        first_step: int,
-        say: Callable[[str], Any],
-    ) -> None:
-        strategy = devices.strategy
-        shares = batches(train_split, order, first_step, strategy.num_replicas_in_sync)
-        self._new_iterator = lambda: iter(strategy.distribute_datasets_from_function(lambda _: shares))
-        self._new_loop = functools.partial(_compiled_loop, job, devices, model, _update(job, devices, model, say))
-        layers = uncompilable(model)
-        if devices.xla and layers:
-            say(f"XLA compiles no step of this network: it has {', '.join(layers)}.")
-        self._iterator, self._loop = self._new_iterator(), self._new_loop(xla=devices.xla and not layers)
-        self._say = say
-        self._to_restore = [*model.variables, *model.optimizer.variables] if devices.xla and not layers else []
-
-    def take(self, count: int) -> float:
-        """Takes so many steps, and returns the last one's loss."""
-        to_restore, self._to_restore = self._to_restore, []
-        before = [variable.numpy() for variable in to_restore]
-        try:
-            return float(self._loop(self._iterator, tf.constant(count)))
-        except (tf.errors.UnimplementedError, tf.errors.InvalidArgumentError) as error:
-            refusal = _refusal(error) if to_restore else None
-            if refusal is None:
-                raise
-        for variable, value in zip(to_restore, before, strict=True):  # some, such as the step's number, have moved
-            variable.assign(value)
-        self._iterator, self._loop = self._new_iterator(), self._new_loop(xla=False)
-        loss = float(self._loop(self._iterator, tf.constant(count)))
-        self._say(f"XLA compiles no step of this network: {refusal}")
-        return loss
-
-
-def _refusal(error: tf.errors.OpError) -> str | None:
-    """Returns what XLA says where it does not compile, without where in the graph it arose; None of other failures."""
-    lines = [re.sub(r"\(\d+\) [A-Z_]+: *|\{\{.*?\}\}", "", line).strip() for line in error.message.splitlines()]
-    return next((line for line in lines if "XLA" in line or "tf2xla" in line), None)
-
-
-def _update(
-    job: TrainingJob, devices: Devices, model: keras.Model, say: Callable[[str], Any]
-) -> Callable[[list[tf.Tensor]], None]:
-    """Returns a function of gradients that moves the weights."""
-    variables = model.trainable_variables
-
-    def update(slopes: list[tf.Tensor]) -> None:
-        model.optimizer.apply(slopes, variables)
-
-    if devices.is_one_cpu and job.training.steps >= COMPILED_FROM:
-        # One pass over a weight and its averages, in place of an optimizer's many. It takes a second to compile.
-        compiled = tf.function(update, jit_compile=True, autograph=False)
-        try:
-            compiled.experimental_get_compiler_ir([tf.zeros_like(variable) for variable in variables])("hlo")
-            update = compiled
-        except ValueError:
-            say(f"XLA does not compile the optimizer, {type(model.optimizer).__name__}: its steps may take longer.")
-    return update
-
-
-def _compiled_loop(
-    job: TrainingJob, devices: Devices, model: keras.Model, update: Callable[[list[tf.Tensor]], None], *, xla: bool
-) -> Callable[..., tf.Tensor]:
-    """Returns a function of an iterator and a count that takes so many steps and returns the last one's loss."""
-    variables = model.trainable_variables
-    by_number, replicas = networks.takes_class_numbers(model), devices.strategy.num_replicas_in_sync
-
-    @tf.function(jit_compile=xla, autograph=False)
-    def gradients(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        with tf.GradientTape() as tape:
-            pixels = tf.cast(images, tf.float32)
-            logits = tf.cast(model(pixels, training=True), tf.float32)
-            targets = labels if by_number else tf.one_hot(labels, len(job.classes))
-            # The mean over the whole batch: Keras divides by the number of replicas, whose gradients the optimiser adds
-            # up, and which have shares that may differ by one image.
-            share = tf.cast(tf.shape(images)[0] * replicas, tf.float32) / job.training.batch_size
-            loss = model.compute_loss(pixels, targets, logits) * share
-            scaled = model.optimizer.scale_loss(loss)
-        return loss, tape.gradient(scaled, variables)
-
-    @tf.autograph.experimental.do_not_convert
-    def replica_step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        loss, slopes = gradients(images, labels)
-        update(slopes)
-        return loss
-
-    @tf.function
-    def run_steps(iterator: Iterator[Any], count: tf.Tensor) -> tf.Tensor:
-        loss = tf.constant(0.0)
-        for _ in tf.range(count):
-            losses = devices.strategy.run(replica_step, next(iterator))
-            loss = devices.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
-        return loss
-
-    return run_steps
-
-
-def uncompilable(model: keras.Model) -> list[str]:
-    """Returns the layers of a network that XLA cannot compile, such as random rotations."""
-    return [layer.name for layer in model._flatten_layers() if not getattr(layer, "supports_jit", True)]
 
 
 def _line(entry: dict[str, float]) -> str:

@@ -61,8 +61,7 @@ def convert(model: Path, run: Path, examples: Path, formats: Sequence[str], targ
         code, last = processes.run(command, ROOT, {"CUDA_VISIBLE_DEVICES": "-1"})
         if code:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
-            last = last.rstrip(".") or "it said nothing"
-            raise ConversionFailed(f"The process that converts the network {how}: {last}.")
+            raise ConversionFailed(f"The process that converts the network {how}: {last.rstrip('.')}.")
         found = json.loads(answer.read_text())
     if isinstance(found, str):
         raise ConversionFailed(f"{found} Without serving.formats the model is pushed as a SavedModel alone.")

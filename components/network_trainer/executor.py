@@ -91,7 +91,7 @@ def run_trainer(spec: Path, output: IO[str] | None = None) -> None:
       TrainingFailed: it ended with an error, or was stopped.
     """
     # In the run's own folder: a network's callbacks may write files by relative paths.
-    code, last_line = processes.run([PROGRAM, str(spec)], spec.parent, {}, output)
+    code, last_line = processes.run([PROGRAM, str(spec)], spec.parent, {}, output, stops=True)
     if code < 0:
         raise TrainerKilled(f"The trainer was killed by signal {-code}{_why(-code)}.")
     if code == ExitCode.INTERRUPTED:

@@ -185,9 +185,9 @@ class ProcessTuner(keras_tuner.engine.base_tuner.BaseTuner):
         trials.write(self._folder, self._trials)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         named = ", ".join(f"{name}={shown(value)}" for name, value in settings.items())
-        what = problem or f"held-out accuracy {accuracy:.4f}"
+        what = f"held-out accuracy {accuracy:.4f}" if problem is None else problem
         tqdm.write(f"trial {number}: {named}: {what} ({trial.seconds:.0f} s)")
-        self._failures = self._failures + 1 if problem else 0
+        self._failures = self._failures + 1 if problem is not None else 0
         if self._failures == FAILURES:
             raise TuningFailed(f"{FAILURES} trials in a row could not be measured; the last one: {problem}")
         return trial

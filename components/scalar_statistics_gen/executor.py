@@ -1,12 +1,13 @@
 """Computes statistics of examples with TensorFlow Data Validation, without decoding a pixel.
 
 TFX's StatisticsGen decodes every feature of every example to leave all but four out: 6 s for MNIST, where this takes a
-tenth of that. What is held in memory is 20 bytes an example.
+tenth of that. What is held in memory is 24 bytes an example, and twice that for a moment.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import tensorflow as tf
 import tensorflow_data_validation as tfdv
@@ -28,7 +29,8 @@ def statistics(folders: Sequence[Path], schema: schema_pb2.Schema) -> statistics
     features = {name: tf.io.FixedLenFeature([], kind) for name, kind in SCALARS.items()}
     rows = tf.data.TFRecordDataset(files).batch(READ_BATCH).map(lambda records: tf.io.parse_example(records, features))
     batches = [pd.DataFrame(batch) for batch in rows.as_numpy_iterator()]
-    frame = pd.concat(batches, ignore_index=True) if batches else pd.DataFrame(columns=list(SCALARS))
+    none = pd.DataFrame({name: np.empty(0, kind.as_numpy_dtype) for name, kind in SCALARS.items()})
+    frame = pd.concat(batches or [none], ignore_index=True)
     return tfdv.generate_statistics_from_dataframe(frame, tfdv.StatsOptions(schema=schema), n_jobs=1)
 
 

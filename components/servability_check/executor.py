@@ -1,6 +1,7 @@
 """Asks another process whether a model can be served."""
 
 import json
+import signal
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,14 @@ from typing import Any
 import numpy as np
 
 from conveyor import processes
+from conveyor.errors import ConveyorError
 from conveyor.settings import from_json
 from trainer.examples import read_split
 from trainer.settings import SPEC, TrainingSpec
+
+
+class CheckKilled(ConveyorError):
+    """Somebody, or the system for want of memory, killed the process: that says nothing of the model."""
 
 
 def check(model: Path, run: Path, examples: Path, count: int) -> dict[str, Any]:
@@ -23,6 +29,9 @@ def check(model: Path, run: Path, examples: Path, count: int) -> dict[str, Any]:
       run: the trainer's other outputs, with `spec.json` and `test_scores.npy`.
       examples: folder of the splits.
       count: how many test images, the first, are compared.
+
+    Raises:
+      CheckKilled: the process was killed.
     """
     pictures = from_json(TrainingSpec, (run / SPEC).read_bytes()).job.pictures
     scores = np.load(run / "test_scores.npy", allow_pickle=False)[:count]
@@ -35,6 +44,8 @@ def check(model: Path, run: Path, examples: Path, count: int) -> dict[str, Any]:
         answer = Path(folder, "answer")
         with answer.open("w") as output:
             code, last_line = processes.run(command, Path(folder), {"CUDA_VISIBLE_DEVICES": "-1"}, output)
+        if -code in (signal.SIGTERM, signal.SIGKILL):
+            raise CheckKilled(f"The process that loads the model was killed by signal {-code}: run again to check it.")
         if code:
             reason = f"the process that loaded it ended with {code}: {last_line}"
             return {"ok": False, "reason": reason, "differences": {}}

@@ -182,6 +182,7 @@ def _side_row(label: str, side: Any) -> dict[str, Any]:
 
 
 def _compare(home: Home, experiment: Experiment, count: int, target: str | None, data: Path | None) -> Any:
+    from pipeline.cli.serving import explained
     from pipeline.data.inputs import input_folder
     from pipeline.release import promotion, rollout
     from pipeline.run.console import Console, redirected
@@ -196,7 +197,9 @@ def _compare(home: Home, experiment: Experiment, count: int, target: str | None,
         from pipeline.run.evaluate import test_split
 
         pixels, truth = test_split(experiment, folder)
-    return promotion.compare(address, experiment.serving.model_name, pixels[:count], truth[:count])
+    model = experiment.serving.model_name
+    with explained(address, model, []):
+        return promotion.compare(address, model, pixels[:count], truth[:count])
 
 
 def _settle(home: Home, move: StableMove, sides: dict[str, Any]) -> ExitCode:

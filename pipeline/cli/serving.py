@@ -19,9 +19,10 @@ from pipeline.release import backends
 from pipeline.release import predict as predicting
 from pipeline.release import serve as serving
 from pipeline.release.loadtest import load_test
-from pipeline.run.console import quiet_libraries
+from pipeline.release.server_folder import running_servers
 from serving.client import Client, ServingError, Tls
 
+USUAL_TARGET = "localhost:8500"
 SERVER = bundle(
     "server",
     serving.ServerSettings,
@@ -54,7 +55,7 @@ SERVER = bundle(
 class Connection:
     """The options that say which server to ask, which version, and how."""
 
-    target: str
+    target: str | None
     version: int | None
     label: str | None
     timeout: float
@@ -62,28 +63,29 @@ class Connection:
     cert: Path | None
     key: Path | None
 
-    def client(self, model: str) -> Client:
+    def client(self, target: str, model: str) -> Client:
         """Returns a client of a model."""
         if self.version is not None and self.label is not None:
             raise click.UsageError("Ask for a --version or for a --label, not for both.")
         try:
             tls = Tls(self.ca, self.cert, self.key) if self.ca or self.cert or self.key else None
-            Client(self.target, model, tls=tls).close()
-        except ServingError as error:
-            raise click.UsageError(error.message) from error
         except ValueError as error:
             raise click.UsageError(f"--cert and --key: {error}.") from error
-        if self.version is None and self.label is None:
-            return Client.stable(self.target, model, timeout=self.timeout, tls=tls)
-        return Client(self.target, model, version=self.version, label=self.label, timeout=self.timeout, tls=tls)
+        try:
+            if self.version is None and self.label is None:
+                return Client.stable(target, model, timeout=self.timeout, tls=tls)
+            return Client(target, model, version=self.version, label=self.label, timeout=self.timeout, tls=tls)
+        except ServingError as error:
+            if error.code != "INVALID_ARGUMENT":
+                raise
+            raise click.UsageError(error.message) from error
 
 
 TARGET = click.option(
     "--target",
-    default="localhost:8500",
-    show_default=True,
     metavar="ADDRESS",
-    help="The server: host:port of gRPC, or http://host:port of REST.",
+    help="The server: host:port of gRPC, or http://host:port of REST. [default: the `conveyor serve` that runs, or "
+    f"{USUAL_TARGET}]",
 )
 CONNECTION = bundle(
     "connection",
@@ -112,7 +114,7 @@ CONNECTION = bundle(
 )
 @HOME
 @JSON
-def serve(server: serving.ServerSettings, dry_run: bool, files_only: bool, home: Home) -> None:
+def serve(server: serving.ServerSettings, dry_run: bool, files_only: bool, home: Home) -> ExitCode:
     """Serve the pushed models over gRPC and REST, with a page to try them.
 
     \b
@@ -134,6 +136,7 @@ def serve(server: serving.ServerSettings, dry_run: bool, files_only: bool, home:
     server = dataclasses.replace(server, models=tuple(model_name(home, name) for name in server.models))
     if dry_run and files_only:
         raise click.UsageError("--dry-run writes nothing, and --files-only writes: choose one.")
+    code = ExitCode.SUCCESS
     if dry_run or files_only:
         if files_only:
             with serving.written(home, server) as prepared:
@@ -144,19 +147,20 @@ def serve(server: serving.ServerSettings, dry_run: bool, files_only: bool, home:
                 serving.check_address(server, prepared.backend)
             except ConfigError as problem:
                 warn(f"As things are now, it would not start: {problem}")
+                code = problem.exit_code
         commands = serving.commands(home, server, prepared)
         for command in commands:
             click.echo(shlex.join(command))
         reply({"commands": commands, "files": str(prepared.folder.path)})
-        return
+        return code
     with serving.writable(home) as place:
         if place != home:
             warn(
                 f"{home.root} cannot be written: the server's files and its log are in {place.scratch}. `conveyor gc` "
                 "elsewhere does not see this server; what has a label stays."
             )
-        with quiet_libraries():
-            serving.serve(place, server, lambda endpoint: _ready(place, endpoint))
+        serving.serve(place, server, lambda endpoint: _ready(place, endpoint))
+    return code
 
 
 def _ready(home: Home, endpoint: serving.Endpoint) -> None:
@@ -200,10 +204,11 @@ def predict(model: str, images: tuple[str, ...], connection: Connection, top: in
                 2  a wrong option, or no file of such a name
     """
     files = predicting.files_of(images)
-    name, there = _known_models(home, model)
+    name, there, target = _known(home, model)
+    target = connection.target or target
     with (
-        _explained(connection.target, name, there),
-        connection.client(name) as client,
+        explained(target, name, there),
+        connection.client(target, name) as client,
         tqdm.tqdm(total=len(files), unit="image", disable=len(files) <= predicting.BATCH or None) as bar,
     ):
         answers = list(predicting.predict(client, files, top, lambda more: bar.update(more)))
@@ -215,22 +220,29 @@ def predict(model: str, images: tuple[str, ...], connection: Connection, top: in
     return ExitCode.FAILED if any(answer.error for answer in answers) else ExitCode.SUCCESS
 
 
-def _known_models(root: str | None, model: str) -> tuple[str, list[str]]:
-    """Returns the model that a name is of in the home folder, and the models there.
+def _known(root: str | None, model: str) -> tuple[str, list[str], str]:
+    """Returns the model that a name is of in the home folder, the models there, and the server to ask.
 
     The server may be anywhere: where the home folder is not to be read, the name is the model's.
     """
     try:
         home = Home.at(root)
-        return model_name(home, model), [known.name for known in home.models.models() if known.versions()]
+        name = model_name(home, model)
+        return name, [known.name for known in home.models.models() if known.versions()], _target(home, name)
     except ConveyorError:
         if is_file(model):
             raise
-        return model, []
+        return model, [], USUAL_TARGET
+
+
+def _target(home: Home, model: str) -> str:
+    """Returns the address of a `conveyor serve` of the home that has a model; the usual one where none runs."""
+    servers = running_servers(home)
+    return next((s.target for s in servers if model in s.followed or model in s.pinned), USUAL_TARGET)
 
 
 @contextlib.contextmanager
-def _explained(target: str, model: str, there: list[str]) -> Iterator[None]:
+def explained(target: str, model: str, there: list[str]) -> Iterator[None]:
     """Says what to do where no server answers, or has no such model; `there` are those that the home has."""
     try:
         yield
@@ -259,10 +271,14 @@ def _row(answer: predicting.Answer) -> dict[str, Any]:
 @click.option("--clients", type=click.IntRange(1, 1024), default=8, show_default=True, help="Connections at once.")
 @click.option("--seconds", type=click.FloatRange(0.1), default=10, show_default=True, help="How long.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images in a request.")
-@click.option("--target", default="localhost:8500", show_default=True, help="The server: host:port of gRPC.")
+@click.option(
+    "--target",
+    metavar="ADDRESS",
+    help=f"The server: host:port of gRPC. [default: the `conveyor serve` that runs, or {USUAL_TARGET}]",
+)
 @HOME
 @JSON
-def loadtest(model: str, clients: int, seconds: float, batch: int, target: str, home: Home) -> ExitCode:
+def loadtest(model: str, clients: int, seconds: float, batch: int, target: str | None, home: Home) -> ExitCode:
     """Measure a server's throughput and latency.
 
     \b
@@ -278,7 +294,9 @@ def loadtest(model: str, clients: int, seconds: float, batch: int, target: str, 
                 2  a wrong option, or no such model was pushed
     """
     model = model_name(home, model)
-    test = load_test(home, target, model, clients, seconds, batch)
+    target = target or _target(home, model)
+    with explained(target, model, []):
+        test = load_test(home, target, model, clients, seconds, batch)
     asked = f"{counted(clients, 'client')}, {counted(batch, 'image')} a request, {test.seconds:.1f} s"
     click.echo(f"{model} version {test.version}: {asked}\n")
     lines = [

@@ -87,7 +87,7 @@ class Settled:
       target: host:port of its gRPC, or its folder where that is not known.
       made: whether it answers as the labels say.
       problem: what is in the way, where that is known; a sentence.
-      runs: whether it runs, or may, and is to follow.
+      runs: whether it runs, or may, and is to follow; else `problem` says what there is to know.
     """
 
     target: str

@@ -3,11 +3,14 @@
 import contextlib
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import rich.console
+from rich.control import Control
+from rich.segment import ControlType
 
 from conveyor.errors import storage_errors
 
@@ -18,22 +21,40 @@ STREAMS_OUTPUT = ("Trainer", "Tuner")  # print lines of their own while they run
 class Console:
     """Writes progress to standard output, in colour where that is a terminal."""
 
+    def __init__(self) -> None:
+        self._running: list[str] = []
+        self._lock = threading.Lock()
+
     def note(self, text: str) -> None:
         """Says a sentence."""
         self._out().print(text, highlight=False, markup=False, soft_wrap=True)
 
     def start(self, component: str) -> None:
-        """Says that a component runs; in a terminal, `end` writes over it."""
-        out = self._out()
-        if component in STREAMS_OUTPUT:
-            out.print(f"  {component:<20} running", highlight=False)
-        elif out.is_terminal:
-            out.print(f"  {component:<20} running", end="\r", highlight=False)
+        """Says that a component runs; in a terminal, what comes next writes over it."""
+        with self._lock:
+            self._running.append(component)
+            if component in STREAMS_OUTPUT:
+                self._out().print(f"  {component:<20} running", highlight=False)
+            else:
+                self._show_running()
 
     def end(self, component: str, state: str, seconds: float) -> None:
         """Says how a component ended, and after how long."""
         style = STYLES.get(state, "none")
-        self._out().print(f"  {component:<20} [{style}]{state:<8}[/] {seconds:7.1f} s", highlight=False)
+        with self._lock:
+            self._running.remove(component)
+            self._erase()
+            self._out().print(f"  {component:<20} [{style}]{state:<8}[/] {seconds:7.1f} s", highlight=False)
+            self._show_running()
+
+    def _show_running(self) -> None:
+        if self._running and self._out().is_terminal:
+            self._erase()
+            self._out().print(f"  {', '.join(self._running):<20} running", end="\r", highlight=False)
+
+    def _erase(self) -> None:
+        if self._out().is_terminal:
+            self._out().control(Control((ControlType.ERASE_IN_LINE, 2)))
 
     def _out(self) -> rich.console.Console:
         # Made anew each time: where standard output leads may have changed in between.

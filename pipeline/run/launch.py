@@ -1,9 +1,12 @@
-"""Launches the components of a compiled pipeline, one after the other, and shows how each one goes."""
+"""Launches the components of a compiled pipeline, and shows how each one goes."""
 
 import threading
 import time
+from collections.abc import Callable
+from concurrent import futures
 from typing import Any
 
+import tensorflow as tf
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto.metadata_store_pb2 import Execution
 from tfx.dsl.compiler import constants
@@ -18,6 +21,8 @@ from conveyor.errors import ConveyorError
 from pipeline.home import metadata_store
 from pipeline.home.metadata_store import STATES
 from pipeline.run.console import Console
+
+BESIDE = ("FormatExport", "ServabilityCheck")  # wait for a process of their own
 
 
 class ComponentFailed(ConveyorError):
@@ -54,41 +59,90 @@ class PipelineRunner(tfx_runner.IrBasedRunner):
         config = runner_utils.extract_local_deployment_config(pipeline)
         connection = config.metadata_connection_config
         connection = getattr(connection, connection.WhichOneof("connection_config"))
-        with processes.on_stop(self._stop.set):
-            self._run_nodes(pipeline, config, connection)
+        shared = _SharedStore(connection, self._store)
 
-    def _run_nodes(self, pipeline: pipeline_pb2.Pipeline, config: Any, connection: Any) -> None:
-        for node in pipeline.nodes:
-            if self._stop.is_set():
-                raise Stopped(f"Stopped before {node.pipeline_node.node_info.id}. Run again to continue from there.")
-            name = node.pipeline_node.node_info.id
+        def launch(name: str, node: pipeline_pb2.PipelineNode) -> None:
             component = launcher.Launcher(
-                pipeline_node=node.pipeline_node,
-                mlmd_connection=metadata.Metadata(connection),
+                pipeline_node=node,
+                mlmd_connection=shared,
                 pipeline_info=pipeline.pipeline_info,
                 pipeline_runtime_spec=pipeline.runtime_spec,
                 executor_spec=runner_utils.extract_executor_spec(config, name),
                 custom_driver_spec=runner_utils.extract_custom_driver_spec(config, name),
             )
-            self._launch(name, component)
+            self._launch(name, component, shared)
 
-    def _launch(self, name: str, component: launcher.Launcher) -> None:
+        nodes = {node.pipeline_node.node_info.id: node.pipeline_node for node in pipeline.nodes}
+        with processes.on_stop(self._stop.set), futures.ThreadPoolExecutor() as threads:
+            try:
+                self._run_nodes(nodes, launch, threads)
+            except KeyboardInterrupt:
+                self._stop.set()
+                processes.stop_running()
+                raise
+
+    def _run_nodes(
+        self,
+        waiting: dict[str, pipeline_pb2.PipelineNode],
+        launch: Callable[[str, pipeline_pb2.PipelineNode], None],
+        threads: futures.Executor,
+    ) -> None:
+        done: set[str] = set()
+        beside: dict[futures.Future[None], str] = {}
+        while waiting or beside:
+            if waiting and self._stop.is_set():
+                raise Stopped(f"Stopped before {next(iter(waiting))}. Run again to continue from there.")
+            ready = [name for name, node in waiting.items() if done.issuperset(node.upstream_nodes)]
+            name = min(ready, key=lambda name: name not in BESIDE, default=None)  # those first
+            if name is None:
+                futures.wait(beside, return_when=futures.FIRST_COMPLETED)
+            elif name in BESIDE:
+                beside[threads.submit(launch, name, waiting.pop(name))] = name
+            else:
+                launch(name, waiting.pop(name))
+                done.add(name)
+            for ended in [future for future in beside if future.done()]:
+                done.add(beside.pop(ended))
+                ended.result()
+
+    def _launch(self, name: str, component: launcher.Launcher, shared: "_SharedStore") -> None:
         self._console.start(name)
         started = time.perf_counter()
         try:
-            state = self._state(component.launch())
+            # What it traces, such as TensorFlow Model Analysis' metrics, has no control flow of Python's to convert.
+            state = _state(tf.autograph.experimental.do_not_convert(component.launch)(), shared)
             if state == "failed":  # TFX publishes an input it cannot resolve as a failure, and raises nothing
                 raise RuntimeError("its inputs could not be found in ML Metadata")
         except Exception as error:
             if self._stop.is_set():
-                metadata_store.cancel_failed(self._store, self._run_id, name)
+                with shared as handle:
+                    metadata_store.cancel_failed(handle.store, self._run_id, name)
                 self._console.end(name, "stopped", time.perf_counter() - started)
                 raise Stopped(str(error)) from error
             self._console.end(name, "failed", time.perf_counter() - started)
             raise ComponentFailed(name) from error
         self._console.end(name, state, time.perf_counter() - started)
 
-    def _state(self, info: ExecutionInfo | None) -> str:
-        if info is None or info.execution_id is None:
-            return STATES[Execution.COMPLETE]  # a system node, such as a Resolver
-        return STATES[self._store.get_executions_by_id([info.execution_id])[0].last_known_state]
+
+class _SharedStore(metadata.Metadata):
+    """One connection to ML Metadata for all components, which take turns: TFX's opens another every time."""
+
+    def __init__(self, connection: Any, store: MetadataStore) -> None:
+        super().__init__(connection)
+        self._shared, self._turn = store, threading.RLock()
+
+    def __enter__(self) -> "_SharedStore":
+        self._turn.acquire()
+        self._store = self._shared
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._turn.release()
+
+
+def _state(info: ExecutionInfo | None, shared: _SharedStore) -> str:
+    """Returns how a component ended, as ML Metadata knows it."""
+    if info is None or info.execution_id is None:
+        return STATES[Execution.COMPLETE]  # a system node, such as a Resolver
+    with shared as handle:
+        return STATES[handle.store.get_executions_by_id([info.execution_id])[0].last_known_state]

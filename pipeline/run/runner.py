@@ -1,4 +1,4 @@
-"""Runs an experiment's pipeline on this machine: lock, data, components one after the other, verdict."""
+"""Runs an experiment's pipeline on this machine: lock, data, components, verdict."""
 
 import time
 from collections.abc import Callable
@@ -105,9 +105,12 @@ def _settle(home: Home, model: str, outcome: Outcome, console: Console) -> None:
     from pipeline.release import rollout  # with gRPC, which a run that finds nothing new does not need
 
     for server in rollout.settle(home, model):
-        state = "serves" if server.made else "does not serve" if server.runs else "is not running to serve"
-        why = f": {server.problem}" if server.problem else ""
-        console.note(f"{server.target} {state} version {outcome.version}, as {outcome.label}{why}")
+        if server.made or server.runs:
+            why = f": {server.problem}" if server.problem else ""
+            does = "serves" if server.made else "does not serve"
+            console.note(f"{server.target} {does} version {outcome.version}, as {outcome.label}{why}")
+        else:
+            console.note(server.problem)
 
 
 def prepare(plan: RunPlan, console: Console) -> Any:
@@ -139,7 +142,7 @@ def prepare(plan: RunPlan, console: Console) -> Any:
 
 
 def carry_out(plan: RunPlan, store: Any, pipeline: Any, console: Console, log: Path) -> None:
-    """Runs the components of a TFX pipeline, one after the other.
+    """Runs the components of a TFX pipeline.
 
     Raises:
       RunDrifted, RunFailed, RunStopped: see `run`.

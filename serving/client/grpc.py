@@ -128,9 +128,7 @@ def _check_size(inputs: Mapping[str, np.ndarray]) -> None:
     Raises:
       ServingError: RESOURCE_EXHAUSTED.
     """
-    size = sum(
-        sum(map(len, array.ravel().tolist())) if array.dtype.kind == "O" else array.nbytes for array in inputs.values()
-    )
+    size = sum(map(_size, inputs.values()))
     if size > MAX_MESSAGE:
         raise ServingError(
             "RESOURCE_EXHAUSTED",
@@ -139,18 +137,27 @@ def _check_size(inputs: Mapping[str, np.ndarray]) -> None:
         )
 
 
+def _size(array: np.ndarray) -> int:
+    """Returns how many bytes the values of an array take in a message, at least."""
+    if array.dtype.kind == "O":
+        return sum(len(value) for value in array.ravel().tolist() if isinstance(value, (bytes, str)))
+    if array.dtype.kind in "SU":  # whose values all have room for the longest
+        return int(np.char.str_len(array).sum())
+    return array.nbytes
+
+
 def _check_target(target: str, encrypted: bool) -> None:
     """Refuses a target that gRPC would take for another one: without a port it takes 443, which is right for TLS.
 
     Raises:
       ServingError: INVALID_ARGUMENT.
     """
-    if target.startswith(GRPC_SCHEMES):
+    if target.lower().startswith(GRPC_SCHEMES):
         return
     if "://" in target:
         raise ServingError("INVALID_ARGUMENT", f"{target}: gRPC is asked as host:port, REST as http://host:port")
     host, colon, port = target.rpartition(":")
-    if not colon and encrypted:
+    if encrypted and (not colon or target.endswith("]")):
         return
     if not host or not (port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
         raise ServingError(

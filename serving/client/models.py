@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import ipaddress
+import operator
 import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -105,8 +106,11 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if self.version is not None and self.label is not None:
             raise ValueError("ask for a version or for a label, not for both")
-        if self.version is not None and not isinstance(self.version, int):
-            raise TypeError(f"a version is a number, not {self.version!r}")
+        if self.version is not None:
+            try:
+                object.__setattr__(self, "version", operator.index(self.version))
+            except TypeError as error:
+                raise TypeError(f"a version is a number, not {self.version!r}") from error
         if self.version is not None and not 0 <= self.version < 2**63:
             raise ValueError(f"there is no version {self.version}: a version is a number from 0 to 2^63 - 1")
 
@@ -134,7 +138,8 @@ def is_local(target: str) -> bool:
     Raises:
       ServingError: it is no address.
     """
-    if target.startswith("unix"):
+    target = target.lower()
+    if target.startswith(("unix:", "unix-abstract:")):
         return True
     address = target if target.startswith("http") else re.sub(r"(dns:(//[^/]*/)?|ipv4:|ipv6:)?", "//", target, count=1)
     try:

@@ -104,8 +104,7 @@ def test_what_cannot_be_trained_or_served_is_refused_before_the_work(conveyor, t
             "layers.Dense(classes)(outputs)", "Random()(layers.Dense(classes)(outputs))"
         )
     )
-    done = conveyor(*run, "--set", "training.steps=100000")
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "Trainer failed: " in done.stderr
-    assert "The network cannot be served, and is not trained: " in done.stderr
-    assert "step 100," not in done.stdout
+    for steps in (30, 1_000_000):  # which is proved at its end, and in its first seconds
+        done = conveyor(*run, "--set", f"training.steps={steps}")
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "Trainer failed: The network cannot be served: " in done.stderr

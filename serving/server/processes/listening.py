@@ -102,7 +102,10 @@ class Listener:
                 bound = 0
                 log.error("%s", error)
             if not bound:
-                raise StatusError("UNAVAILABLE", f"{address} cannot be listened on: is another server using the port?")
+                why = "is the port another server's, or the address another machine's?"
+                if address.startswith("unix:"):
+                    why = "is its folder there, and may files be made in it?"
+                raise StatusError("UNAVAILABLE", f"{address} cannot be listened on: {why}")
         await server.start()
         stack.push_async_callback(server.stop, GRACE)
         if health:

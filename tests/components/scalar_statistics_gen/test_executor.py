@@ -30,3 +30,5 @@ def test_a_split_without_examples_has_statistics_too(mnist_dataset, tmp_path):
     write(tmp_path, ["eval"], schema_of(mnist_dataset), tmp_path)
     (measured,) = tfdv.load_stats_binary(str(tmp_path / "Split-eval" / "FeatureStats.pb")).datasets
     assert measured.num_examples == 0
+    kinds = {feature.path.step[0]: feature.type for feature in measured.features}
+    assert kinds == {"label": 0, "image_mean": 1, "image_stddev": 1, "image_size": 0}  # INT and FLOAT

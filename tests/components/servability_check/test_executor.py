@@ -3,7 +3,8 @@ import pytest
 import tensorflow as tf
 
 from components.image_example_gen.executor import serialize
-from components.servability_check.executor import check
+from components.servability_check.executor import CheckKilled, check
+from conveyor import processes
 from conveyor.settings import to_json
 from pipeline.experiments import load
 from serving.signatures import SIGNATURES
@@ -58,3 +59,14 @@ def test_what_cannot_be_loaded_cannot_be_served(exported):
     outcome = checked(exported, model="run")
     assert not outcome["ok"]
     assert "the server's loader refuses it" in outcome["reason"]
+
+
+def test_a_process_that_was_killed_says_nothing_of_the_model(exported, monkeypatch):
+    monkeypatch.setattr(processes, "run", lambda *_: (-9, "it said nothing"))
+    with pytest.raises(CheckKilled, match=r"was killed by signal 9: run again to check it\."):
+        checked(exported)
+
+
+def test_a_process_that_crashed_does(exported, monkeypatch):
+    monkeypatch.setattr(processes, "run", lambda *_: (-11, "it said nothing"))
+    assert checked(exported)["reason"] == "the process that loaded it ended with -11: it said nothing"

@@ -34,11 +34,11 @@ def test_a_port_that_is_taken_is_refused_and_nothing_is_written(home, taken):
     assert not home.server.exists()
 
 
-def test_a_look_writes_nothing_and_needs_no_free_port_but_tells_of_it(home, taken):
+def test_a_look_writes_nothing_and_tells_of_a_port_that_is_taken(home, taken):
     result = CliRunner().invoke(
         main, ["serve", "--home", str(home.root), "--backend=embedded", "--dry-run", f"--port={taken}"]
     )
-    assert result.exit_code == 0
+    assert result.exit_code == 2  # as serving would
     assert f"--model_config_file={home.server}/{taken}/models.config" in result.output
     assert f"--port {taken} cannot be listened on" in result.output
     assert not home.server.exists()

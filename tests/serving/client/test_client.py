@@ -172,10 +172,25 @@ def test_a_target_that_is_no_address_is_told(target, message):
 
 
 @pytest.mark.parametrize(
-    "target", ["unix:/s", "[::1]:8500", "dns:///localhost:8500", "ipv6:[::1]:8500", "vsock:2:3", "a:1/m", "HTTP://a:1"]
+    "target",
+    [
+        "unix:/s",
+        "[::1]:8500",
+        "dns:///localhost:8500",
+        "ipv6:[::1]:8500",
+        "vsock:2:3",
+        "a:1/m",
+        "HTTP://a:1",
+        "Dns:///a:1",
+    ],
 )
 def test_addresses(target):
     Client(target).close()
+
+
+def test_a_port_may_be_left_out_with_tls():
+    for target in ("example.org", "[::1]"):
+        Client(target, tls=Tls()).close()
 
 
 def test_tls_that_cannot_be_meant_is_told(tmp_path):
@@ -194,6 +209,7 @@ def test_tls_that_cannot_be_meant_is_told(tmp_path):
 def test_arguments_that_cannot_be_meant_are_told():
     with pytest.raises(ValueError, match="0 or more"):
         Client("localhost:1", retries=-1)
+    assert Client("localhost:1", version=np.int64(3)).spec.version == 3
     with pytest.raises(TypeError, match="a version is a number, not '2'"):
         Client("localhost:1", version="2")
 

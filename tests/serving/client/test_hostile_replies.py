@@ -175,6 +175,8 @@ def test_a_server_that_drips_is_left_at_the_deadline(beginning):
         ("example.org:8500", False),
         ("http://10.0.0.1", False),
         ("localhost.example.org:1", False),
+        ("unixbox.example.org:8500", False),
+        ("HTTP://Localhost:8501", True),
     ],
 )
 def test_no_proxy_is_the_way_to_this_machine(target, expected):

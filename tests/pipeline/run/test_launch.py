@@ -1,0 +1,76 @@
+import threading
+from concurrent import futures
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.run.launch import BESIDE, ComponentFailed, PipelineRunner, Stopped
+
+# What each depends on, in the order that TFX puts them in.
+NODES = {
+    "Trainer": [],
+    "Evaluator": ["Trainer"],
+    "FormatExport": ["Trainer"],
+    "ServabilityCheck": ["Trainer"],
+    "AtomicPusher": ["Evaluator", "FormatExport", "ServabilityCheck"],
+}
+
+
+class Run:
+    """Runs the nodes with functions for some of them; the others end at once."""
+
+    def __init__(self, **acts):
+        self.acts, self.began = acts, []
+        self.runner = PipelineRunner("run", None, None)
+
+    def __call__(self):
+        nodes = {name: SimpleNamespace(upstream_nodes=upstream) for name, upstream in NODES.items()}
+        with futures.ThreadPoolExecutor() as threads:
+            self.runner._run_nodes(nodes, self.launch, threads)
+
+    def launch(self, name, node):
+        self.began.append(name)
+        assert (threading.current_thread() is threading.main_thread()) == (name not in BESIDE)
+        self.acts.get(name, lambda: None)()
+
+
+def fail(name):
+    def act():
+        raise ComponentFailed(name)
+
+    return act
+
+
+def test_what_waits_for_a_process_runs_beside_what_does_not():
+    all_run = threading.Barrier(3, timeout=30)  # each waits for the others
+    run = Run(Evaluator=all_run.wait, FormatExport=all_run.wait, ServabilityCheck=all_run.wait)
+    run()
+    assert (run.began[0], run.began[-1]) == ("Trainer", "AtomicPusher")
+    assert set(run.began) == set(NODES)
+
+
+@pytest.mark.parametrize("name", ["Evaluator", "ServabilityCheck"])
+def test_a_failure_lets_the_others_come_to_their_end_and_stops_what_depends_on_it(name):
+    ended, began = [], threading.Event()
+
+    def end():
+        began.set()
+        ended.append("FormatExport")
+
+    def fail_meanwhile():
+        assert began.wait(30)
+        fail(name)()
+
+    run = Run(**{name: fail_meanwhile, "FormatExport": end})
+    with pytest.raises(ComponentFailed, match=f"{name} failed"):
+        run()
+    assert ended == ["FormatExport"]
+    assert "AtomicPusher" not in run.began
+
+
+def test_a_stop_is_heeded_before_the_next_component():
+    run = Run()
+    run.acts["Evaluator"] = run.runner._stop.set
+    with pytest.raises(Stopped, match=r"Stopped before AtomicPusher\. Run again to continue from there\."):
+        run()
+    assert set(run.began) == set(NODES) - {"AtomicPusher"}
