@@ -129,7 +129,7 @@ class _SharedStore(metadata.Metadata):
 
     def __init__(self, connection: Any, store: MetadataStore) -> None:
         super().__init__(connection)
-        self._shared, self._turn = store, threading.RLock()
+        self._shared, self._turn = _ReadOnce(store), threading.RLock()
 
     def __enter__(self) -> "_SharedStore":
         self._turn.acquire()
@@ -138,6 +138,28 @@ class _SharedStore(metadata.Metadata):
 
     def __exit__(self, *error: Any) -> None:
         self._turn.release()
+
+
+class _ReadOnce:
+    """ML Metadata's store, which reads the executions of a run once between two changes.
+
+    TFX reads them again for every channel of a component: with many spans, which have a channel each, for seconds.
+    """
+
+    def __init__(self, store: MetadataStore) -> None:
+        self._store = store
+        self._read: dict[Any, Any] = {}
+
+    def get_executions_by_context(self, *arguments: Any, **options: Any) -> Any:
+        key = (arguments, tuple(sorted(options.items())))
+        if key not in self._read:
+            self._read[key] = self._store.get_executions_by_context(*arguments, **options)
+        return list(self._read[key])
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("get_"):
+            self._read.clear()
+        return getattr(self._store, name)
 
 
 def _state(info: ExecutionInfo | None, shared: _SharedStore) -> str:

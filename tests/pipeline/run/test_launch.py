@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.run.launch import BESIDE, ComponentFailed, PipelineRunner, Stopped
+from pipeline.run.launch import BESIDE, ComponentFailed, PipelineRunner, Stopped, _ReadOnce
 
 # What each depends on, in the order that TFX puts them in.
 NODES = {
@@ -74,3 +74,24 @@ def test_a_stop_is_heeded_before_the_next_component():
     with pytest.raises(Stopped, match=r"Stopped before AtomicPusher\. Run again to continue from there\."):
         run()
     assert set(run.began) == set(NODES) - {"AtomicPusher"}
+
+
+def test_executions_of_a_context_are_read_once_between_two_changes():
+    read = []
+
+    class Store:
+        def get_executions_by_context(self, context):
+            read.append(context)
+            return [f"execution of {context}"]
+
+        def put_executions(self, executions):
+            return executions
+
+    store = _ReadOnce(Store())
+    for _ in range(2):
+        assert store.get_executions_by_context(1) == ["execution of 1"]
+    assert store.get_executions_by_context(2) == ["execution of 2"]
+    assert read == [1, 2]
+    assert store.put_executions([3]) == [3]
+    store.get_executions_by_context(1)
+    assert read == [1, 2, 1]
