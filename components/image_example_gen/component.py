@@ -7,7 +7,7 @@ from tfx.proto import example_gen_pb2
 
 from components.code_digest import code_digest
 from components.image_example_gen.executor import BaseFiles, Executor, IngestionSettings
-from components.image_example_gen.spans import BASE, Part
+from components.image_example_gen.spans import Part, node_id
 
 MAX_LISTED = 1000  # files whose checksums are kept one by one in ML Metadata
 
@@ -52,8 +52,3 @@ class ImageExampleGen(FileBasedExampleGen):
             custom_config=custom_config,
         )
         self.with_id(node_id(part.name))
-
-
-def node_id(part: str) -> str:
-    """Returns the name of a part's component in the pipeline."""
-    return "ImageExampleGen" if part == BASE else f"ImageExampleGen-{part}"

@@ -132,6 +132,11 @@ def removed_names(root: Path) -> list[str]:
     return sorted(name for name in names if order(name) is not None)
 
 
+def node_id(part: str) -> str:
+    """Returns the name of a part's component in the pipeline."""
+    return "ImageExampleGen" if part == BASE else f"ImageExampleGen-{part}"
+
+
 def is_later(name: str, other: str) -> bool:
     """Whether a span comes after another; two whose names are of different kinds have no order."""
     place, before = order(name), order(other)

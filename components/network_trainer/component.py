@@ -8,8 +8,7 @@ from tfx.components.trainer.component import Trainer
 from tfx.proto import trainer_pb2
 from tfx.types.channel import BaseChannel
 
-from components.image_example_gen.component import node_id
-from components.image_example_gen.spans import Part
+from components.image_example_gen.spans import Part, node_id
 from conveyor.settings import to_json
 from trainer.settings import TrainingJob
 

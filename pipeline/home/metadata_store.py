@@ -54,6 +54,7 @@ class ComponentRun:
     Attributes:
       name: the component's name.
       state: `running`, `done`, `failed`, `cached` or `canceled`.
+      started: when it started.
       seconds: how long it took.
       outputs: its artifacts by output name, the newest of each; none where it failed.
       checkpoints: of the trainer, the folder of its checkpoints; empty for another.
@@ -61,6 +62,7 @@ class ComponentRun:
 
     name: str
     state: str
+    started: datetime.datetime
     seconds: float
     outputs: dict[str, metadata_store_pb2.Artifact]
     checkpoints: str = ""
@@ -92,8 +94,12 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """How long its components took together."""
-        return sum(component.seconds for component in self.components)
+        """How long it took, from its first component's start to its last one's end."""
+        return max((self.offset(component) + component.seconds for component in self.components), default=0.0)
+
+    def offset(self, component: ComponentRun) -> float:
+        """Returns how long after the run a component started, seconds."""
+        return (component.started - self.started).total_seconds()
 
     @property
     def version(self) -> int | None:
@@ -301,8 +307,11 @@ def _run(store: metadata_store.MetadataStore, context: metadata_store_pb2.Contex
     executions = sorted(store.get_executions_by_context(context.id), key=lambda e: e.id)
     components = [_component_run(store, execution) for execution in executions]
     begin = executions[0].create_time_since_epoch if executions else context.create_time_since_epoch
-    started = datetime.datetime.fromtimestamp(begin / 1000, datetime.timezone.utc)
-    return Run(context.name, started, components)
+    return Run(context.name, _time(begin), components)
+
+
+def _time(milliseconds: int) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.timezone.utc)
 
 
 def _component_run(store: metadata_store.MetadataStore, execution: Execution) -> ComponentRun:
@@ -313,7 +322,12 @@ def _component_run(store: metadata_store.MetadataStore, execution: Execution) ->
     seconds = (execution.last_update_time_since_epoch - execution.create_time_since_epoch) / 1000
     state = STATES.get(execution.last_known_state, "unknown")
     return ComponentRun(
-        _component_name(store, execution), state, seconds, outputs, _custom_config(execution).get("checkpoints", "")
+        name=_component_name(store, execution),
+        state=state,
+        started=_time(execution.create_time_since_epoch),
+        seconds=seconds,
+        outputs=outputs,
+        checkpoints=_custom_config(execution).get("checkpoints", ""),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from components.format_export.executor import SAVED_MODEL
 from components.image_example_gen.executor import read_test_sources
+from components.image_example_gen.spans import BASE, node_id
 from conveyor.errors import StorageError, storage_errors
 from conveyor.files import replace_file
 from conveyor.words import counted
@@ -89,14 +90,15 @@ def write(
         "servability": servable,
         "formats": formats,
         "training": _training(run),
-        "components": [{"name": c.name, "state": c.state, "seconds": c.seconds} for c in run.components],
+        "components": [
+            {"name": c.name, "state": c.state, "offset": run.offset(c), "seconds": c.seconds} for c in run.components
+        ],
         "drift": [vars(m) | {"beyond": m.beyond, "sentence": m.sentence} for m in drift],
         "started": run.started.isoformat(timespec="seconds"),
         **provenance.to_dict(),
     }
-    slowest = max((component.seconds for component in run.components), default=0) or 1
     pictures = _pictures(run, experiment, evaluation, answers)
-    page = render("report.html.j2", pictures=pictures, slowest=slowest, **fields)
+    page = render("report.html.j2", pictures=pictures, time_line=_time_line(run), seconds=run.seconds, **fields)
     try:
         with storage_errors(f"The report {path} cannot be written"):
             home.reports.mkdir(parents=True, exist_ok=True)
@@ -106,6 +108,24 @@ def write(
         note(str(error))
         return dataclasses.replace(outcome, report=None)
     return outcome
+
+
+def _time_line(run: metadata_store.Run) -> list[dict[str, Any]]:
+    """Returns a row for each component, and a single one for all spans that were taken from the cache.
+
+    `offset` and `width` say when it ran, in parts of the whole run.
+    """
+    known = [c for c in run.components if c.state == "cached" and c.name.startswith(f"{node_id(BASE)}-")]
+    rows, whole = [], run.seconds or 1
+    for component in run.components:
+        name, seconds = component.name, component.seconds
+        if len(known) > 1 and component in known:
+            if component is not known[0]:
+                continue
+            name, seconds = f"{node_id(BASE)} of {len(known)} spans", sum(c.seconds for c in known)
+        place = {"offset": run.offset(component) / whole, "width": seconds / whole}
+        rows.append({"name": name, "state": component.state, "seconds": seconds, **place})
+    return rows
 
 
 def _pushed_folder(run: metadata_store.Run) -> str | None:

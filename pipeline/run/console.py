@@ -12,9 +12,12 @@ import rich.console
 from rich.control import Control
 from rich.segment import ControlType
 
+from components.image_example_gen.spans import BASE, node_id
 from conveyor.errors import storage_errors
+from conveyor.words import counted
 
 STYLES = {"cached": "cyan", "done": "green", "failed": "bold red", "rejected": "bold yellow"}
+OF_SPANS = f"{node_id(BASE)}-"  # the names of components begin with it
 STREAMS_OUTPUT = ("Trainer", "Tuner")  # print lines of their own while they run
 
 
@@ -23,6 +26,7 @@ class Console:
 
     def __init__(self) -> None:
         self._running: list[str] = []
+        self._cached_spans: list[float] = []  # seconds of those that have no line yet: one line says it of all
         self._lock = threading.Lock()
 
     def note(self, text: str) -> None:
@@ -40,12 +44,21 @@ class Console:
 
     def end(self, component: str, state: str, seconds: float) -> None:
         """Says how a component ended, and after how long."""
-        style = STYLES.get(state, "none")
         with self._lock:
             self._running.remove(component)
-            self._erase()
-            self._out().print(f"  {component:<20} [{style}]{state:<8}[/] {seconds:7.1f} s", highlight=False)
+            if state == "cached" and component.startswith(OF_SPANS):
+                self._cached_spans.append(seconds)
+                return
+            if spans := self._cached_spans:
+                self._ended(counted(len(spans), "span"), "cached", sum(spans))
+                self._cached_spans = []
+            self._ended(component, state, seconds)
             self._show_running()
+
+    def _ended(self, what: str, state: str, seconds: float) -> None:
+        style = STYLES.get(state, "none")
+        self._erase()
+        self._out().print(f"  {what:<20} [{style}]{state:<8}[/] {seconds:7.1f} s", highlight=False)
 
     def _show_running(self) -> None:
         if self._running and self._out().is_terminal:

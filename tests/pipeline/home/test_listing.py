@@ -12,7 +12,7 @@ from serving.model_store import StoredModel
 @pytest.fixture
 def running(monkeypatch):
     started = datetime.datetime(2026, 11, 22, tzinfo=datetime.timezone.utc)
-    run = Run("mnist-20261122T000000000-a", started, [ComponentRun("Trainer", "running", 0.0, {})])
+    run = Run("mnist-20261122T000000000-a", started, [ComponentRun("Trainer", "running", started, 0.0, {})])
     monkeypatch.setattr(listing, "past_runs", lambda *_: [run])
     return run
 

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.experiments import load
 from pipeline.home.folders import Home
-from pipeline.home.metadata_store import Run
+from pipeline.home.metadata_store import ComponentRun, Run
 from pipeline.home.outcome import Verdict
 from pipeline.home.provenance import PartDigest, Provenance
 from pipeline.report import page
@@ -46,3 +46,26 @@ def test_a_report_that_cannot_be_written_changes_no_verdict(tmp_path, run, prove
     assert outcome == dataclasses.replace(outcome, verdict=Verdict.REJECTED, report=None)
     (note,) = notes
     assert note.startswith(f"The report {tmp_path / 'reports' / run.id}.html cannot be written")
+
+
+def test_the_time_line_says_when_each_component_ran(run):
+    def component(name, state, offset, seconds):
+        return ComponentRun(name, state, run.started + datetime.timedelta(seconds=offset), seconds, {})
+
+    run = dataclasses.replace(
+        run,
+        components=[
+            component("ImageExampleGen", "done", 0.0, 4.0),
+            component("ImageExampleGen-span-1", "cached", 4.0, 0.5),
+            component("ImageExampleGen-span-2", "cached", 4.5, 0.5),
+            component("Evaluator", "done", 5.0, 5.0),
+            component("ServabilityCheck", "done", 5.0, 2.0),
+        ],
+    )
+    assert run.seconds == 10
+    assert [(row["name"], row["state"], row["offset"], row["width"]) for row in page._time_line(run)] == [
+        ("ImageExampleGen", "done", 0.0, 0.4),
+        ("ImageExampleGen of 2 spans", "cached", 0.4, 0.1),
+        ("Evaluator", "done", 0.5, 0.5),
+        ("ServabilityCheck", "done", 0.5, 0.2),
+    ]
