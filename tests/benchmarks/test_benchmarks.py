@@ -14,7 +14,7 @@ SMALLEST = {
     "data_size": ["--gigabytes", "0.01", "--steps", "20", "--runs", "1"],
     "ingest": ["--runs", "1", "--pictures", "100"],
     "pipeline_overhead": ["--runs", "1", "--steps", "100"],
-    "retraining": ["--runs", "1", "--steps", "20", "--warm-steps", "10"],
+    "retraining": ["--runs", "1", "--steps", "20", "--warm-steps", "10", "--spans", "1"],
     "serving": ["--runs", "1", "--seconds", "1", "--networks", "mnist"],
     "serving_processes": ["--runs", "1", "--seconds", "1", "--networks", "mnist"],
     "training": ["--runs", "1", "--steps", "3", "--networks", "mnist"],
