@@ -4,8 +4,8 @@
 
 SOCKET is the number of a Unix socket, inherited from the process that asks; MODULE is what is imported. A request is
 one byte with five files: the program as JSON (`Program`), its standard input, output and error, and a socket for the
-answers. The first answer is one byte with a process descriptor of the program; the last is its exit code, as a number
-in text, below zero for a signal. The server ends when nobody can ask any more.
+answers. The first answer is one byte with a process descriptor of the program, or why there is none, in text; the last
+is its exit code, as a number in text, below zero for a signal. The server ends when nobody can ask any more.
 
 The standard library's fork server has the place of its socket among temporary files, which may be too long for one; it
 runs the main module of the process that asks once more; and it serves whatever else of that process asks for it.
@@ -38,12 +38,14 @@ class Program:
       folder: that it runs in.
       environment: all of it.
       path: where modules are found.
+      stops: whether SIGTERM ends it, or is what it makes of it; else it comes to its end.
     """
 
     command: list[str]
     folder: str
     environment: dict[str, str]
     path: list[str]
+    stops: bool
 
 
 def serve(requests: socket.socket) -> Program | None:
@@ -57,16 +59,18 @@ def serve(requests: socket.socket) -> Program | None:
                     asked, files, *_ = socket.recv_fds(requests, 1, FILES)
                     if not asked:
                         return None
-                    answers = socket.socket(fileno=files.pop())
-                    process = _fork()
-                    if process == 0:
-                        for channel in (requests, answers, *(channel for _, channel in running.values())):
-                            channel.close()
-                        return _take_over(files)
-                    descriptor = os.pidfd_open(process)
-                    running[descriptor] = process, answers
-                    selector.register(descriptor, selectors.EVENT_READ)  # readable when the process ends
-                    _answer(answers, b".", [descriptor])
+                    if len(files) == FILES:
+                        answers = socket.socket(fileno=files.pop())
+                        process, descriptor = _fork(answers)
+                        if process == 0:
+                            for channel in (requests, answers, *(channel for _, channel in running.values())):
+                                channel.close()
+                            for other in running:
+                                os.close(other)
+                            return _take_over(files)
+                        if process is not None:
+                            running[descriptor] = process, answers
+                            selector.register(descriptor, selectors.EVENT_READ)  # readable when the process ends
                     for file in files:
                         os.close(file)
                 else:
@@ -78,11 +82,26 @@ def serve(requests: socket.socket) -> Program | None:
                     os.close(key.fd)
 
 
-def _fork() -> int:
-    with warnings.catch_warnings():
-        # From Python 3.12 on it warns of threads: of OpenBLAS, which stops its own around a fork, and of jemalloc.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
+def _fork(answers: socket.socket) -> tuple[int | None, int]:
+    """Forks, and answers; returns the process, 0 in it, None where there is none, and the process descriptor."""
+    process = None
+    try:
+        with warnings.catch_warnings():
+            # From Python 3.12 on it warns of threads: of OpenBLAS, which stops its own around a fork, and of jemalloc.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process = os.fork()
+        if process == 0:
+            return 0, -1
+        descriptor = os.pidfd_open(process)
+    except OSError as error:  # too many processes or files, or too little memory
+        if process is not None:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+        _answer(answers, str(error).encode(), [])
+        answers.close()
+        return None, -1
+    _answer(answers, b".", [descriptor])
+    return process, descriptor
 
 
 def _answer(answers: socket.socket, message: bytes, descriptors: list[int]) -> None:
@@ -108,6 +127,8 @@ def _take_over(files: list[int]) -> Program:
     sys.argv = program.command
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()  # as new as in a new process; `random` does so by itself
+    if not program.stops:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the process that asked, and that one sends SIGTERM
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # one that came since the fork takes effect here
     return program

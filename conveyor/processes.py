@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 IMPORTED = ("trainer.export", "trainer.loop", "serving.server.models.bundle", "serving.warmup")  # by our programs
 
 
-class ServerGone(ConveyorError):
-    """The process that programs are forked from has ended."""
+class NotBegun(ConveyorError):
+    """A program could not be begun."""
 
 
 def end_with_parent() -> None:
@@ -79,7 +79,7 @@ class _ForkServer:
         """Has a program begun with three standard files; returns the socket of its exit code, and its descriptor.
 
         Raises:
-          ServerGone: the server has ended before it forked.
+          NotBegun: the server has ended before it forked, or cannot fork.
         """
         answers, theirs = socket.socketpair()
         with contextlib.ExitStack() as on_error:
@@ -89,26 +89,17 @@ class _ForkServer:
                 request.flush()
                 with contextlib.suppress(BrokenPipeError):
                     socket.send_fds(self.start(), [b"."], [request.fileno(), *files, theirs.fileno()])
-            _, descriptors, *_ = socket.recv_fds(answers, 1, 1)
+            answer, descriptors, *_ = socket.recv_fds(answers, 1024, 1)
             if not descriptors:
-                raise ServerGone(
-                    "The process that our programs are forked from has ended; standard error, or the log, says why."
-                )
+                why = answer.decode() or "what it is forked from has ended; standard error, or the log, says why"
+                raise NotBegun(f"A process for {program.command[0]} could not be begun: {why}.")
             on_error.pop_all()
             return answers, descriptors[0]
 
 
 _SERVER = _ForkServer()
 atexit.register(_SERVER.close)
-_RUNNING: list["_Stop"] = []
-_STOPPED = threading.Event()  # SIGTERM has come since the outermost block began
-_ACTS: list[Callable[[], Any]] = []  # on SIGTERM, those of the innermost blocks last
-
-
-def stop_running() -> None:
-    """Sends SIGTERM to all programs that run, for Ctrl+C, which the main thread alone hears of."""
-    for stop in tuple(_RUNNING):
-        stop()
+_RUNNING: list["_Running"] = []
 
 
 def import_ahead() -> None:
@@ -125,44 +116,51 @@ def run(
 ) -> tuple[int, str]:
     """Runs a program of ours, a module, as `python -m` would, and waits for it.
 
-    Ctrl+C is no signal to it: it is told by SIGTERM. What it prints comes out line by line. A program that is to end
-    with this process calls `end_with_parent`.
+    Ctrl+C is no signal to it: one that `stops` is told by SIGTERM, another is killed, as any is by a second one. What
+    it prints comes out line by line. A program that is to end with this process calls `end_with_parent`.
 
     Args:
       command: the module's name, and its arguments.
       folder: that it runs in.
       environment: what it has besides our environment.
       output: what it prints to; None for our standard output.
-      stops: whether SIGTERM goes on to it; else it comes to its end.
+      stops: whether SIGTERM goes on to it; else it is ignored, and the program comes to its end.
 
     Returns:
       Its exit code, or the signal's number below zero, and the last line of what it wrote to standard error, which goes
       through ours.
 
     Raises:
-      ServerGone: it could not be begun.
+      NotBegun: it could not be begun.
     """
     sys.stdout.flush()
-    program = Program(list(command), str(folder), {**os.environ, **environment}, sys.path)
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    program = Program(list(command), str(folder), {**os.environ, **environment}, path, stops)
     (stdin, kept), (heard, stderr) = os.pipe(), os.pipe()
-    stop = _Stop()
-    passed_on = on_stop(stop) if stops else contextlib.nullcontext()
-    with os.fdopen(kept, "wb"), os.fdopen(heard, errors="replace") as lines, passed_on:
+    running = _Running(stops)
+    passed_on = on_stop(running.stop) if stops else contextlib.nullcontext()
+    with os.fdopen(kept, "wb"), os.fdopen(heard, errors="replace") as lines, running, passed_on:
         try:
             answers, descriptor = _SERVER.fork(program, [stdin, output.fileno() if output else 1, stderr])
         finally:
             os.close(stdin)
             os.close(stderr)
-        with answers, stop.of(descriptor), futures.ThreadPoolExecutor(1) as thread:
-            code = thread.submit(_exit_code, answers, descriptor)
+        with answers, futures.ThreadPoolExecutor(1) as thread:
             try:
-                last_line = _repeated(lines)
-            except KeyboardInterrupt:
-                sys.stderr.write("Stopping; Ctrl+C again stops at once.\n")
-                stop()
-                _repeated(lines)
+                try:
+                    running.begun(descriptor)
+                    code = thread.submit(_exit_code, answers, descriptor)
+                    last_line = _repeated(lines)
+                    return code.result(), last_line or "it said nothing"
+                except KeyboardInterrupt:
+                    tell("Stopping; Ctrl+C again stops at once.")
+                    running.begun(descriptor)
+                    running.stop()
+                    _repeated(lines)
+                    raise
+            except BaseException:
+                running.kill()  # or the end of the block would wait for it
                 raise
-            return code.result(), last_line or "it said nothing"
 
 
 def _exit_code(answers: socket.socket, descriptor: int) -> int:
@@ -183,32 +181,60 @@ def _repeated(lines: IO[str]) -> str:
     return last_line
 
 
-class _Stop:
-    """Sends SIGTERM to a program; to one that has not begun yet, as soon as it has."""
+def tell(text: str) -> None:
+    """Says something at once, also in a signal handler: in the terminal, or on standard error, which may be a log."""
+    os.write(1 if os.isatty(1) else 2, f"{text}\n".encode())
 
-    def __init__(self) -> None:
+
+class _Running:
+    """A program from before it is begun until it has ended, and the signals to it; a block.
+
+    Its methods are called in signal handlers: they take no lock.
+    """
+
+    def __init__(self, stops: bool) -> None:
+        self._signal = signal.SIGTERM if stops else signal.SIGKILL
         self._descriptor: int | None = None
-        self._asked = False
+        self._asked: signal.Signals | None = None
 
-    def __call__(self) -> None:
-        self._asked = True
-        if self._descriptor is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._descriptor, signal.SIGTERM)
-
-    @contextlib.contextmanager
-    def of(self, descriptor: int) -> Iterator[None]:
-        """Has a process descriptor to send it to, as long as the block lasts, and closes it then."""
-        self._descriptor = descriptor
+    def __enter__(self) -> None:
         _RUNNING.append(self)
-        try:
-            if self._asked:
-                self()
-            yield
-        finally:
-            _RUNNING.remove(self)
-            self._descriptor = None
+        if _SIGTERM.killing:
+            self.kill()
+
+    def __exit__(self, *error: object) -> None:
+        _RUNNING.remove(self)
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
             os.close(descriptor)
+
+    def begun(self, descriptor: int) -> None:
+        """Takes its process descriptor, and sends the signal that was asked for meanwhile."""
+        self._descriptor = descriptor
+        if self._asked is not None:
+            self._send(self._asked)
+
+    def stop(self) -> None:
+        """Asks it to stop; kills one that is not to hear of that."""
+        self._send(self._signal)
+
+    def kill(self) -> None:
+        """Kills it."""
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        self._asked = number
+        descriptor = self._descriptor
+        if descriptor is not None:
+            with contextlib.suppress(OSError):  # it has ended
+                signal.pidfd_send_signal(descriptor, number)
+
+
+def kill_running() -> None:
+    """Kills all programs that run, or that threads begin, until the outermost `on_stop` ends."""
+    _SIGTERM.killing = True
+    for running in tuple(_RUNNING):
+        running.kill()
 
 
 @contextlib.contextmanager
@@ -223,23 +249,49 @@ def on_stop(act: Callable[[], Any]) -> Iterator[None]:
     """
     before = signal.getsignal(signal.SIGTERM)
     installs = threading.current_thread() is threading.main_thread() and getattr(before, "func", None) is not _act
-    _ACTS.append(act)
+    _SIGTERM.acts.append(act)
     try:
         if installs:
-            _STOPPED.clear()
             signal.signal(signal.SIGTERM, functools.partial(_act, before))
-        elif _STOPPED.is_set():
+        elif _SIGTERM.came:
             act()
         yield
     finally:
-        _ACTS.remove(act)
         if installs:
             signal.signal(signal.SIGTERM, before)
+            _SIGTERM.came = _SIGTERM.killing = False
+        _SIGTERM.acts.remove(act)
+
+
+class _Sigterm:
+    """What is known of SIGTERM. Plain attributes: a handler may be called in the midst of itself, and takes no lock.
+
+    Attributes:
+      acts: what is done when it comes, the innermost blocks' last.
+      came: whether it came since the outermost block began.
+      killing: whether programs are killed, whenever they begin.
+    """
+
+    def __init__(self) -> None:
+        self.acts: list[Callable[[], Any]] = []
+        self.came = self.killing = self._acting = False
+
+    def act(self) -> None:
+        """Does all that is to be done; nothing where it is being done."""
+        self.came = True
+        if not self._acting:
+            self._acting = True
+            try:
+                for act in reversed(tuple(self.acts)):
+                    act()
+            finally:
+                self._acting = False
+
+
+_SIGTERM = _Sigterm()
 
 
 def _act(before: Any, number: int, frame: Any) -> None:
-    _STOPPED.set()
-    for act in reversed(_ACTS):
-        act()
+    _SIGTERM.act()
     if callable(before):
         before(number, frame)

@@ -74,14 +74,15 @@ def main(spec: TrainingSpec) -> None:
     (run / "summary.json").write_text(json.dumps(dataclasses.asdict(summary), indent=1))
 
 
-def _prove(job: TrainingJob, sample: np.ndarray, scratch: Path, model: keras.Model) -> None:
-    """Exports a network in the midst of its training, and removes what it wrote.
+def _prove(job: TrainingJob, sample: np.ndarray, scratch: Path, model: keras.Model) -> bool:
+    """Exports a network after its first step, and removes what it wrote; returns whether its answers say anything.
 
     Raises:
       NotServable: it cannot be served; more training would be in vain.
     """
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        _export(model, job, Path(folder, "model"), Path(folder), sample, to_prove=True)
+        _, predict = _export(model, job, Path(folder, "model"), Path(folder), sample, to_prove=True)
+        return bool(np.isfinite(predict(sample)).all())
 
 
 def _export(
@@ -104,10 +105,12 @@ def _export(
         network = export.save(model, job, folder, scratch)
         predict = loop.predictor(network, job.shape)
         scores = predict(sample)
-        if np.isfinite(scores).all():  # else the training diverges, and says so after its next steps
+        if np.isfinite(scores).all():  # else the training diverges, or its verdict will say so
             networks.check_rebuilt(network, job, sample)
             if to_prove:
                 servability.check(folder, sample, scores)
+    except (OSError, MemoryError, tf.errors.ResourceExhaustedError):  # of this machine
+        raise
     except Exception as error:  # whatever the code of a network makes of an export
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise NotServable(f"The network cannot be served: {reason}") from error

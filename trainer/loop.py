@@ -30,7 +30,7 @@ STEPS_PER_EXECUTION = 10  # in one call of the compiled loop: few calls into Pyt
 PREDICT_BATCH = 500
 FITTED = 2000  # training images that layers may be fitted to
 FLOAT_BYTES = 2**28  # of images that are in memory at once, besides batches
-PROVEN_AFTER = 10.0  # seconds of training: a shorter one is over before it is known whether it is in vain
+PROVEN_FROM = 500  # steps of a training that is worth to be proved not to be in vain
 
 
 class TrainingDiverged(ConveyorError):
@@ -53,7 +53,7 @@ class TrainingResult:
       resumed_from: the step that a checkpoint allowed to continue from; 0 where there was none.
       seconds: how long this process trained.
       history: what was printed: one dict a line, with `step`, `accuracy`, `loss` and, at times, `eval_accuracy`.
-      proven: whether `prove` was called.
+      proven: whether `prove` was called, and could say.
     """
 
     model: keras.Model
@@ -104,7 +104,7 @@ def train(
     logs: Path,
     say: Callable[[str], Any] = tqdm.write,
     initial: Sequence[np.ndarray] | None = None,
-    prove: Callable[[keras.Model], Any] | None = None,
+    prove: Callable[[keras.Model], bool] | None = None,
 ) -> TrainingResult:
     """Trains a network, or continues where a checkpoint says that an earlier process stopped.
 
@@ -121,7 +121,8 @@ def train(
       logs: folder for TensorBoard.
       say: prints a line.
       initial: weights to start from, in the order of the network's variables; None for the network's initialisers.
-      prove: called with the network once, after `PROVEN_AFTER` seconds; it raises where more training is no use.
+      prove: called with the network after the first step of a training of `PROVEN_FROM` or more: always then, as it may
+        draw random numbers. It raises where more training is no use, and returns whether it could say.
 
     Raises:
       NetworkError: the network cannot be built.
@@ -170,16 +171,16 @@ def train(
                 break
             if stopped.is_set():
                 raise TrainingStopped(f"Stopped at step {step}, with a checkpoint. Run again to continue from there.")
-            count = _steps_to_next_event(step, training)
+            proves = prove and step == 0 and training.steps >= PROVEN_FROM
+            count = 1 if proves else _steps_to_next_event(step, training)
             with changes_told():
                 loss = steps.take(count)
             step += count
             bar.update(count)
             if not math.isfinite(loss):
                 raise TrainingDiverged(_diverged(loss, step))
-            if prove and not proven and time.perf_counter() - started > PROVEN_AFTER:
-                prove(model)
-                proven = True
+            if prove and proves:
+                proven = prove(model)
             callbacks.trained(step, count, loss)
     return TrainingResult(model, step, first_step, time.perf_counter() - started, history, proven)
 

@@ -50,6 +50,8 @@ class Steps:
         before = [variable.numpy() for variable in to_restore]
         try:
             return float(self._loop(self._iterator, tf.constant(count)))
+        except tf.errors.ResourceExhaustedError:  # which tells of XLA's buffers too
+            raise
         except tf.errors.OpError as error:
             refusal = _refusal(error) if to_restore else None
             if refusal is None:

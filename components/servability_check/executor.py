@@ -14,9 +14,11 @@ from conveyor.settings import from_json
 from trainer.examples import read_split
 from trainer.settings import SPEC, TrainingSpec
 
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)  # such as a model may cause
 
-class CheckKilled(ConveyorError):
-    """Somebody, or the system for want of memory, killed the process: that says nothing of the model."""
+
+class CheckFailed(ConveyorError):
+    """The process came to no verdict: it was killed, say, or a disk was full, which says nothing of the model."""
 
 
 def check(model: Path, run: Path, examples: Path, count: int) -> dict[str, Any]:
@@ -31,7 +33,7 @@ def check(model: Path, run: Path, examples: Path, count: int) -> dict[str, Any]:
       count: how many test images, the first, are compared.
 
     Raises:
-      CheckKilled: the process was killed.
+      CheckFailed: the process came to no verdict.
     """
     pictures = from_json(TrainingSpec, (run / SPEC).read_bytes()).job.pictures
     scores = np.load(run / "test_scores.npy", allow_pickle=False)[:count]
@@ -44,9 +46,11 @@ def check(model: Path, run: Path, examples: Path, count: int) -> dict[str, Any]:
         answer = Path(folder, "answer")
         with answer.open("w") as output:
             code, last_line = processes.run(command, Path(folder), {"CUDA_VISIBLE_DEVICES": "-1"}, output)
-        if -code in (signal.SIGTERM, signal.SIGKILL):
-            raise CheckKilled(f"The process that loads the model was killed by signal {-code}: run again to check it.")
-        if code:
+        if -code in CRASHES:
             reason = f"the process that loaded it ended with {code}: {last_line}"
             return {"ok": False, "reason": reason, "differences": {}}
+        if code:
+            raise CheckFailed(
+                f"The process that loads the model ended with {code}: {last_line}. Run again to check it."
+            )
         return json.loads(answer.read_text().splitlines()[-1])

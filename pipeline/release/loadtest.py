@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from conveyor import processes
 from conveyor.errors import ConfigError, ConveyorError
 from pipeline.home.folders import Home
 from serving import load_generator
@@ -101,7 +102,7 @@ def load_test(home: Home, target: str, model: str, clients: int, seconds: float,
 def _session(version: Path, shape: tuple[int, ...], rows: int, seconds: float) -> float:
     """Returns images a second in a bare Session, in a process of its own."""
     command = [sys.executable, "-m", "serving.bare_session", str(version), json.dumps([rows, *shape]), str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=processes.ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise LoadTestFailed(f"The bare Session failed: {done.stderr.strip().splitlines()[-1:]}")
     return rows * json.loads(done.stdout)["runs"] / json.loads(done.stdout)["seconds"]

@@ -22,6 +22,7 @@ import numpy as np
 import PIL.Image
 
 from conveyor.errors import ConfigError, ConveyorError, storage_errors
+from conveyor.processes import ROOT
 from conveyor.words import host_and_port
 from pipeline.home.folders import Home
 from pipeline.release import backends, server_files
@@ -248,7 +249,10 @@ def serve(home: Home, settings: ServerSettings, say: Callable[[Endpoint], None])
         started = []
         for command in commands(home, settings, prepared):
             with storage_errors(f"{command[0]} cannot be started"):
-                process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+                # In our folder: the user's may have modules of the same names as ours, and Python's.
+                process = subprocess.Popen(
+                    command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                )
             stack.callback(_stop, process)
             started.append(process)
         _await(started, stopped, settings, models, log)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from conveyor.errors import ConfigError, storage_errors
 from conveyor.files import replace_file
+from conveyor.processes import ROOT
 from pipeline.home.folders import Home
 
 MODELS, BATCHING, MONITORING, PROTOSET = "models.config", "batching.config", "monitoring.config", "serving.protoset"
@@ -188,5 +189,5 @@ def protoset(folder: Path) -> Path:
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "serving.protoset", str(path)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return path

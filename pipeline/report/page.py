@@ -116,14 +116,16 @@ def _time_line(run: metadata_store.Run) -> list[dict[str, Any]]:
     `offset` and `width` say when it ran, in parts of the whole run.
     """
     known = [c for c in run.components if c.state == "cached" and c.name.startswith(f"{node_id(BASE)}-")]
+    together = {c.name for c in known[1:]}  # in the row of the first one
     rows, whole = [], run.seconds or 1
     for component in run.components:
-        name, seconds = component.name, component.seconds
-        if len(known) > 1 and component in known:
-            if component is not known[0]:
-                continue
-            name, seconds = f"{node_id(BASE)} of {len(known)} spans", sum(c.seconds for c in known)
-        place = {"offset": run.offset(component) / whole, "width": seconds / whole}
+        if component.name in together:
+            continue
+        name, begin, seconds = component.name, run.offset(component), component.seconds
+        if together and component is known[0]:
+            name = f"{node_id(BASE)} of {len(known)} spans"
+            seconds = max(run.offset(c) + c.seconds for c in known) - begin
+        place = {"offset": max(0.0, begin) / whole, "width": max(0.0, seconds) / whole}
         rows.append({"name": name, "state": component.state, "seconds": seconds, **place})
     return rows
 

@@ -31,12 +31,16 @@ class Console:
 
     def note(self, text: str) -> None:
         """Says a sentence."""
+        with self._lock:
+            self._show_spans()
         self._out().print(text, highlight=False, markup=False, soft_wrap=True)
 
     def start(self, component: str) -> None:
         """Says that a component runs; in a terminal, what comes next writes over it."""
         with self._lock:
             self._running.append(component)
+            if not component.startswith(OF_SPANS):
+                self._show_spans()
             if component in STREAMS_OUTPUT:
                 self._out().print(f"  {component:<20} running", highlight=False)
             else:
@@ -49,11 +53,14 @@ class Console:
             if state == "cached" and component.startswith(OF_SPANS):
                 self._cached_spans.append(seconds)
                 return
-            if spans := self._cached_spans:
-                self._ended(counted(len(spans), "span"), "cached", sum(spans))
-                self._cached_spans = []
+            self._show_spans()
             self._ended(component, state, seconds)
             self._show_running()
+
+    def _show_spans(self) -> None:
+        spans, self._cached_spans = self._cached_spans, []
+        if spans:
+            self._ended(counted(len(spans), "span"), "cached", sum(spans))
 
     def _ended(self, what: str, state: str, seconds: float) -> None:
         style = STYLES.get(state, "none")

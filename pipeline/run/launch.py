@@ -1,5 +1,6 @@
 """Launches the components of a compiled pipeline, and shows how each one goes."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -38,7 +39,10 @@ class Stopped(ConveyorError):
 
 
 class PipelineRunner(tfx_runner.IrBasedRunner):
-    """TFX's LocalDagRunner with a name of our own for the run, a line for each component, and no silent failures."""
+    """TFX's LocalDagRunner with a name of our own for the run, a line for each component, and no silent failures.
+
+    A component whose work is a process of its own runs beside the others, as soon as its inputs are there.
+    """
 
     def __init__(self, run_id: str, store: MetadataStore, console: Console) -> None:
         self._run_id = run_id
@@ -47,10 +51,10 @@ class PipelineRunner(tfx_runner.IrBasedRunner):
         self._stop = threading.Event()
 
     def run_with_ir(self, pipeline: pipeline_pb2.Pipeline, run_options: pipeline_pb2.RunOptions | None = None) -> None:
-        """Runs every node in the pipeline's order, which is topological.
+        """Runs every node after those that it depends on.
 
         Raises:
-          ComponentFailed: the first component that fails; those after it do not run.
+          ComponentFailed: the first component that fails; what runs beside it comes to its end, and nothing follows.
           Stopped: SIGTERM came before the last component.
         """
         runtime_parameter_utils.substitute_runtime_parameter(
@@ -73,13 +77,31 @@ class PipelineRunner(tfx_runner.IrBasedRunner):
             self._launch(name, component, shared)
 
         nodes = {node.pipeline_node.node_info.id: node.pipeline_node for node in pipeline.nodes}
-        with processes.on_stop(self._stop.set), futures.ThreadPoolExecutor() as threads:
+        with processes.on_stop(self._asked_to_stop):
+            threads = futures.ThreadPoolExecutor()
             try:
                 self._run_nodes(nodes, launch, threads)
-            except KeyboardInterrupt:
+            finally:
+                self._join(threads)
+
+    def _asked_to_stop(self) -> None:
+        processes.tell("Stopping, as soon as what runs has come to its end, or a training to a checkpoint.")
+        self._stop.set()
+
+    def _join(self, threads: futures.ThreadPoolExecutor) -> None:
+        """Waits for what runs beside, which Ctrl+C kills; nothing may run on when the home is given up."""
+        interrupt = sys.exc_info()[1]
+        while True:
+            if isinstance(interrupt, KeyboardInterrupt):
                 self._stop.set()
-                processes.stop_running()
-                raise
+                processes.kill_running()
+            try:
+                threads.shutdown()
+                break
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if isinstance(interrupt, KeyboardInterrupt):
+            raise interrupt
 
     def _run_nodes(
         self,
@@ -125,19 +147,35 @@ class PipelineRunner(tfx_runner.IrBasedRunner):
 
 
 class _SharedStore(metadata.Metadata):
-    """One connection to ML Metadata for all components, which take turns: TFX's opens another every time."""
+    """ML Metadata for all components, which take turns.
+
+    With a file they have one connection, where TFX opens another every time. A server's may be closed on its side while
+    a network is trained: there TFX's way stays.
+    """
 
     def __init__(self, connection: Any, store: MetadataStore) -> None:
         super().__init__(connection)
-        self._shared, self._turn = _ReadOnce(store), threading.RLock()
+        self._shared = _ReadOnce(store) if connection.WhichOneof("config") == "sqlite" else None
+        self._turn = threading.RLock()
 
     def __enter__(self) -> "_SharedStore":
         self._turn.acquire()
-        self._store = self._shared
-        return self
+        try:
+            if self._shared is None:
+                super().__enter__()
+            else:
+                self._store = self._shared
+            return self
+        except BaseException:
+            self._turn.release()
+            raise
 
     def __exit__(self, *error: Any) -> None:
-        self._turn.release()
+        try:
+            if self._shared is None:
+                super().__exit__(*error)
+        finally:
+            self._turn.release()
 
 
 class _ReadOnce:
@@ -148,13 +186,14 @@ class _ReadOnce:
 
     def __init__(self, store: MetadataStore) -> None:
         self._store = store
-        self._read: dict[Any, Any] = {}
+        self._read: dict[int, Any] = {}
 
-    def get_executions_by_context(self, *arguments: Any, **options: Any) -> Any:
-        key = (arguments, tuple(sorted(options.items())))
-        if key not in self._read:
-            self._read[key] = self._store.get_executions_by_context(*arguments, **options)
-        return list(self._read[key])
+    def get_executions_by_context(self, context: int, *options: Any, **named: Any) -> Any:
+        if options or named:
+            return self._store.get_executions_by_context(context, *options, **named)
+        if context not in self._read:
+            self._read[context] = self._store.get_executions_by_context(context)
+        return list(self._read[context])
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("get_"):

@@ -57,13 +57,15 @@ class Client:
           tls: how to encrypt; None for not at all over gRPC, and for the system's own certificates over https.
 
         Raises:
-          ServingError: INVALID_ARGUMENT, where the target is no address, or names no port for gRPC; or a certificate
-            cannot be read.
+          ServingError: INVALID_ARGUMENT, where the target is no address, or names no port for gRPC, or another model
+            than `model`; or a certificate cannot be read.
           ValueError: there are less than no retries, or a version and a label.
         """
         if retries < 0:
             raise ValueError(f"retries are 0 or more, not {retries}")
         target, named = _split(target)
+        if model and named and model != named:
+            raise ServingError("INVALID_ARGUMENT", f"the address names the model {named}, and {model} is to be asked")
         self.spec = ModelSpec(model or named or "default", version, label)
         self._timeout, self._retries = timeout, retries
         over_http = target.lower().startswith(("http://", "https://"))

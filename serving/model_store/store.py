@@ -227,7 +227,7 @@ class StoredModel:
         """Makes an earlier version stable: the one given, or the previous one, or the next lower one.
 
         A canary is given up: it was measured against what is taken back. No push gives the model that is taken back a
-        label again. To roll back what a rollback has just done takes nothing back.
+        label again. To make a later version stable, as after a rollback that was wrong, takes nothing back.
 
         Raises:
           ConfigError: there is no such version.
@@ -243,8 +243,7 @@ class StoredModel:
             after = dataclasses.replace(labels.with_stable(target), canary=None)
             if labels.stable not in (None, target):
                 restored = self.identity(target)
-                is_undone = target == labels.previous and restored in labels.withdrawn
-                withdrawn = None if is_undone else self._identity_if_intact(labels.stable)
+                withdrawn = self._identity_if_intact(labels.stable) if target < labels.stable else None
                 after = after.with_decision(withdrawn, restored)
             self._write(after)
         return StableMove(self.name, labels.stable, target)

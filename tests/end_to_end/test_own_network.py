@@ -104,7 +104,7 @@ def test_what_cannot_be_trained_or_served_is_refused_before_the_work(conveyor, t
             "layers.Dense(classes)(outputs)", "Random()(layers.Dense(classes)(outputs))"
         )
     )
-    for steps in (30, 1_000_000):  # which is proved at its end, and in its first seconds
+    for steps in (30, 1_000_000):  # which is proved at its end, and after its first step
         done = conveyor(*run, "--set", f"training.steps={steps}")
         assert done.returncode == 1, done.stdout + done.stderr
         assert "Trainer failed: The network cannot be served: " in done.stderr

@@ -243,12 +243,12 @@ def test_a_sigmoid_that_is_not_the_end_is_no_matter(kind, job):
         ("drawn_anew", "answers otherwise when it is built again with the same weights"),
     ],
 )
-def test_a_network_that_cannot_be_served_is_not_trained_to_the_end(kind, reason, job, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "PROVEN_AFTER", 0.0)
+def test_a_network_that_cannot_be_served_is_refused_after_one_step(kind, reason, job, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "PROVEN_FROM", 1)
     lines = []
 
     def prove(model):
-        process._prove(made, digits.images[:8], tmp_path, model)
+        return process._prove(made, digits.images[:8], tmp_path, model)
 
     made = job(kind)
     with pytest.raises(servability.NotServable, match=f"cannot be served: .*({reason})"):

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from components.image_example_gen.executor import serialize
-from components.servability_check.executor import CheckKilled, check
+from components.servability_check.executor import CheckFailed, check
 from conveyor import processes
 from conveyor.settings import to_json
 from pipeline.experiments import load
@@ -61,9 +61,10 @@ def test_what_cannot_be_loaded_cannot_be_served(exported):
     assert "the server's loader refuses it" in outcome["reason"]
 
 
-def test_a_process_that_was_killed_says_nothing_of_the_model(exported, monkeypatch):
-    monkeypatch.setattr(processes, "run", lambda *_: (-9, "it said nothing"))
-    with pytest.raises(CheckKilled, match=r"was killed by signal 9: run again to check it\."):
+@pytest.mark.parametrize("code", [-9, -15, 1, 120])
+def test_a_process_that_comes_to_no_verdict_says_nothing_of_the_model(exported, monkeypatch, code):
+    monkeypatch.setattr(processes, "run", lambda *_: (code, "it said nothing"))
+    with pytest.raises(CheckFailed, match=rf"ended with {code}: it said nothing\. Run again to check it\."):
         checked(exported)
 
 

@@ -188,6 +188,12 @@ def test_addresses(target):
     Client(target).close()
 
 
+def test_an_address_of_another_model_is_refused():
+    assert Client("localhost:1/m", model="m").spec.model == "m"
+    with pytest.raises(ServingError, match="the address names the model other, and m is to be asked"):
+        Client("localhost:1/other", model="m")
+
+
 def test_a_port_may_be_left_out_with_tls():
     for target in ("example.org", "[::1]"):
         Client(target, tls=Tls()).close()
