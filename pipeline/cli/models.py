@@ -112,7 +112,7 @@ def rollback(experiment: str, version: int | None, home: Home) -> ExitCode:
 
     \b
     Exit codes  0  the version is stable
-                1  the labels cannot be changed, or a server that follows them does not
+                1  the labels cannot be changed, or a server that follows fails to
                 2  there is no such version
     """
     return _settle(home, _model_of(home, experiment).rollback(version), {})

@@ -142,6 +142,17 @@ def test_a_person_may_return_to_what_was_taken_back(model, rolled_back):
     assert push(rolled_back, model("a")) == Pushed(1, rolled_back.path(1), new=False)  # nothing was wrong with it
 
 
+def test_only_a_way_back_takes_a_model_back(model, stored):
+    """However often a person goes back and forth."""
+    for name in ("a", "b", "c"):
+        push(stored, model(name))
+    identities = {number: stored.identity(number) for number in (1, 2, 3)}
+    for target, withdrawn in ((2, {3}), (1, {3, 2}), (None, {3}), (3, set()), (None, {3})):
+        stored.rollback(target)
+        assert set(stored.labels().withdrawn) == {identities[number] for number in withdrawn}, target
+    assert stored.stable() == 2
+
+
 def test_the_label_of_a_version(three):
     label(three, 2, 3, None)
     assert [three.label_of(version) for version in (1, 2, 3)] == [None, "stable", "canary"]
