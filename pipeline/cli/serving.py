@@ -236,9 +236,12 @@ def _known(root: str | None, model: str) -> tuple[str, list[str], str]:
 
 
 def _target(home: Home, model: str) -> str:
-    """Returns the address of a `conveyor serve` of the home that has a model; the usual one where none runs."""
-    servers = running_servers(home)
-    return next((s.target for s in servers if model in s.followed or model in s.pinned), USUAL_TARGET)
+    """Returns the address of a running `conveyor serve` of the home, of one that has the model if there is one.
+
+    Where none runs, it is the usual one.
+    """
+    servers = sorted(running_servers(home), key=lambda s: model not in s.followed and model not in s.pinned)
+    return servers[0].target if servers else USUAL_TARGET
 
 
 @contextlib.contextmanager
@@ -284,9 +287,9 @@ def loadtest(model: str, clients: int, seconds: float, batch: int, target: str |
     \b
     conveyor loadtest mnist --clients 32 --seconds 30
 
-    It asks a server as fast as it answers, then runs the same batches in a bare Session. The server's throughput is
-    shown as a ratio to the Session's: of batches as they are sent, and of batches that hold a request of every
-    client, which is the most that batching across requests can reach.
+    It asks a server for the stable version as fast as it answers, then runs the same batches in a bare Session. The
+    server's throughput is shown as a ratio to the Session's: of batches as they are sent, and of batches that hold a
+    request of every client, which is the most that batching across requests can reach.
 
     \b
     Exit codes  0  measured, and every request was answered

@@ -84,7 +84,7 @@ def load_test(home: Home, target: str, model: str, clients: int, seconds: float,
             f"--batch {batch}: a request of that many images would take {size / 1e9:.1f} GB, and a message holds "
             f"{MAX_MESSAGE / 1e9:.1f} GB at most."
         )
-    with Client(target, model) as client:
+    with Client.stable(target, model) as client:
         images = np.random.default_rng(0).random((batch, *dataset.shape), np.float32)
         version = client.predict(images).version
         assert version is not None  # gRPC says it
