@@ -21,26 +21,39 @@ SETTINGS = ("training.precision=float32",)
 
 def kill_in(conveyor, component):
     """Runs until ML Metadata knows that a component runs, or has just run; kills the process with all it started."""
+    database = conveyor.home / "metadata.db"
+    before = newest(database)
     with conveyor.start(*conveyor.run_arguments(*SETTINGS)) as process:
         deadline = time.monotonic() + 90
-        while not begun(conveyor.home / "metadata.db", component) and process.poll() is None:
+        while not begun(database, component, before) and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.002)
         os.kill(process.pid, signal.SIGKILL)
         process.stdout.read()
 
 
-def begun(database, component):
+def begun(database, component, before):
+    """Whether an execution of a component that is newer than another has begun, ended or come from the cache."""
     query = """
         SELECT COUNT(*) FROM Execution JOIN Type ON Type.id = Execution.type_id
-        WHERE (Type.name = ? OR Type.name LIKE '%.' || ?) AND Execution.last_known_state IN (1, 2, 3)
+        WHERE (Type.name = ? OR Type.name LIKE '%.' || ?) AND Execution.last_known_state IN (1, 2, 3, 5)
+        AND Execution.id > ?
     """
+    return asked(database, query, component, component, before) > 0
+
+
+def newest(database):
+    return asked(database, "SELECT MAX(id) FROM Execution")
+
+
+def asked(database, query, *values):
+    """Returns the number that a query finds; 0 where the file is not there yet, or is being written."""
     try:
         connecting = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=0.01)
         with contextlib.closing(connecting) as connection:  # a `with` on the connection itself does not close it
-            return connection.execute(query, (component, component)).fetchone()[0] > 0
-    except sqlite3.OperationalError:  # not there yet, or being written
-        return False
+            return connection.execute(query, values).fetchone()[0] or 0
+    except sqlite3.OperationalError:
+        return 0
 
 
 def weights(conveyor):
