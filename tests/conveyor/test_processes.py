@@ -36,16 +36,22 @@ processes.run(["stopping"], Path("."), {}, stops=True)
 """
 
 
-def test_ctrl_c_lets_the_other_process_come_to_its_end(tmp_path):
-    (tmp_path / "stopping.py").write_text(PROGRAM)
+def calling(folder, program):
+    """Starts a process that runs a program, and returns it when the program has begun."""
+    (folder / "stopping.py").write_text(program)
     process = subprocess.Popen(
-        [sys.executable, "-c", CALLER, str(tmp_path)],
+        [sys.executable, "-c", CALLER, str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
     assert process.stdout.readline() == "begun\n"
+    return process
+
+
+def test_ctrl_c_lets_the_other_process_come_to_its_end(tmp_path):
+    process = calling(tmp_path, PROGRAM)
     started = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
     _, said = process.communicate(timeout=30)
@@ -55,15 +61,7 @@ def test_ctrl_c_lets_the_other_process_come_to_its_end(tmp_path):
 
 
 def test_ctrl_c_again_stops_at_once(tmp_path):
-    (tmp_path / "stopping.py").write_text(PROGRAM.replace("sys.exit(130)", "time.sleep(60)"))
-    process = subprocess.Popen(
-        [sys.executable, "-c", CALLER, str(tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout.readline() == "begun\n"
+    process = calling(tmp_path, PROGRAM.replace("sys.exit(130)", "time.sleep(60)"))
     os.kill(process.pid, signal.SIGINT)
     while "Stopped, with a checkpoint." not in process.stderr.readline():
         pass
