@@ -536,7 +536,7 @@ def test_a_taken_port_is_told(tmp_path, half_plus_two):
         running = Server(tmp_path / "log", *flags, wait=False)
         with running:
             assert running.process.wait(60) == 1
-    assert "cannot be listened on: is another server using the port?" in running.said()
+    assert "cannot be listened on: is the port another server's, or the address another machine's?" in running.said()
 
 
 @pytest.mark.compatible("flags")
