@@ -46,6 +46,9 @@ def runs(experiment: str | None, home: Home) -> None:
     conveyor runs
     conveyor runs mnist --json
 
+    The seconds are from the first component's start to the last one's end, without a component whose process was
+    killed: nobody knows when.
+
     \b
     Exit codes  0  listed
                 1  the metadata cannot be read

@@ -81,12 +81,12 @@ def run(chosen: Chosen, home: Home, best: bool) -> ExitCode:
         console.note(chosen.description)
     remember = functools.partial(chosen.remember, console.note)
     outcome = runner.run(chosen.experiment, home, chosen.data, console, planned=remember)
-    _show(outcome)
+    _show(outcome, home)
     if chosen.choice.assignments and outcome.verdict is Verdict.PUSHED:
         last = {field_of(assignment): assignment for assignment in chosen.choice.assignments}  # of each field
         options = " ".join(map(shlex.quote, last.values()))
         option = "--best" if best else "--set"
-        click.echo(f"  {option:<14} held for this run alone; to keep it: conveyor set {chosen.choice.name} {options}")
+        click.echo(f"  {option:<14} held for this run alone; to keep it: conveyor set {chosen.choice.name} {options}{home.option}")
     reply(outcome.to_dict())
     return outcome.exit_code
 
@@ -182,7 +182,7 @@ def retrain(
         about["experiment"] = chosen.experiment.name
         remember = functools.partial(chosen.remember, console.note, replaces=False)
         outcome = runner.run(chosen.experiment, home, chosen.data, console, only_new=True, planned=remember)
-    _show(outcome)
+    _show(outcome, home)
     for problem in notifier.tell(about | outcome.to_dict()):
         warn(problem)
     removed = _collected(home, chosen.experiment, outcome) if collects else 0.0
@@ -314,7 +314,7 @@ def _robustness(home: Home, experiment: Experiment, subject: Any, images: Any, l
     return {"robustness": [dataclasses.asdict(row) for row in rows], "report": str(path)}
 
 
-def _show(outcome: Outcome) -> None:
+def _show(outcome: Outcome, home: Home) -> None:
     lines = [("verdict", outcome.verdict.value)]
     if outcome.verdict in (Verdict.NOTHING_NEW, Verdict.UP_TO_DATE):
         how = "rejected" if outcome.version is None else f"pushed as version {outcome.version}"
@@ -333,7 +333,7 @@ def _show(outcome: Outcome) -> None:
     if outcome.report:
         lines.append(("report", outcome.report))
     if outcome.path and outcome.stable in (None, outcome.version):
-        lines.append(("serve it", f"conveyor serve {Path(outcome.path).parent.name}"))
+        lines.append(("serve it", f"conveyor serve {Path(outcome.path).parent.name}{home.option}"))
     click.echo()
     for name, value in lines:
         click.echo(f"  {name:<14} {value}")

@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import shlex
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.release import backends
 from pipeline.release import predict as predicting
 from pipeline.release import serve as serving
 from pipeline.release.loadtest import load_test
+from pipeline.release.server_files import Served
 from pipeline.release.server_folder import running_servers
 from serving.client import Client, ServingError, Tls
 
@@ -126,7 +128,8 @@ def serve(server: serving.ServerSettings, dry_run: bool, files_only: bool, home:
     on the PATH, else its container image if docker or podman answers, else the embedded server, which speaks the
     same protocol. Without --versions and --label the server follows the labels: the version that `conveyor
     retrain`, `rollback` or `promote` makes stable is loaded and takes over without a lost request, and a canary is
-    served beside it. With --json, one object on one line says that the server is ready.
+    served beside it. Each such change is printed when the server has made it. With --json, one object on one line
+    says that the server is ready, and one more each change.
 
     \b
     Exit codes  0  stopped by Ctrl+C or SIGTERM
@@ -159,7 +162,7 @@ def serve(server: serving.ServerSettings, dry_run: bool, files_only: bool, home:
                 f"{home.root} cannot be written: the server's files and its log are in {place.scratch}. `conveyor gc` "
                 "elsewhere does not see this server; what has a label stays."
             )
-        serving.serve(place, server, lambda endpoint: _ready(place, endpoint))
+        serving.serve(place, server, lambda endpoint: _ready(place, endpoint), _followed(reply_now()))
     return code
 
 
@@ -168,8 +171,7 @@ def _ready(home: Home, endpoint: serving.Endpoint) -> None:
     if wants_json():
         reply_now()(dataclasses.asdict(endpoint) | {"ask": snippets})
         return
-    canaries = {name: f", canary {version}" for name, version in endpoint.canaries.items()}
-    served = ", ".join(f"{name} (version {v}{canaries.get(name, '')})" for name, v in endpoint.models.items())
+    served = ", ".join(f"{name} ({_versions(endpoint, name)})" for name in endpoint.models)
     click.echo(f"Serving {served} with {endpoint.backend}: {endpoint.why}.\n")
     for name, value in (("gRPC", endpoint.grpc), ("REST", endpoint.rest), ("page", endpoint.page)):
         click.echo(f"  {name:<6} {value}")
@@ -177,6 +179,26 @@ def _ready(home: Home, endpoint: serving.Endpoint) -> None:
     for name, snippet in snippets.items():
         click.echo(f"Ask it with {name}:\n\n{snippet}\n")
     click.echo("Ctrl+C stops it.")
+
+
+def _versions(endpoint: serving.Endpoint, model: str) -> str:
+    answers = endpoint.models[model]
+    if model in endpoint.canaries:
+        return f"version {answers}, canary {endpoint.canaries[model]}"
+    others = [str(number) for number in endpoint.versions[model] if number != answers]
+    return f"version {answers}" + (f"; also {', '.join(others)}" if others else "")
+
+
+def _followed(print_json: Callable[[Any], None]) -> Callable[[str, Served], None]:
+    """Returns what says that a server has followed a model's labels."""
+
+    def say(model: str, served: Served) -> None:
+        print_json({"model": model, "labels": served.labels})
+        if not wants_json():
+            labels = ", ".join(f"version {version} is {label}" for label, version in served.labels.items())
+            click.echo(f"{time.strftime('%X')}  {model}: {labels}.")
+
+    return say
 
 
 @click.command(cls=Verb)

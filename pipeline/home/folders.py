@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import shlex
 import urllib.parse
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,12 @@ class Home:
         if home.metadata:
             DatabaseServer.of(home.metadata)
         return home
+
+    @property
+    def option(self) -> str:
+        """What names the home at the end of a command; empty where it is the one without being named."""
+        usual = Path(os.environ.get("CONVEYOR_HOME") or DEFAULT).expanduser().resolve()
+        return "" if self.root == usual else f" --home {shlex.quote(str(self.root))}"
 
     @property
     def existing(self) -> Path:

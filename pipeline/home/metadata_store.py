@@ -29,6 +29,9 @@ STATES = {
 }
 
 
+_DIED = "died"  # a custom property of executions whose process did
+
+
 class RunState(str, enum.Enum):
     """How far a run has come, as ML Metadata knows it."""
 
@@ -55,7 +58,7 @@ class ComponentRun:
       name: the component's name.
       state: `running`, `done`, `failed`, `cached` or `canceled`.
       started: when it started.
-      seconds: how long it took.
+      seconds: how long it took; 0 where its process died, as nobody knows when.
       outputs: its artifacts by output name, the newest of each; none where it failed.
       checkpoints: of the trainer, the folder of its checkpoints; empty for another.
     """
@@ -247,7 +250,9 @@ def run_by_id(store: metadata_store.MetadataStore, run_id: str) -> Run:
     return _run(store, context)
 
 
-def close_abandoned(store: metadata_store.MetadataStore, state: Any = Execution.CANCELED) -> list[str]:
+def close_abandoned(
+    store: metadata_store.MetadataStore, state: Any = Execution.CANCELED, died: bool = False
+) -> list[str]:
     """Ends executions that are still marked as running; returns their components' names.
 
     Only for the holder of the home's lock: nobody else can be running.
@@ -255,10 +260,13 @@ def close_abandoned(store: metadata_store.MetadataStore, state: Any = Execution.
     Args:
       store: the metadata.
       state: how they ended: `CANCELED` where their process was stopped or died, `FAILED` where they failed.
+      died: whether their process did, nobody knows when.
     """
     abandoned = [e for e in store.get_executions() if e.last_known_state in (Execution.RUNNING, Execution.NEW)]
     for execution in abandoned:
         execution.last_known_state = state
+        if died:
+            execution.custom_properties[_DIED].int_value = 1
     if abandoned:
         store.put_executions(abandoned)
     return [_component_name(store, execution) for execution in abandoned]
@@ -319,13 +327,13 @@ def _component_run(store: metadata_store.MetadataStore, execution: Execution) ->
     for event in store.get_events_by_execution_ids([execution.id]):
         if event.type == metadata_store_pb2.Event.OUTPUT and event.path.steps:
             outputs[event.path.steps[0].key] = store.get_artifacts_by_id([event.artifact_id])[0]
-    seconds = (execution.last_update_time_since_epoch - execution.create_time_since_epoch) / 1000
+    milliseconds = execution.last_update_time_since_epoch - execution.create_time_since_epoch
     state = STATES.get(execution.last_known_state, "unknown")
     return ComponentRun(
         name=_component_name(store, execution),
         state=state,
         started=_time(execution.create_time_since_epoch),
-        seconds=seconds,
+        seconds=0.0 if _DIED in execution.custom_properties else milliseconds / 1000,
         outputs=outputs,
         checkpoints=_custom_config(execution).get("checkpoints", ""),
     )

@@ -10,6 +10,7 @@ Source: https://www.tensorflow.org/tfx/serving/serving_config#assigning_string_l
 import contextlib
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from conveyor.errors import StorageError, storage_errors
@@ -36,6 +37,7 @@ class Rollout:
       target: host:port of the server's gRPC.
       models: those whose labels are followed.
       current: how each model is served, as the server's file says.
+      say: is told of a model that the server has brought to what its labels say, and how it serves it now.
     """
 
     home: Home
@@ -43,6 +45,7 @@ class Rollout:
     target: str
     models: tuple[str, ...]
     current: dict[str, Served]
+    say: Callable[[str, Served], None]
 
     def step(self) -> None:
         """Looks once at the labels and at the server, and writes the server's file where the next step can be made.
@@ -50,14 +53,18 @@ class Rollout:
         What cannot be read or written now is tried again at the next look; what serves, serves on.
         """
         with contextlib.suppress(LabelsDamaged, StorageError, OSError):
-            after = dict(self.current)
+            after, brought = dict(self.current), {}
             for model in self.models:
                 wanted = server_files.labelled(self.home, model)
                 if wanted.versions and wanted != self.current[model]:
                     after[model] = self._next(model, self.current[model], wanted)
+                    if after[model] == wanted:
+                        brought[model] = wanted
             if after != self.current:
                 server_files.write_models(self.home, self.folder, after)
                 self.current = after
+                for model, served in brought.items():
+                    self.say(model, served)
 
     def _next(self, model: str, current: Served, wanted: Served) -> Served:
         if not set(wanted.versions) <= set(current.versions):

@@ -28,7 +28,7 @@ from pipeline.home.folders import Home
 from pipeline.release import backends, server_files
 from pipeline.release.backends import Backend
 from pipeline.release.rollout import Rollout
-from pipeline.release.server_files import Served
+from pipeline.release.server_files import Served, VersionChoice
 from pipeline.release.server_folder import ServerFolder, ServerRecord
 from serving.client import Client, ServingError
 from serving.model_store.labels import CANARY, STABLE
@@ -79,7 +79,20 @@ class ServerSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Endpoint:
-    """A server that answers."""
+    """A server that answers.
+
+    Attributes:
+      backend: what serves.
+      why: it was chosen.
+      grpc: host:port of gRPC.
+      rest: address of REST.
+      page: address of the page.
+      models: the version of each that answers where none is asked for.
+      versions: all that each is served in.
+      canaries: the version of each that is tried beside the stable one.
+      files: folder of its configuration.
+      log: what it writes.
+    """
 
     backend: str
     why: str
@@ -87,6 +100,7 @@ class Endpoint:
     rest: str
     page: str
     models: dict[str, int]
+    versions: dict[str, list[int]]
     canaries: dict[str, int]
     files: str
     log: str
@@ -117,6 +131,12 @@ class Prepared:
             for name, served in self.served.items()
         }
 
+    def versions(self, home: Home) -> dict[str, list[int]]:
+        """Returns all versions that each model is served in."""
+        choice = VersionChoice.of(self.record.versions)
+        there = {name: home.models.model(name).versions() for name in self.served}
+        return {name: list(served.versions) or choice.as_they_come(there[name]) for name, served in self.served.items()}
+
 
 def prepare(home: Home, settings: ServerSettings, backend: Backend | None = None) -> Prepared:
     """Chooses the models and their versions, and the backend where none is given; nothing is written.
@@ -133,7 +153,7 @@ def prepare(home: Home, settings: ServerSettings, backend: Backend | None = None
         raise ConfigError(f"{listed}: each must be another port.")
     models = server_files.pushed_models(home, settings.models)
     labels = server_files.labels_of(settings.labels, models)
-    choice = server_files.VersionChoice.of(settings.versions)
+    choice = VersionChoice.of(settings.versions)
     served = {name: choice.of_model(home, name, labels[name]) for name in models}
     followed = tuple(models) if choice.stable and not settings.labels else ()
     named = {} if followed else {n: tuple(sorted({*s.versions, *s.labels.values()})) for n, s in served.items()}
@@ -224,13 +244,16 @@ def commands(home: Home, settings: ServerSettings, prepared: Prepared) -> list[l
     return [server, page]
 
 
-def serve(home: Home, settings: ServerSettings, say: Callable[[Endpoint], None]) -> None:
+def serve(
+    home: Home, settings: ServerSettings, say: Callable[[Endpoint], None], follow: Callable[[str, Served], None]
+) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Args:
       home: whose models are served.
       settings: what the command line says.
       say: called once, when the newest version of every model has answered.
+      follow: called each time that the server has followed a model's labels, with how it is served now.
 
     Raises:
       ConfigError: see `prepare` and `written`; or a port is taken, or the host is not this machine's.
@@ -268,12 +291,15 @@ def serve(home: Home, settings: ServerSettings, say: Callable[[Endpoint], None])
                 rest,
                 f"http://{host_and_port(settings.reach, page)}/",
                 prepared.answering(),
+                prepared.versions(home),
                 {name: served.labels[CANARY] for name, served in prepared.served.items() if CANARY in served.labels},
                 str(prepared.folder.path),
                 str(log),
             )
         )
-        following = Rollout(home, prepared.folder.path, settings.target, prepared.record.followed, prepared.served)
+        following = Rollout(
+            home, prepared.folder.path, settings.target, prepared.record.followed, prepared.served, follow
+        )
         while not stopped():
             _check(started, log)
             following.step()

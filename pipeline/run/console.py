@@ -54,6 +54,8 @@ class Console:
                 self._cached_spans.append(seconds)
                 return
             self._show_spans()
+            if state == "cached" and component in STREAMS_OUTPUT and self._out().is_terminal:
+                self._out().control(Control((ControlType.CURSOR_UP, 1)))  # it had nothing to say: over its first line
             self._ended(component, state, seconds)
             self._show_running()
 

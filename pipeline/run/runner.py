@@ -132,7 +132,7 @@ def prepare(plan: RunPlan, console: Console) -> Any:
     networks.build(plan.job, "float32")  # what is wrong with it is told of before any work is done
     networks.callbacks(plan.job.network)
     store = metadata_store.connect(plan.home)
-    for name in metadata_store.close_abandoned(store):
+    for name in metadata_store.close_abandoned(store, died=True):
         console.note(f"An earlier run was stopped in {name}; this one continues from there.")
     if orphans := metadata_store.clear_orphans(store, plan.home):
         console.note(f"Removed {counted(orphans, 'output')} of runs that ML Metadata knows nothing of.")

@@ -15,6 +15,12 @@ def test_home_is_the_option_the_variable_or_here(tmp_path, monkeypatch):
     assert Home.at(str(tmp_path / "option")).root == tmp_path / "option"
 
 
+def test_a_home_that_is_not_found_by_itself_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVEYOR_HOME", str(tmp_path / "usual"))
+    assert Home.at().option == Home.at(str(tmp_path / "usual")).option == ""
+    assert Home.at(str(tmp_path / "a b")).option == f" --home '{tmp_path}/a b'"
+
+
 def test_metadata_is_sqlite_unless_told_otherwise(tmp_path, monkeypatch):
     monkeypatch.setenv("CONVEYOR_METADATA", "")
     assert Home(tmp_path).connection().sqlite.filename_uri == str(tmp_path / "metadata.db")

@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import re
 import sqlite3
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -255,3 +256,11 @@ def test_what_is_left_running_is_closed(store, state, expected):
     add(store, "digits-1-a", "Trainer", Execution.RUNNING)
     assert metadata_store.close_abandoned(store, state) == ["Trainer"]
     assert states(store) == {"digits-1-a": expected}
+
+
+def test_how_long_a_component_took_whose_process_died_is_not_known(store):
+    add(store, "digits-1-a", "Trainer", Execution.RUNNING)
+    time.sleep(0.1)
+    assert metadata_store.close_abandoned(store, died=True) == ["Trainer"]
+    (run,) = metadata_store.runs(store)
+    assert (run.state, run.seconds) == (RunState.STOPPED, 0)

@@ -49,7 +49,9 @@ class Server:
 
 def test_a_change_takes_three_steps_each_when_the_one_before_was_made(home, monkeypatch):
     server = Server(monkeypatch)
-    following = Rollout(home, folder(home).path, "", ("m",), {"m": Served((3,), {"stable": 3})})
+    said = []
+    served = {"m": Served((3,), {"stable": 3})}
+    following = Rollout(home, folder(home).path, "", ("m",), served, lambda *change: said.append(change))
     following.step()
     assert following.current["m"] == Served((3,), {"stable": 3})
     label(home, Labels(2, None, 3))
@@ -63,14 +65,17 @@ def test_a_change_takes_three_steps_each_when_the_one_before_was_made(home, monk
     following.step()
     assert following.current["m"] == Served((2, 3), {"stable": 2})  # the server has not read that yet
     server.labels = {"stable": 2}
+    assert not said
     following.step()
+    following.step()
+    assert said == [("m", Served((2,), {"stable": 2}))]  # once
     assert following.current["m"] == Served((2,), {"stable": 2})  # let the old one go
     assert "versions: 2 }" in (folder(home).path / server_files.MODELS).read_text()
 
 
 def test_a_version_that_cannot_be_loaded_takes_nothing_away(home, monkeypatch):
     Server(monkeypatch)
-    following = Rollout(home, folder(home).path, "", ("m",), {"m": Served((3,), {"stable": 3})})
+    following = Rollout(home, folder(home).path, "", ("m",), {"m": Served((3,), {"stable": 3})}, print)
     label(home, Labels(2, None, 3))
     for _ in range(5):
         following.step()
@@ -79,7 +84,7 @@ def test_a_version_that_cannot_be_loaded_takes_nothing_away(home, monkeypatch):
 
 def test_damaged_labels_and_deleted_versions_change_nothing(home, monkeypatch):
     Server(monkeypatch)
-    following = Rollout(home, folder(home).path, "", ("m",), {"m": Served((3,), {"stable": 3})})
+    following = Rollout(home, folder(home).path, "", ("m",), {"m": Served((3,), {"stable": 3})}, print)
     (home.serving / "m" / LABELS).write_text("{")
     following.step()
     shutil.rmtree(home.serving / "m")

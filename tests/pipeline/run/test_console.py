@@ -23,6 +23,17 @@ def test_what_ended_has_a_line_and_the_spans_of_the_cache_have_one_for_all(capsy
     ]
 
 
+def test_a_cached_trainer_has_one_line_in_a_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    console = Console()
+    console.start("Trainer")
+    console.end("Trainer", "cached", 0.1)
+    out = capsys.readouterr().out
+    up, erase = "\x1b[1A", "\x1b[2K"
+    assert "running" in out
+    assert out.index("running") < out.index(up + erase) < out.index("cached")
+
+
 def test_what_runs_side_by_side_is_shown_together(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     console = Console()
