@@ -86,7 +86,8 @@ def run(chosen: Chosen, home: Home, best: bool) -> ExitCode:
         last = {field_of(assignment): assignment for assignment in chosen.choice.assignments}  # of each field
         options = " ".join(map(shlex.quote, last.values()))
         option = "--best" if best else "--set"
-        click.echo(f"  {option:<14} held for this run alone; to keep it: conveyor set {chosen.choice.name} {options}{home.option}")
+        keep = f"conveyor set {chosen.choice.name} {options}{home.option}"
+        click.echo(f"  {option:<14} held for this run alone; to keep it: {keep}")
     reply(outcome.to_dict())
     return outcome.exit_code
 

@@ -72,7 +72,9 @@ class Server:
         for _ in range(2):  # it answers to labels when everything is loaded
             self.stub.read()
             self.stub.load_and_unload()
-        self._rollout = rollout.Rollout(home, prepared.folder.path, settings.target, self.followed, prepared.served, print)
+        self._rollout = rollout.Rollout(
+            home, prepared.folder.path, settings.target, self.followed, prepared.served, print
+        )
 
     def step(self, may_fail: bool = False) -> None:
         self._rollout.step()
