@@ -28,7 +28,7 @@ from pipeline.home.folders import Home
 from pipeline.release import backends, server_files
 from pipeline.release.backends import Backend
 from pipeline.release.rollout import Rollout
-from pipeline.release.server_files import Served, VersionChoice
+from pipeline.release.server_files import Served
 from pipeline.release.server_folder import ServerFolder, ServerRecord
 from serving.client import Client, ServingError
 from serving.model_store.labels import CANARY, STABLE
@@ -87,7 +87,7 @@ class Endpoint:
       grpc: host:port of gRPC.
       rest: address of REST.
       page: address of the page.
-      models: the version of each that answers where none is asked for.
+      models: the stable version of each, or else the highest that is served.
       versions: all that each is served in.
       canaries: the version of each that is tried beside the stable one.
       files: folder of its configuration.
@@ -124,18 +124,13 @@ class Prepared:
     served: dict[str, Served]
     record: ServerRecord
 
-    def answering(self) -> dict[str, int]:
-        """Returns the version of each model that is asked for without naming one: the stable, or else the highest."""
+    def versions(self, home: Home) -> dict[str, list[int]]:
+        """Returns all versions that each model is served in, rising."""
+        there = {name: home.models.model(name).versions() for name in self.served}
         return {
-            name: served.labels.get(STABLE) or max(served.versions, default=self.models[name])
+            name: sorted({*served.versions, *self.record.served(name, there[name])})
             for name, served in self.served.items()
         }
-
-    def versions(self, home: Home) -> dict[str, list[int]]:
-        """Returns all versions that each model is served in."""
-        choice = VersionChoice.of(self.record.versions)
-        there = {name: home.models.model(name).versions() for name in self.served}
-        return {name: list(served.versions) or choice.as_they_come(there[name]) for name, served in self.served.items()}
 
 
 def prepare(home: Home, settings: ServerSettings, backend: Backend | None = None) -> Prepared:
@@ -153,7 +148,7 @@ def prepare(home: Home, settings: ServerSettings, backend: Backend | None = None
         raise ConfigError(f"{listed}: each must be another port.")
     models = server_files.pushed_models(home, settings.models)
     labels = server_files.labels_of(settings.labels, models)
-    choice = VersionChoice.of(settings.versions)
+    choice = server_files.VersionChoice.of(settings.versions)
     served = {name: choice.of_model(home, name, labels[name]) for name in models}
     followed = tuple(models) if choice.stable and not settings.labels else ()
     named = {} if followed else {n: tuple(sorted({*s.versions, *s.labels.values()})) for n, s in served.items()}
@@ -283,6 +278,7 @@ def serve(
             return
         page = settings.rest_port + (0 if backend.is_embedded else 1)
         rest = f"http://{host_and_port(settings.reach, settings.rest_port)}"
+        versions = prepared.versions(home)
         say(
             Endpoint(
                 backend.name,
@@ -290,8 +286,8 @@ def serve(
                 settings.target,
                 rest,
                 f"http://{host_and_port(settings.reach, page)}/",
-                prepared.answering(),
-                prepared.versions(home),
+                {n: prepared.served[n].labels.get(STABLE) or max(versions[n], default=models[n]) for n in models},
+                versions,
                 {name: served.labels[CANARY] for name, served in prepared.served.items() if CANARY in served.labels},
                 str(prepared.folder.path),
                 str(log),

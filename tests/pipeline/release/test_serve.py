@@ -95,21 +95,23 @@ def test_an_ipv6_address_is_an_address(home):
 
 
 @pytest.mark.parametrize(
-    ("options", "followed", "pinned"),
+    ("options", "followed", "pinned", "versions"),
     [
-        ({}, ("mnist",), {}),
-        ({"versions": "1"}, (), {"mnist": (1,)}),
-        ({"labels": ("tried=2",)}, (), {"mnist": (2,)}),
-        ({"versions": "all"}, (), {"mnist": ()}),
-        ({"versions": "latest:2", "labels": ("tried=1",)}, (), {"mnist": (1,)}),
+        ({}, ("mnist",), {}, [2]),
+        ({"versions": "1"}, (), {"mnist": (1,)}, [1]),
+        ({"labels": ("tried=1",)}, (), {"mnist": (1, 2)}, [1, 2]),
+        ({"versions": "all"}, (), {"mnist": ()}, [1, 2]),
+        ({"versions": "latest"}, (), {"mnist": ()}, [2]),
+        ({"versions": "latest:2", "labels": ("tried=1",)}, (), {"mnist": (1,)}, [1, 2]),
     ],
     ids=str,
 )
-def test_what_a_server_serves_is_written_down(home, options, followed, pinned):
+def test_what_a_server_serves_is_written_down(home, options, followed, pinned, versions):
     given = settings(port=18500, **options)
-    with serve.written(home, given):
+    with serve.written(home, given) as prepared:
         record = ServerFolder.of(home, 18500).record()
     assert (record.target, record.followed, record.pinned) == ("localhost:18500", followed, pinned)
+    assert prepared.versions(home) == {"mnist": versions}
 
 
 @pytest.mark.parametrize(
