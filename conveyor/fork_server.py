@@ -3,16 +3,16 @@
     python -m conveyor.fork_server SOCKET MODULE...
 
 SOCKET is the number of a Unix socket, inherited from the process that asks; MODULE is what is imported. A request is
-one byte with five files: the program as JSON (`Program`), its standard input, output and error, and a socket for the
-answers. The first answer is one byte with a process descriptor of the program, or why there is none, in text; the last
+one byte with five files: a socket for the answers, the program as JSON (`Program`), its standard input, output and
+error. The first answer is one byte with a process descriptor of the program, or why there is none, in text; the last
 is its exit code, as a number in text, below zero for a signal. The server ends when nobody can ask any more.
 
 The standard library's fork server has the place of its socket among temporary files, which may be too long for one; it
 runs the main module of the process that asks once more; and it serves whatever else of that process asks for it.
 """
 
-import contextlib
 import dataclasses
+import errno
 import gc
 import importlib
 import io
@@ -59,8 +59,11 @@ def serve(requests: socket.socket) -> Program | None:
                     asked, files, *_ = socket.recv_fds(requests, 1, FILES)
                     if not asked:
                         return None
-                    if len(files) == FILES:
-                        answers = socket.socket(fileno=files.pop())
+                    answers = socket.socket(fileno=files.pop(0)) if files else None
+                    if answers and len(files) < FILES - 1:  # the kernel leaves out what would be too many for us
+                        _answer(answers, os.strerror(errno.EMFILE).encode(), [])
+                        answers.close()
+                    elif answers:
                         process, descriptor = _fork(answers)
                         if process == 0:
                             for channel in (requests, answers, *(channel for _, channel in running.values())):
@@ -83,7 +86,10 @@ def serve(requests: socket.socket) -> Program | None:
 
 
 def _fork(answers: socket.socket) -> tuple[int | None, int]:
-    """Forks, and answers; returns the process, 0 in it, None where there is none, and the process descriptor."""
+    """Forks, and answers; returns the process, 0 in it, None where there is none, and the process descriptor.
+
+    Where nobody hears the answer, the process is killed: nobody could stop it.
+    """
     process = None
     try:
         with warnings.catch_warnings():
@@ -100,13 +106,18 @@ def _fork(answers: socket.socket) -> tuple[int | None, int]:
         _answer(answers, str(error).encode(), [])
         answers.close()
         return None, -1
-    _answer(answers, b".", [descriptor])
+    if not _answer(answers, b".", [descriptor]):
+        os.kill(process, signal.SIGKILL)
     return process, descriptor
 
 
-def _answer(answers: socket.socket, message: bytes, descriptors: list[int]) -> None:
-    with contextlib.suppress(OSError):  # who asked may be gone
+def _answer(answers: socket.socket, message: bytes, descriptors: list[int]) -> bool:
+    """Returns whether who asked is still there."""
+    try:
         socket.send_fds(answers, [message], descriptors)
+    except OSError:
+        return False
+    return True
 
 
 def _take_over(files: list[int]) -> Program:

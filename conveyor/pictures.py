@@ -3,6 +3,7 @@
 import io
 import re
 
+import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
@@ -77,7 +78,7 @@ def _in_colours(picture: PIL.Image.Image) -> PIL.Image.Image:
     if picture.mode in ("1", "L", "LA", "RGB", "RGBA", "I;16", "I;16B"):
         return picture
     if picture.mode.startswith("I;16"):
-        return picture.convert("I;16")
+        return PIL.Image.fromarray(np.asarray(picture).astype("<u2"))  # `convert` would make all above 255 that
     return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
 
 

@@ -75,11 +75,10 @@ class _ForkServer:
             self._process.kill()
             self._process.wait()
 
-    def fork(self, program: Program, files: Sequence[int]) -> tuple[socket.socket, int]:
-        """Has a program begun with three standard files; returns the socket of its exit code, and its descriptor.
+    def ask(self, program: Program, files: Sequence[int]) -> socket.socket:
+        """Asks for a program with three standard files; returns the socket of the answers.
 
-        Raises:
-          NotBegun: the server has ended before it forked, or cannot fork.
+        Where that is closed before the first answer, the program is killed as it begins.
         """
         answers, theirs = socket.socketpair()
         with contextlib.ExitStack() as on_error:
@@ -88,13 +87,9 @@ class _ForkServer:
                 json.dump(dataclasses.asdict(program), request)
                 request.flush()
                 with contextlib.suppress(BrokenPipeError):
-                    socket.send_fds(self.start(), [b"."], [request.fileno(), *files, theirs.fileno()])
-            answer, descriptors, *_ = socket.recv_fds(answers, 1024, 1)
-            if not descriptors:
-                why = answer.decode() or "what it is forked from has ended; standard error, or the log, says why"
-                raise NotBegun(f"A process for {program.command[0]} could not be begun: {why}.")
+                    socket.send_fds(self.start(), [b"."], [theirs.fileno(), request.fileno(), *files])
             on_error.pop_all()
-            return answers, descriptors[0]
+            return answers
 
 
 _SERVER = _ForkServer()
@@ -133,29 +128,30 @@ def run(
     Raises:
       NotBegun: it could not be begun.
     """
-    sys.stdout.flush()
+    if sys.stdout:  # None where it is closed
+        sys.stdout.flush()
     path = [entry for entry in sys.path if isinstance(entry, str)]
-    program = Program(list(command), str(folder), {**os.environ, **environment}, path, stops)
+    program = Program(list(command), str(folder.absolute()), {**os.environ, **environment}, path, stops)
     (stdin, kept), (heard, stderr) = os.pipe(), os.pipe()
     running = _Running(stops)
     passed_on = on_stop(running.stop) if stops else contextlib.nullcontext()
     with os.fdopen(kept, "wb"), os.fdopen(heard, errors="replace") as lines, running, passed_on:
         try:
-            answers, descriptor = _SERVER.fork(program, [stdin, output.fileno() if output else 1, stderr])
+            answers = _SERVER.ask(program, [stdin, output.fileno() if output else 1, stderr])
         finally:
             os.close(stdin)
             os.close(stderr)
         with answers, futures.ThreadPoolExecutor(1) as thread:
             try:
                 try:
-                    running.begun(descriptor)
+                    descriptor = running.begun(answers, program)
                     code = thread.submit(_exit_code, answers, descriptor)
                     last_line = _repeated(lines)
                     return code.result(), last_line or "it said nothing"
                 except KeyboardInterrupt:
                     tell("Stopping; Ctrl+C again stops at once.")
-                    running.begun(descriptor)
                     running.stop()
+                    running.begun(answers, program)
                     _repeated(lines)
                     raise
             except BaseException:
@@ -176,14 +172,16 @@ def _repeated(lines: IO[str]) -> str:
     """Writes lines to standard error as they come, and returns the last one that is not empty."""
     last_line = ""
     for line in lines:
-        sys.stderr.write(line)
+        with contextlib.suppress(OSError):  # of a log on a full disk: what runs may go on
+            sys.stderr.write(line)
         last_line = line.strip() or last_line
     return last_line
 
 
 def tell(text: str) -> None:
     """Says something at once, also in a signal handler: in the terminal, or on standard error, which may be a log."""
-    os.write(1 if os.isatty(1) else 2, f"{text}\n".encode())
+    with contextlib.suppress(OSError):  # nobody reads it, or the log's disk is full
+        os.write(1 if os.isatty(1) else 2, f"{text}\n".encode())
 
 
 class _Running:
@@ -208,11 +206,22 @@ class _Running:
         if descriptor is not None:
             os.close(descriptor)
 
-    def begun(self, descriptor: int) -> None:
-        """Takes its process descriptor, and sends the signal that was asked for meanwhile."""
-        self._descriptor = descriptor
-        if self._asked is not None:
-            self._send(self._asked)
+    def begun(self, answers: socket.socket, program: Program) -> int:
+        """Waits until it has begun, and sends the signal that was asked for meanwhile; returns its process descriptor.
+
+        Raises:
+          NotBegun: the server has ended before it forked, or cannot fork.
+        """
+        if self._descriptor is None:
+            answer, descriptors, *_ = socket.recv_fds(answers, 1024, 1)
+            if not descriptors:
+                why = answer.decode()
+                why = why or "what it is forked from has ended, or may open no file; see standard error, or the log"
+                raise NotBegun(f"A process for {program.command[0]} could not be begun: {why}.")
+            (self._descriptor,) = descriptors
+            if self._asked is not None:
+                self._send(self._asked)
+        return self._descriptor
 
     def stop(self) -> None:
         """Asks it to stop; kills one that is not to hear of that."""

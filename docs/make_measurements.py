@@ -110,7 +110,7 @@ A retraining pays for the comparison in addition: TFMA measures the stable versi
 
 def many_spans(stored: dict[str, Any]) -> str:
     """Returns what one span more costs beside many; nothing where that was not measured."""
-    if "spans" not in stored:
+    if len(stored.get("spans", ())) < 2:
         return ""
     spans = [[count, spread(seconds, 1, " s")] for count, seconds in stored["spans"].items()]
     (few, first), *_, (many, last) = ((int(n), seconds["median"]) for n, seconds in stored["spans"].items())

@@ -194,7 +194,7 @@ def tune(chosen: Chosen, trials: int, home: Home) -> None:
     click.echo(f"  {'best':<14} {' '.join(map(shlex.quote, ranked[0].assignments))}")
     click.echo(f"  {'report':<14} {found.report}")
     click.echo(f"  {'logs':<14} {found.folder}")
-    command = f"conveyor run {chosen.choice.name}{sets} --best"
+    command = f"conveyor run {chosen.choice.name}{sets} --best{home.option}"
     click.echo(f"  {'use it':<14} {command}")
     trials_found = [dataclasses.asdict(trial) for trial in ranked]
     places = {"run": found.run, "report": str(found.report), "folder": str(found.folder)}

@@ -185,7 +185,7 @@ def _side_row(label: str, side: Any) -> dict[str, Any]:
 
 
 def _compare(home: Home, experiment: Experiment, count: int, target: str | None, data: Path | None) -> Any:
-    from pipeline.cli.serving import explained
+    from pipeline.cli.serving import explained, require_address
     from pipeline.data.inputs import input_folder
     from pipeline.release import promotion, rollout
     from pipeline.run.console import Console, redirected
@@ -195,12 +195,13 @@ def _compare(home: Home, experiment: Experiment, count: int, target: str | None,
         raise ConfigError(
             "No `conveyor serve` follows the labels of this model: start one, or name a server with --target."
         )
+    model = experiment.serving.model_name
+    require_address(address, model)
     folder = input_folder(experiment, home, data, Console().note)
     with redirected(home.log("promote")):
         from pipeline.run.evaluate import test_split
 
         pixels, truth = test_split(experiment, folder)
-    model = experiment.serving.model_name
     with explained(address, model, []):
         return promotion.compare(address, model, pixels[:count], truth[:count])
 

@@ -21,7 +21,7 @@ from pipeline.release import predict as predicting
 from pipeline.release import serve as serving
 from pipeline.release.loadtest import load_test
 from pipeline.release.server_files import Served
-from pipeline.release.server_folder import running_servers
+from pipeline.release.server_folder import known_servers
 from serving.client import Client, ServingError, Tls
 
 USUAL_TARGET = "localhost:8500"
@@ -250,11 +250,14 @@ def _known(root: str | None, model: str) -> tuple[str, list[str], str]:
     try:
         home = Home.at(root)
         name = model_name(home, model)
-        return name, [known.name for known in home.models.models() if known.versions()], _target(home, name)
     except ConveyorError:
         if is_file(model):
             raise
         return model, [], USUAL_TARGET
+    there: list[str] = []
+    with contextlib.suppress(ConveyorError):
+        there = [known.name for known in home.models.models() if known.versions()]
+    return name, there, _target(home, name)
 
 
 def _target(home: Home, model: str) -> str:
@@ -262,8 +265,16 @@ def _target(home: Home, model: str) -> str:
 
     Where none runs, it is the usual one.
     """
-    servers = sorted(running_servers(home), key=lambda s: model not in s.followed and model not in s.pinned)
+    servers = sorted(known_servers(home), key=lambda s: model not in s.followed and model not in s.pinned)
     return servers[0].target if servers else USUAL_TARGET
+
+
+def require_address(target: str, model: str) -> None:
+    """Refuses an address that no client takes."""
+    try:
+        Client(target, model).close()
+    except ServingError as problem:
+        raise click.UsageError(f"--target {target}: {problem.message}.") from problem
 
 
 @contextlib.contextmanager
@@ -320,6 +331,7 @@ def loadtest(model: str, clients: int, seconds: float, batch: int, target: str |
     """
     model = model_name(home, model)
     target = target or _target(home, model)
+    require_address(target, model)
     with explained(target, model, []):
         test = load_test(home, target, model, clients, seconds, batch)
     asked = f"{counted(clients, 'client')}, {counted(batch, 'image')} a request, {test.seconds:.1f} s"

@@ -17,7 +17,7 @@ from conveyor.errors import StorageError, storage_errors
 from pipeline.home.folders import Home
 from pipeline.release import server_files
 from pipeline.release.server_files import Served
-from pipeline.release.server_folder import FolderHeld, ServerFolder, ServerRecord, running_servers, server_folders
+from pipeline.release.server_folder import FolderHeld, ServerFolder, ServerRecord, known_servers, server_folders
 from serving.client import Client, ServingError
 from serving.model_store import LabelsDamaged
 from serving.model_store.labels import STABLE
@@ -38,6 +38,7 @@ class Rollout:
       models: those whose labels are followed.
       current: how each model is served, as the server's file says.
       say: is told of a model that the server has brought to what its labels say, and how it serves it now.
+      moving: models of which that is still to be told.
     """
 
     home: Home
@@ -46,6 +47,7 @@ class Rollout:
     models: tuple[str, ...]
     current: dict[str, Served]
     say: Callable[[str, Served], None]
+    moving: set[str] = dataclasses.field(default_factory=set)
 
     def step(self) -> None:
         """Looks once at the labels and at the server, and writes the server's file where the next step can be made.
@@ -53,18 +55,18 @@ class Rollout:
         What cannot be read or written now is tried again at the next look; what serves, serves on.
         """
         with contextlib.suppress(LabelsDamaged, StorageError, OSError):
-            after, brought = dict(self.current), {}
+            after = dict(self.current)
             for model in self.models:
                 wanted = server_files.labelled(self.home, model)
                 if wanted.versions and wanted != self.current[model]:
                     after[model] = self._next(model, self.current[model], wanted)
-                    if after[model] == wanted:
-                        brought[model] = wanted
+                    self.moving.add(model)
+                elif model in self.moving and self._answers(model, wanted):
+                    self.moving.remove(model)
+                    self.say(model, wanted)
             if after != self.current:
                 server_files.write_models(self.home, self.folder, after)
                 self.current = after
-                for model, served in brought.items():
-                    self.say(model, served)
 
     def _next(self, model: str, current: Served, wanted: Served) -> Served:
         if not set(wanted.versions) <= set(current.versions):
@@ -73,8 +75,11 @@ class Rollout:
             return current
         if current.labels != wanted.labels:
             return Served(current.versions, wanted.labels)
-        moved = all(answering(self.target, model, label) == {number} for label, number in wanted.labels.items())
-        return wanted if moved else current
+        return wanted if self._answers(model, wanted) else current
+
+    def _answers(self, model: str, wanted: Served) -> bool:
+        """Whether the server answers to every label with the version that has it."""
+        return all(answering(self.target, model, label) == {number} for label, number in wanted.labels.items())
 
 
 def answering(target: str, model: str, label: str | None = None) -> set[int]:
@@ -105,7 +110,7 @@ class Settled:
 
 def endpoint(home: Home, model: str) -> str | None:
     """Returns host:port of a running `conveyor serve` that follows a model's labels; None where none does."""
-    return next((server.target for server in running_servers(home) if model in server.followed), None)
+    return next((server.target for server in known_servers(home) if model in server.followed), None)
 
 
 def settle(home: Home, model: str) -> list[Settled]:

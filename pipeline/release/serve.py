@@ -269,8 +269,9 @@ def serve(
             with storage_errors(f"{command[0]} cannot be started"):
                 # In our folder: the user's may have modules of the same names as ours, and Python's.
                 process = subprocess.Popen(
-                    command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-                )
+                    command, cwd=ROOT, env=_environment(), stdout=output, stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )  # fmt: skip
             stack.callback(_stop, process)
             started.append(process)
         _await(started, stopped, settings, models, log)
@@ -300,6 +301,11 @@ def serve(
             _check(started, log)
             following.step()
             time.sleep(0.2)
+
+
+def _environment() -> dict[str, str]:
+    """Returns the environment for a process in another folder, in which programs are found as in this one."""
+    return {**os.environ, "PATH": os.pathsep.join(map(os.path.abspath, os.get_exec_path()))}
 
 
 def snippets(home: Home, endpoint: Endpoint) -> dict[str, str]:

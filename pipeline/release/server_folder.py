@@ -9,7 +9,7 @@ from typing import Any
 
 import filelock
 
-from conveyor.errors import ConfigError, storage_errors
+from conveyor.errors import ConfigError, StorageError, storage_errors
 from conveyor.files import is_locked, replace_file
 from pipeline.home.folders import Home
 from pipeline.release.server_files import VersionChoice
@@ -133,6 +133,16 @@ def served_versions(home: Home) -> dict[str, set[int]]:
     """
     servers, there = running_servers(home), {model.name: model.versions() for model in home.models.models()}
     return {name: {v for server in servers for v in server.served(name, versions)} for name, versions in there.items()}
+
+
+def known_servers(home: Home) -> list[ServerRecord]:
+    """Returns what those running servers of a home serve of which that is known; others may run, or be starting."""
+    records = []
+    with contextlib.suppress(StorageError):
+        for folder in server_folders(home):
+            with contextlib.suppress(StorageError):
+                records += [record] if folder.is_held and (record := folder.record()) else []
+    return records
 
 
 def running_servers(home: Home) -> list[ServerRecord]:

@@ -85,8 +85,8 @@ class PipelineRunner(tfx_runner.IrBasedRunner):
                 self._join(threads)
 
     def _asked_to_stop(self) -> None:
-        processes.tell("Stopping, as soon as what runs has come to its end, or a training to a checkpoint.")
         self._stop.set()
+        processes.tell("Stopping, as soon as what runs has come to its end, or a training to a checkpoint.")
 
     def _join(self, threads: futures.ThreadPoolExecutor) -> None:
         """Waits for what runs beside, which Ctrl+C kills; nothing may run on when the home is given up."""

@@ -206,7 +206,7 @@ class Client:
 def _split(target: str) -> tuple[str, str | None]:
     """Returns a target without its model, and the model."""
     scheme, slashes, rest = target.rpartition("://")
-    if target.lower().startswith(GRPC_SCHEMES) or "/" not in rest:
+    if target.startswith(GRPC_SCHEMES) or "/" not in rest:
         return target, None
     host, _, model = rest.partition("/")
     return scheme + slashes + host, urllib.parse.unquote(model.strip("/")) or None

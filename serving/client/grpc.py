@@ -152,7 +152,7 @@ def _check_target(target: str, encrypted: bool) -> None:
     Raises:
       ServingError: INVALID_ARGUMENT.
     """
-    if target.lower().startswith(GRPC_SCHEMES):
+    if target.startswith(GRPC_SCHEMES):
         return
     if "://" in target:
         raise ServingError("INVALID_ARGUMENT", f"{target}: gRPC is asked as host:port, REST as http://host:port")

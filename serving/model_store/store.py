@@ -227,7 +227,7 @@ class StoredModel:
         """Makes an earlier version stable: the one given, or the previous one, or the next lower one.
 
         A canary is given up: it was measured against what is taken back. No push gives the model that is taken back a
-        label again. To make a later version stable, as after a rollback that was wrong, takes nothing back.
+        label again. To name a later version, or to return to one that was taken back, takes nothing back.
 
         Raises:
           ConfigError: there is no such version.
@@ -243,7 +243,8 @@ class StoredModel:
             after = dataclasses.replace(labels.with_stable(target), canary=None)
             if labels.stable not in (None, target):
                 restored = self.identity(target)
-                withdrawn = self._identity_if_intact(labels.stable) if target < labels.stable else None
+                goes_back = target < labels.stable or (version is None and restored not in labels.withdrawn)
+                withdrawn = self._identity_if_intact(labels.stable) if goes_back else None
                 after = after.with_decision(withdrawn, restored)
             self._write(after)
         return StableMove(self.name, labels.stable, target)

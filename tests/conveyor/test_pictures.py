@@ -20,6 +20,14 @@ def test_other_kinds_become_a_png_of_the_same_pixels(name):
     assert np.array_equal(np.asarray(found.convert("RGBA")), np.asarray(seen))
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I;16L", "I;16N"])
+def test_pixels_of_sixteen_bits_stay_what_they_are(mode):
+    pixels = [0, 100, 255, 256, 513, 40000]
+    content = np.array(pixels, ">u2" if mode == "I;16B" else "<u2").tobytes()
+    made = PIL.Image.open(io.BytesIO(pictures.as_png(PIL.Image.frombytes(mode, (6, 1), content))))
+    assert np.asarray(made).ravel().tolist() == pixels
+
+
 def test_png_and_jpeg_stay_what_they_are():
     for file in of_all_kinds().values():
         assert as_png_or_jpeg(file) is file

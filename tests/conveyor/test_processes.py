@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from conveyor import processes
@@ -60,11 +61,29 @@ def test_ctrl_c_lets_the_other_process_come_to_its_end(tmp_path):
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_program_is_stopped_where_nothing_can_be_said(tmp_path, number):
+    """As where the disk of a log is full."""
+    stops = "signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path('stopped').touch(), sys.exit(130)))"
+    program = f"import pathlib, signal, sys, time\n{stops}\nprint('begun', flush=True)\ntime.sleep(60)"
+    (tmp_path / "stopping.py").write_text(program)
+    told = "with processes.on_stop(lambda: processes.tell('It stops.')): "
+    caller = CALLER.replace("processes.run", f"{told}processes.run")
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.Popen(
+            [sys.executable, "-c", caller, str(tmp_path)], cwd=tmp_path, stdout=subprocess.PIPE, stderr=full, text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True,
+        )  # fmt: skip
+    assert process.stdout.readline() == "begun\n"
+    os.kill(process.pid, number)
+    process.communicate(timeout=30)
+    assert (tmp_path / "stopped").exists()
+
+
 def test_ctrl_c_again_stops_at_once(tmp_path):
     process = calling(tmp_path, PROGRAM.replace("sys.exit(130)", "time.sleep(60)"))
     os.kill(process.pid, signal.SIGINT)
-    while "Stopped, with a checkpoint." not in process.stderr.readline():
-        pass
+    assert any("Stopped, with a checkpoint." in line for line in process.stderr)
     started = time.monotonic()
     os.kill(process.pid, signal.SIGINT)
     process.communicate(timeout=30)
@@ -191,7 +210,8 @@ def open_files(process):
     return {int(path.name) for path in Path(f"/proc/{process}/fd").iterdir()}
 
 
-def test_a_program_that_cannot_be_forked_leaves_the_others_alone(program, tmp_path):
+@pytest.mark.parametrize("left", range(FILES + 1))  # with all, the process descriptor is one too many
+def test_a_program_that_cannot_be_forked_leaves_the_others_alone(program, tmp_path, left):
     lasting = threading.Thread(target=lambda: ended.append(program(f"import pathlib, time\n{WAITS}")))
     ended, (begun, go) = [], (tmp_path / "begun", tmp_path / "go")
     lasting.start()
@@ -202,10 +222,10 @@ def test_a_program_that_cannot_be_forked_leaves_the_others_alone(program, tmp_pa
         time.sleep(0.1)
         settled.append(open_files(server_process))
     free = [number for number in range(1000) if number not in settled[-1]]
-    few = free[FILES]  # enough for the files of a request, and not for the process descriptor
+    few = free[left]
     before = resource.prlimit(server_process, resource.RLIMIT_NOFILE)
     resource.prlimit(server_process, resource.RLIMIT_NOFILE, (few, before[1]))
-    with pytest.raises(processes.NotBegun, match=r"could not be begun: .*Too many open files"):
+    with pytest.raises(processes.NotBegun, match=r"Too many open files" if left else "or may open no file"):
         program("print('well')")
     resource.prlimit(server_process, resource.RLIMIT_NOFILE, before)
     go.touch()
@@ -241,6 +261,22 @@ def test_a_stop_is_not_lost_while_the_server_imports(new_server, program):
     with processes.on_stop(lambda: None):
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
         assert program("import time; time.sleep(60)", stops=True)[0] == -signal.SIGTERM
+
+
+def test_ctrl_c_before_the_program_has_begun_leaves_none(program):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        asleep = server()
+        asleep.send_signal(signal.SIGSTOP)  # so that it answers no request
+        for seconds in (0.3, 0.6):  # the first waits for it, and the second does not
+            threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            program("import time; time.sleep(60)")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    asleep.send_signal(signal.SIGCONT)
+    assert program("print('well')")[2] == "well\n"  # after the other was begun
+    wait_until(lambda: not psutil.Process(asleep.pid).children())
 
 
 def test_stops_that_come_at_once_are_one(program):

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -61,10 +63,18 @@ def test_what_cannot_be_loaded_cannot_be_served(exported):
     assert "the server's loader refuses it" in outcome["reason"]
 
 
-@pytest.mark.parametrize("code", [-9, -15, 1, 120])
-def test_a_process_that_comes_to_no_verdict_says_nothing_of_the_model(exported, monkeypatch, code):
-    monkeypatch.setattr(processes, "run", lambda *_: (code, "it said nothing"))
-    with pytest.raises(CheckFailed, match=rf"ended with {code}: it said nothing\. Run again to check it\."):
+@pytest.mark.parametrize(
+    ("code", "last_line"),
+    [
+        *((code, "it said nothing") for code in (-9, -15, 1, 120)),
+        (-6, "Thread tf_Compute creation via pthread_create() failed."),  # with too few threads left
+        (-6, "what():  std::bad_alloc"),
+    ],
+)
+def test_a_process_that_comes_to_no_verdict_says_nothing_of_the_model(exported, monkeypatch, code, last_line):
+    monkeypatch.setattr(processes, "run", lambda *_: (code, last_line))
+    sentence = f"ended with {code}: {last_line.rstrip('.')}. Run again to check it."
+    with pytest.raises(CheckFailed, match=re.escape(sentence)):
         checked(exported)
 
 

@@ -12,7 +12,7 @@ from pipeline.home.folders import Home
 from pipeline.release import rollout, server_files
 from pipeline.release.rollout import Rollout, Settled
 from pipeline.release.server_files import Served
-from pipeline.release.server_folder import RECORD, ServerFolder, ServerRecord, running_servers
+from pipeline.release.server_folder import RECORD, ServerFolder, ServerRecord, known_servers, running_servers
 from serving.model_store import Labels
 from serving.model_store.store import LABELS
 
@@ -65,12 +65,28 @@ def test_a_change_takes_three_steps_each_when_the_one_before_was_made(home, monk
     following.step()
     assert following.current["m"] == Served((2, 3), {"stable": 2})  # the server has not read that yet
     server.labels = {"stable": 2}
+    following.step()
+    assert following.current["m"] == Served((2,), {"stable": 2})  # let the old one go
     assert not said
     following.step()
     following.step()
     assert said == [("m", Served((2,), {"stable": 2}))]  # once
-    assert following.current["m"] == Served((2,), {"stable": 2})  # let the old one go
     assert "versions: 2 }" in (folder(home).path / server_files.MODELS).read_text()
+
+
+def test_a_canary_is_told_of_when_its_label_answers(home, monkeypatch):
+    server, said = Server(monkeypatch), []
+    served = {"m": Served((2,), {"stable": 2})}
+    server.loaded, server.labels = {2, 3}, {"stable": 2, "canary": 2}
+    following = Rollout(home, folder(home).path, "", ("m",), served, lambda *change: said.append(change))
+    label(home, Labels(2, 3, None))
+    for _ in range(4):
+        following.step()
+    assert following.current["m"] == Served((2, 3), {"stable": 2, "canary": 3})
+    assert not said
+    server.labels = {"stable": 2, "canary": 3}
+    following.step()
+    assert said == [("m", Served((2, 3), {"stable": 2, "canary": 3}))]
 
 
 def test_a_version_that_cannot_be_loaded_takes_nothing_away(home, monkeypatch):
@@ -224,5 +240,10 @@ def test_a_record_without_a_choice_is_of_versions_that_were_named(home):
 def test_a_server_with_a_damaged_record_serves_nobody_knows_what(home, text):
     (folder(home).path / RECORD).write_text(text)
     assert running_servers(home) == []
-    with folder(home).held(), pytest.raises(ConfigError, match=r"the server on .*/8500 serves is not known: stop it"):
-        running_servers(home)
+    other = ServerFolder.of(home, 9500)
+    with folder(home).held(), other.held():
+        other.write_record(ServerRecord("localhost:9500", ("m",)))
+        with pytest.raises(ConfigError, match=r"the server on .*/8500 serves is not known: stop it"):
+            running_servers(home)
+        assert [server.target for server in known_servers(home)] == ["localhost:9500"]  # which can be asked
+        assert rollout.endpoint(home, "m") == "localhost:9500"

@@ -181,7 +181,6 @@ def test_a_target_that_is_no_address_is_told(target, message):
         "vsock:2:3",
         "a:1/m",
         "HTTP://a:1",
-        "Dns:///a:1",
     ],
 )
 def test_addresses(target):

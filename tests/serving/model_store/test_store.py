@@ -153,6 +153,16 @@ def test_only_a_way_back_takes_a_model_back(model, stored):
     assert stored.stable() == 2
 
 
+def test_a_model_is_taken_back_also_where_its_version_is_lower(model, stored):
+    for name in ("a", "b", "a"):  # settings that were tried, and given up
+        push(stored, model(name))
+    assert stored.labels() == Labels(1, None, 2)
+    stored.rollback()
+    with pytest.raises(ModelWithdrawn):
+        push(stored, model("a"))
+    assert stored.stable() == 2
+
+
 def test_the_label_of_a_version(three):
     label(three, 2, 3, None)
     assert [three.label_of(version) for version in (1, 2, 3)] == [None, "stable", "canary"]
