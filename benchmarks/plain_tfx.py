@@ -78,7 +78,7 @@ def create_pipeline(examples: Path, home: Home, steps: int) -> Pipeline:
         examples=example_gen.outputs["examples"],
         model=trainer.outputs["model"],
         baseline_model=baseline.outputs["model"],
-        eval_config=eval_config(dataclasses.replace(EXPERIMENT.gate, min_accuracy=0.5)),
+        eval_config=eval_config(dataclasses.replace(EXPERIMENT.gate, min_accuracy=0.5), None),
         example_splits=["test"],
     )
     destination = pusher_pb2.PushDestination.Filesystem(base_directory=str(home.serving / "mnist"))

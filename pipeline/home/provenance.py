@@ -71,6 +71,7 @@ class Provenance:
             parts={part.name: part.digest for part in self.parts if part.trained_on},
             warm_start=self.warm_start,
             trainer_digest=self.trainer_digest,
+            pipeline_digest=self.pipeline_digest,
         )
 
     def to_dict(self) -> dict[str, Any]:

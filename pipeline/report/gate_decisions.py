@@ -6,14 +6,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
 import tensorflow_model_analysis as tfma
+from ml_metadata.metadata_store import MetadataStore
 
 from components.drift_gate.executor import DRIFT, DriftMeasurement
 from components.format_export.executor import FORMATS_FILE
-from pipeline.experiments.config import Experiment
+from pipeline.experiments.config import ROUNDING, Experiment
 from pipeline.home import metadata_store
+from pipeline.home.folders import Home
+from pipeline.home.provenance import Provenance
 
 ACCURACY = "sparse_categorical_accuracy"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """The accuracy of a version on the test split.
+
+    Attributes:
+      run: the run that measured it.
+      accuracy: overall, 0 to 1.
+      by_class: of each class, in the order of the labels; not a number for one without an image.
+    """
+
+    run: str
+    accuracy: float
+    by_class: list[float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +43,9 @@ class Evaluation:
       accuracy: overall, 0 to 1.
       examples: how many there were.
       by_class: accuracy of each class, in the order of the labels.
-      baseline: the serving model's overall accuracy on the same examples; None where there was none.
+      baseline: the stable version's overall accuracy on the same examples; None where there was none.
       baseline_by_class: likewise for each class; empty where there was none.
+      baseline_run: the run that measured the stable version, if it was not this one.
       reasons: a sentence for each threshold that was missed.
     """
 
@@ -34,6 +54,7 @@ class Evaluation:
     by_class: list[float]
     baseline: float | None
     baseline_by_class: list[float]
+    baseline_run: str | None
     reasons: list[str]
 
     def largest_decline(self, classes: Sequence[str]) -> str | None:
@@ -51,25 +72,66 @@ class Evaluation:
         return f"class {classes[label]} fell from {before:.2f} % to {now:.2f} %{others}"
 
 
-def read_evaluation(folder: Path, experiment: Experiment) -> Evaluation:
-    """Returns what the Evaluator wrote into a folder."""
-    classes = len(experiment.dataset.classes)
+def read_evaluation(folder: Path, experiment: Experiment, measured: Measured | None) -> Evaluation:
+    """Returns what the Evaluator wrote into a folder, beside what was measured of the stable version before."""
+    labels = range(len(experiment.dataset.classes))
     candidate, examples = _accuracies(tfma.load_eval_result(str(folder)))
     baseline, _ = _accuracies(tfma.load_eval_result(str(folder), model_name=tfma.BASELINE_KEY))
+    if measured:
+        baseline = {None: measured.accuracy, **dict(enumerate(measured.by_class))}
     validation = tfma.load_validation_result(str(folder))
-    failed = [
-        (_label(dict(_slice_key(result.slice_key))), failure)
+    failed = {
+        _label(dict(_slice_key(result.slice_key))): result.failures[0]
         for result in validation.metric_validations_per_slice
-        for failure in result.failures
-    ]
+        if result.failures
+    }
     return Evaluation(
         accuracy=candidate[None],
         examples=examples,
-        by_class=[candidate.get(label, float("nan")) for label in range(classes)],
+        by_class=[candidate.get(label, float("nan")) for label in labels],
         baseline=baseline.get(None),
-        baseline_by_class=[baseline.get(label, float("nan")) for label in range(classes)] if baseline else [],
-        reasons=[_reason(experiment, label, failure, candidate, baseline) for label, failure in failed],
+        baseline_by_class=[baseline.get(label, float("nan")) for label in labels] if baseline else [],
+        baseline_run=measured.run if measured else None,
+        reasons=[
+            sentence
+            for label, failure in failed.items()
+            for sentence in (
+                _reasons(experiment, label, candidate[label], baseline.get(label))
+                if label in candidate
+                else [f"the metric {failure.metric_key.name} could not be computed: {failure.message}"]
+            )
+        ],
     )
+
+
+def measured_before(store: MetadataStore, home: Home, provenance: Provenance, version: int) -> Measured | None:
+    """Returns what the run that pushed a version measured of it; None where that may be another now, or is lost.
+
+    It holds where the base files, from which the test split is, the data set's settings, the code and the stack are
+    what they were.
+
+    Args:
+      store: the metadata.
+      home: where the version is.
+      provenance: of the model that is to be compared with it.
+      version: its number.
+    """
+    experiment, base = provenance.experiment, provenance.parts[0]
+    record = home.models.model(experiment.serving.model_name).record(version)
+    if (
+        record is None
+        or record.pipeline_digest != provenance.pipeline_digest
+        or record.experiment.get("dataset") != experiment.to_dict()["dataset"]
+        or record.parts.get(base.name) != base.digest
+    ):
+        return None
+    try:
+        run = metadata_store.run_by_id(store, record.run)
+        folder = metadata_store.folder(run.output("Evaluator", "evaluation"))
+        evaluation = read_evaluation(folder, experiment, None) if folder else None
+    except (KeyError, OSError, ValueError, tf.errors.OpError):  # of another store, or damaged
+        return None
+    return Measured(record.run, evaluation.accuracy, evaluation.by_class) if evaluation else None
 
 
 def servability(run: metadata_store.Run) -> dict[str, Any]:
@@ -128,22 +190,17 @@ def _label(key: dict[str, Any]) -> int | None:
     return int(key["label"]) if "label" in key else None
 
 
-def _reason(
-    experiment: Experiment,
-    label: int | None,
-    failure: Any,
-    candidate: dict[int | None, float],
-    baseline: dict[int | None, float],
-) -> str:
-    gate, accuracy = experiment.gate, candidate.get(label)
-    if accuracy is None:
-        return f"the metric {failure.metric_key.name} could not be computed: {failure.message}"
+def _reasons(experiment: Experiment, label: int | None, accuracy: float, baseline: float | None) -> list[str]:
+    """Returns a sentence for each limit that an accuracy misses, overall or of a class."""
+    gate, of_a_class = experiment.gate, "" if label is None else " for a class"
+    floor = gate.min_accuracy if label is None else gate.min_class_accuracy
+    tolerance = gate.tolerance if label is None else gate.class_tolerance
     subject = "" if label is None else f"class {experiment.dataset.classes[label]}: "
-    limits = (gate.tolerance, gate.min_accuracy) if label is None else (gate.class_tolerance, gate.min_class_accuracy)
-    of_a_class = "" if label is None else " for a class"
-    if failure.metric_key.is_diff:
-        return (
-            f"{subject}test accuracy {accuracy:.4f} is below the {baseline[label]:.4f} of the stable version "
-            f"by more than the tolerance of {limits[0]:g}{of_a_class}"
+    begin, missed = f"{subject}test accuracy {accuracy:.4f} is below the", []
+    if accuracy < floor - ROUNDING:
+        missed.append(f"{begin} floor of {floor:g}{of_a_class}")
+    if baseline is not None and tolerance is not None and accuracy - baseline < -tolerance - ROUNDING:
+        missed.append(
+            f"{begin} {baseline:.4f} of the stable version by more than the tolerance of {tolerance:g}{of_a_class}"
         )
-    return f"{subject}test accuracy {accuracy:.4f} is below the floor of {limits[1]:g}{of_a_class}"
+    return missed

@@ -22,6 +22,7 @@ from pipeline.home.outcome import Outcome, Verdict
 from pipeline.home.provenance import Provenance
 from pipeline.home.reports import page_path
 from pipeline.report import gate_decisions, metrics, plots
+from pipeline.report.gate_decisions import Measured
 from pipeline.report.metrics import SplitMetrics
 from trainer.examples import Split, read_split
 
@@ -49,6 +50,7 @@ def write(
     run: metadata_store.Run,
     note: Callable[[str], object],
     failure: Failure | None = None,
+    measured: Measured | None = None,
 ) -> Outcome:
     """Writes `reports/<run>.html` and `.json`, and returns how the run ended.
 
@@ -58,10 +60,11 @@ def write(
       run: what ML Metadata knows of the run; components may be missing where it failed.
       note: prints a line; called where the report cannot be written, which changes nothing of how the run ended.
       failure: what ended the run before a verdict on its model, if anything did.
+      measured: what was measured of the stable version before the run, where the Evaluator did not do it again.
     """
     experiment = provenance.experiment
     evaluation_folder = metadata_store.folder(run.output("Evaluator", "evaluation"))
-    evaluation = gate_decisions.read_evaluation(evaluation_folder, experiment) if evaluation_folder else None
+    evaluation = gate_decisions.read_evaluation(evaluation_folder, experiment, measured) if evaluation_folder else None
     servable = gate_decisions.servability(run)
     drift = gate_decisions.drift(run)
     formats, _ = gate_decisions.formats(run)

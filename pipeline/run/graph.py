@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,12 +32,10 @@ from components.schema_gen.component import DatasetSchemaGen
 from components.servability_check.component import ServabilityCheck
 from conveyor.settings import to_json
 from pipeline.data.inputs import Input
-from pipeline.experiments.config import Gate
+from pipeline.experiments.config import ROUNDING, Gate
+from pipeline.report.gate_decisions import Measured
 from pipeline.run.plan import RunPlan
 from trainer.settings import TrainingJob
-
-# Two accuracies in float32 are less than this from what they stand for, and one answer of four million counts for more.
-ROUNDING = 2e-7
 
 # Beam's own DirectRunner would first look for a runner to download; this one needs nothing but this process, and was
 # faster than several threads or processes at every size tried. It has no use for a container image: naming one keeps
@@ -52,8 +51,13 @@ BEAM_ARGS = [
 INGESTION_ARGS = ["--direct_running_mode=multi_threading", f"--direct_num_workers={len(os.sched_getaffinity(0))}"]
 
 
-def create_pipeline(plan: RunPlan) -> Pipeline:
-    """Returns the TFX pipeline of a planned run; each part of the data is ingested, and cached, by itself."""
+def create_pipeline(plan: RunPlan, measured: Measured | None) -> Pipeline:
+    """Returns the TFX pipeline of a planned run; each part of the data is ingested, and cached, by itself.
+
+    Args:
+      plan: the run.
+      measured: what was measured of the stable version, and still holds; None where the Evaluator is to measure it.
+    """
     experiment = plan.experiment
     example_gens = [_example_gen(plan, source) for source in (*plan.inputs, *plan.compared)]
     ingested = [example_gen.outputs["examples"] for example_gen in example_gens]
@@ -73,7 +77,7 @@ def create_pipeline(plan: RunPlan) -> Pipeline:
     )
     for gate in gates:
         trainer.add_upstream_node(gate)
-    judged = _judged_and_pushed(plan, trainer, examples[0], imports)
+    judged = _judged_and_pushed(plan, trainer, examples[0], imports, measured)
     return _pipeline(plan, [*example_gens, schema_gen, *gates, *imports, trainer, *judged])
 
 
@@ -155,14 +159,16 @@ def _baseline_import(plan: RunPlan) -> list[Any]:
     return [Importer(source_uri=str(wrapper), artifact_type=Model, custom_properties=properties).with_id("Baseline")]
 
 
-def _judged_and_pushed(plan: RunPlan, trainer: Trainer, examples: BaseChannel, imports: Sequence[Any]) -> list[Any]:
+def _judged_and_pushed(
+    plan: RunPlan, trainer: Trainer, examples: BaseChannel, imports: Sequence[Any], measured: Measured | None
+) -> list[Any]:
     """Returns what judges the model, and the pusher that needs the blessings of all."""
     serving = plan.experiment.serving
     evaluator = Evaluator(
         examples=examples,
         model=trainer.outputs["model"],
-        baseline_model=imports[0].outputs["result"] if imports else None,
-        eval_config=eval_config(plan.experiment.gate),
+        baseline_model=imports[0].outputs["result"] if imports and not measured else None,
+        eval_config=eval_config(plan.experiment.gate, measured),
         example_splits=["test"],
     )
     servability_check = ServabilityCheck(
@@ -203,21 +209,25 @@ def _format_export(plan: RunPlan, trainer: Trainer, examples: BaseChannel) -> An
     )
 
 
-def eval_config(gate: Gate) -> config_pb2.EvalConfig:
+def eval_config(gate: Gate, measured: Measured | None) -> config_pb2.EvalConfig:
     """Returns what is measured on the test split, and what it must reach.
 
     The floor and the tolerance hold for the split as a whole: a plain `threshold` would hold for every class too. TFMA
     compares accuracies, which are rounded to float32; `ROUNDING` makes that the comparison of counts that
     `Gate.least_correct` is.
+
+    Args:
+      gate: the limits.
+      measured: what the stable version reached, where that is known: then the tolerance becomes a floor.
     """
-    overall = config_pb2.PerSliceMetricThreshold(
-        slicing_specs=[config_pb2.SlicingSpec()],
-        threshold=config_pb2.MetricThreshold(
-            value_threshold=_at_least(gate.min_accuracy), change_threshold=_not_below_by_more(gate.tolerance)
-        ),
-    )
+    if measured:
+        limits = {"value_threshold": _at_least(max(gate.min_accuracy, measured.accuracy - gate.tolerance))}
+    else:
+        change = _not_below_by_more(gate.tolerance)
+        limits = {"value_threshold": _at_least(gate.min_accuracy), "change_threshold": change}
     accuracy = config_pb2.MetricConfig(
-        class_name="SparseCategoricalAccuracy", per_slice_thresholds=[overall, *_class_thresholds(gate)]
+        class_name="SparseCategoricalAccuracy",
+        per_slice_thresholds=[_limit(config_pb2.SlicingSpec(), limits), *_class_limits(gate, measured)],
     )
     return config_pb2.EvalConfig(
         model_specs=[
@@ -228,17 +238,28 @@ def eval_config(gate: Gate) -> config_pb2.EvalConfig:
     )
 
 
-def _class_thresholds(gate: Gate) -> list[config_pb2.PerSliceMetricThreshold]:
+def _class_limits(gate: Gate, measured: Measured | None) -> list[config_pb2.PerSliceMetricThreshold]:
     """Returns what each class must reach; nothing where that is not asked for."""
+    if measured and gate.class_tolerance is not None:
+        floors = {
+            label: max(gate.min_class_accuracy, accuracy - gate.class_tolerance)
+            for label, accuracy in enumerate(measured.by_class)
+            if not math.isnan(accuracy)
+        }
+        return [
+            _limit(config_pb2.SlicingSpec(feature_values={"label": str(label)}), {"value_threshold": _at_least(floor)})
+            for label, floor in floors.items()
+        ]
     limits: dict[str, Any] = {}
     if gate.min_class_accuracy:
         limits["value_threshold"] = _at_least(gate.min_class_accuracy)
     if gate.class_tolerance is not None:
         limits["change_threshold"] = _not_below_by_more(gate.class_tolerance)
-    if not limits:
-        return []
-    slices = [config_pb2.SlicingSpec(feature_keys=["label"])]
-    return [config_pb2.PerSliceMetricThreshold(slicing_specs=slices, threshold=config_pb2.MetricThreshold(**limits))]
+    return [_limit(config_pb2.SlicingSpec(feature_keys=["label"]), limits)] if limits else []
+
+
+def _limit(of: config_pb2.SlicingSpec, limits: dict[str, Any]) -> config_pb2.PerSliceMetricThreshold:
+    return config_pb2.PerSliceMetricThreshold(slicing_specs=[of], threshold=config_pb2.MetricThreshold(**limits))
 
 
 def _at_least(floor: float) -> config_pb2.GenericValueThreshold:

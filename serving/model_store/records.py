@@ -20,6 +20,7 @@ class VersionRecord:
       parts: SHA-256 of each part that it was trained on, by the part's name.
       warm_start: the version whose weights its training started from; None for a training from scratch.
       trainer_digest: SHA-256 of the code that trained it.
+      pipeline_digest: SHA-256 of the code that trained, measured and pushed it; empty in versions of before.
       version: its number.
       digest: SHA-256 over its files, but for this record.
       model_digest: SHA-256 over those of the model itself, see `store.MODEL_FILES`; empty in versions of 0.1.0.
@@ -32,6 +33,7 @@ class VersionRecord:
     parts: dict[str, str] = dataclasses.field(default_factory=dict)
     warm_start: int | None = None
     trainer_digest: str = ""
+    pipeline_digest: str = ""
     version: int = 0
     digest: str = ""
     model_digest: str = ""

@@ -56,8 +56,10 @@ def test_spans_are_added_once_retrained_on_and_traced_back(pushed, days, tmp_pat
     assert re.search(r"DriftGate +done", out)
     assert "step 20, training accuracy" in out
     assert "step 30" not in out
-    report = pushed.reports()[-1]
+    first, report = pushed.reports()
     assert report["evaluation"]["examples"] == 500  # the same fixed test split
+    assert report["evaluation"]["baseline_run"] == first["outcome"]["run"]  # and the stable version's figures on it
+    assert report["evaluation"]["baseline_by_class"] == first["evaluation"]["by_class"]
     assert 30 < report["training"]["held_out"]["span-1"]["examples"] < 90
     assert {one["feature"] for one in report["drift"]} == {"label", "image_mean", "image_stddev"}
     first_line = next(line for line in out.splitlines() if line.startswith("step 0,"))

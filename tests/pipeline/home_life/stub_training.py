@@ -65,7 +65,7 @@ def least_correct(plan: RunPlan) -> int:
     return plan.experiment.gate.least_correct(TEST_IMAGES, None if stable is None else correct(stable))
 
 
-def create_pipeline(plan: RunPlan) -> Pipeline:
+def create_pipeline(plan: RunPlan, measured: None) -> Pipeline:
     """Stands in for `pipeline.run.graph.create_pipeline`."""
     experiment = plan.experiment
     example_gens = [graph._example_gen(plan, source) for source in (*plan.inputs, *plan.compared)]

@@ -1,14 +1,25 @@
 import dataclasses
+import shutil
 from types import SimpleNamespace
+from unittest import mock
 
+import numpy as np
 import pytest
+import tensorflow as tf
+from ml_metadata.proto import metadata_store_pb2
 
 from pipeline.experiments import load
-from pipeline.report.gate_decisions import Evaluation, _reason
+from pipeline.home import metadata_store
+from pipeline.home.folders import Home
+from pipeline.home.provenance import PartDigest, Provenance
+from pipeline.report import gate_decisions
+from pipeline.report.gate_decisions import Evaluation, Measured, _reasons, measured_before
+from serving.model_store.records import RECORD
+from tests.serving import models
 
 
 def evaluation(now, before):
-    return Evaluation(0.9, 10, now, 0.9 if before else None, before, [])
+    return Evaluation(0.9, 10, now, 0.9 if before else None, before, None, [])
 
 
 @pytest.mark.parametrize(
@@ -26,26 +37,77 @@ def test_the_class_that_fell_most_is_told_of(now, before, sentence):
 
 
 @pytest.mark.parametrize(
-    ("label", "is_diff", "sentence"),
+    ("label", "accuracy", "before", "sentences"),
     [
-        (None, False, "test accuracy 0.8000 is below the floor of 0.975"),
+        (None, 0.974, None, ["test accuracy 0.9740 is below the floor of 0.975"]),
         (
             None,
-            True,
-            "test accuracy 0.8000 is below the 0.9000 of the stable version by more than the tolerance of 0.005",
+            0.98,
+            0.99,
+            ["test accuracy 0.9800 is below the 0.9900 of the stable version by more than the tolerance of 0.005"],
         ),
-        (7, False, "class 7: test accuracy 0.8000 is below the floor of 0.5 for a class"),
         (
             7,
-            True,
-            "class 7: test accuracy 0.8000 is below the 0.9000 of the stable version by more than the tolerance of "
-            "0.03 for a class",
+            0.4,
+            0.9,
+            [
+                "class 7: test accuracy 0.4000 is below the floor of 0.5 for a class",
+                "class 7: test accuracy 0.4000 is below the 0.9000 of the stable version by more than the tolerance of "
+                "0.03 for a class",
+            ],
         ),
+        (None, float(np.float32(0.975)), float(np.float32(0.98)), []),  # both limits, as float32 has them
     ],
 )
-def test_every_threshold_has_its_sentence(label, is_diff, sentence):
+def test_every_limit_has_its_sentence(label, accuracy, before, sentences):
     mnist = load("mnist")
     gate = dataclasses.replace(mnist.gate, min_class_accuracy=0.5, class_tolerance=0.03)
-    failure = SimpleNamespace(metric_key=SimpleNamespace(is_diff=is_diff))
-    experiment = dataclasses.replace(mnist, gate=gate)
-    assert _reason(experiment, label, failure, {label: 0.8}, {label: 0.9}) == sentence
+    assert _reasons(dataclasses.replace(mnist, gate=gate), label, accuracy, before) == sentences
+
+
+@pytest.fixture
+def pushed(tmp_path, monkeypatch):
+    """A home with a version, whose run measured 0.9, and the provenance of the next model."""
+    home, experiment = Home(tmp_path / "home"), load("mnist")
+    provenance = Provenance(experiment, (PartDigest("base", "d", True),), None, "t", "p")
+    models.network(tmp_path / "model")
+    home.models.model("mnist").push(tmp_path / "model", provenance.version_record("r1"))
+    evaluation = metadata_store_pb2.Artifact(uri=str(tmp_path))
+    run = SimpleNamespace(output=lambda *_: evaluation)
+    monkeypatch.setattr(metadata_store, "run_by_id", lambda _, run_id: {"r1": run}[run_id])
+    found = Evaluation(0.9, 10, [0.9] * 10, None, [], None, [])
+    monkeypatch.setattr(gate_decisions, "read_evaluation", lambda *_: found)
+    return home, provenance
+
+
+def test_what_was_measured_of_the_stable_version_holds(pushed):
+    assert measured_before(None, *pushed, 1) == Measured("r1", 0.9, [0.9] * 10)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pipeline_digest": "other code"},
+        {"parts": (PartDigest("base", "other files", True),)},
+        {"experiment": dataclasses.replace(load("mnist"), dataset=load("cifar10").dataset)},
+    ],
+    ids=["code", "files", "settings"],
+)
+def test_what_may_be_another_is_measured_again(pushed, changes):
+    home, provenance = pushed
+    assert measured_before(None, home, dataclasses.replace(provenance, **changes), 1) is None
+
+
+def test_what_is_lost_is_measured_again(pushed, monkeypatch, tmp_path):
+    home, _ = pushed
+    shutil.copytree(home.models.model("mnist").path(1), home.models.model("mnist").path(7))
+    (home.models.model("mnist").path(7) / RECORD).unlink()
+    assert measured_before(None, *pushed, 7) is None
+    monkeypatch.setattr(metadata_store, "run_by_id", mock.Mock(side_effect=KeyError))
+    assert measured_before(None, *pushed, 1) is None
+
+
+@pytest.mark.parametrize("damage", [OSError, ValueError, tf.errors.DataLossError(None, None, "")])
+def test_what_is_damaged_is_measured_again(pushed, monkeypatch, damage):
+    monkeypatch.setattr(gate_decisions, "read_evaluation", mock.Mock(side_effect=damage))
+    assert measured_before(None, *pushed, 1) is None

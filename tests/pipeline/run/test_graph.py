@@ -3,11 +3,12 @@ import pytest
 from google.protobuf import json_format
 
 from pipeline.experiments.config import Gate
+from pipeline.report.gate_decisions import Measured
 from pipeline.run.graph import eval_config
 
 
-def thresholds(gate):
-    metric = eval_config(gate).metrics_specs[0].metrics[0]
+def thresholds(gate, measured=None):
+    metric = eval_config(gate, measured).metrics_specs[0].metrics[0]
     return [json_format.MessageToDict(threshold) for threshold in metric.per_slice_thresholds]
 
 
@@ -33,6 +34,24 @@ def test_a_decline_of_a_class_is_measured_where_a_limit_is_set():
     _, both = thresholds(Gate(min_accuracy=0.5, min_class_accuracy=0.4, class_tolerance=0.03))
     assert both["threshold"]["valueThreshold"] == {"lowerBound": pytest.approx(0.4)}
     assert both["threshold"]["changeThreshold"]["absolute"] == pytest.approx(-0.03, abs=1e-6)
+
+
+def test_what_is_known_of_the_stable_version_makes_floors_of_tolerances():
+    measured = Measured("r", 0.99, [0.9, float("nan"), 0.7])
+    (overall,) = thresholds(Gate(min_accuracy=0.975, tolerance=0.005), measured)
+    assert overall["threshold"] == {"valueThreshold": {"lowerBound": pytest.approx(0.985)}}
+    (overall,) = thresholds(Gate(min_accuracy=0.975, tolerance=0.1), measured)
+    assert overall["threshold"] == {"valueThreshold": {"lowerBound": pytest.approx(0.975)}}
+    _, *by_class = thresholds(Gate(min_accuracy=0.5, min_class_accuracy=0.75, class_tolerance=0.05), measured)
+    assert by_class == [
+        {
+            "slicingSpecs": [{"featureValues": {"label": label}}],
+            "threshold": {"valueThreshold": {"lowerBound": pytest.approx(floor)}},
+        }
+        for label, floor in (("0", 0.85), ("2", 0.75))
+    ]
+    _, by_class = thresholds(Gate(min_accuracy=0.5, min_class_accuracy=0.75), measured)
+    assert by_class["slicingSpecs"] == [{"featureKeys": ["label"]}]
 
 
 def float32(numerator, denominator):
