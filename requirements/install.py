@@ -38,7 +38,8 @@ def main():
     # The locks are complete, and what they leave out is left out on purpose: nothing is to be resolved here.
     uv = [str(VENV / "bin" / "uv"), "pip", "install", "--quiet", "--python", own, "--no-deps", "--compile-bytecode"]
     run(*uv, "--require-hashes", "-r", str(lock))
-    run(*uv, "--no-build-isolation", "--editable", str(ROOT))
+    # As a path, which also holds in a folder with another `conveyor` in it: that of a clone, say.
+    run(*uv, "--no-build-isolation", "--config-setting", "editable_mode=compat", "--editable", str(ROOT))
     STAMP.write_text(digest(stack, lock))
 
 

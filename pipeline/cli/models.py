@@ -136,7 +136,7 @@ def _model_of(home: Home, experiment: str) -> StoredModel:
     if len(found) > 1 and not called_like_it:
         names = ", ".join(model.name for model in found)
         raise ConfigError(f"Versions of {experiment} are in several models: name one of {names}.")
-    return (called_like_it or found)[0]
+    return (called_like_it or found or [home.models.pushed(experiment)])[0]
 
 
 @click.command(cls=Verb)
@@ -220,8 +220,12 @@ def _settle(home: Home, move: StableMove, sides: dict[str, Any]) -> ExitCode:
         if not server.runs:
             warn(server.problem)
         elif not server.made:
-            why = server.problem or f"see logs/serve-{server.target.rpartition(':')[2]}.log."
+            why = server.problem or f"see {home.logs}/serve-{server.target.rpartition(':')[2]}.log."
             warn(f"{server.target} does not answer with it: {why}")
+    if not settled:
+        click.echo("No running `conveyor serve` of this home has the model.")
+    elif move.before and any(server.runs and not server.made for server in settled):
+        warn(f"`conveyor rollback {move.model} --to {move.before}{home.option}` takes it back.")
     servers = [dataclasses.asdict(server) for server in settled]
     reply({"verdict": "moved", **dataclasses.asdict(move), "servers": servers, "sides": sides})
     return ExitCode.SUCCESS if all(server.made or not server.runs for server in settled) else ExitCode.FAILED

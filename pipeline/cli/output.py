@@ -25,9 +25,11 @@ class Verb(click.Command):
 
     Attributes:
       interrupted: what Ctrl+C prints.
+      lines: whether each of its JSON objects stands on one line, as those of `reply_now` do.
     """
 
     interrupted = "Interrupted."
+    lines = False
 
     def make_context(self, info_name: Any, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
         as_json = "--json" in args  # click takes the arguments out of the list
@@ -35,17 +37,23 @@ class Verb(click.Command):
             return super().make_context(info_name, args, parent, **extra)
         except (ConveyorError, click.UsageError) as problem:
             if as_json:
-                click.echo(json.dumps(_failure(problem), indent=1))
+                click.echo(json.dumps(_failure(problem), indent=None if self.lines else 1))
             if isinstance(problem, click.UsageError):
                 raise  # click prints it, with the usage
             error(problem)
             sys.exit(int(problem.exit_code))
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _reported(ctx.meta.get(WANTS_JSON, False), self.interrupted) as replies:
+        with _reported(ctx.meta.get(WANTS_JSON, False), self.interrupted, self.lines) as replies:
             ctx.meta[_REPLIES] = replies
             code = super().invoke(ctx)
         ctx.exit(int(code or ExitCode.SUCCESS))
+
+
+class StreamingVerb(Verb):
+    """A verb that goes on, and prints JSON as things happen, an object on a line."""
+
+    lines = True
 
 
 def wants_json() -> bool:
@@ -143,9 +151,11 @@ class _Replies:
     Attributes:
       standard_output: the descriptor to write to; None without `--json`.
       at_the_end: values that are printed when the verb ends.
+      lines: whether each stands on one line.
       failure: what ended the verb, printed in their place; None where nothing went wrong.
     """
 
+    lines: bool
     standard_output: int | None = None
     at_the_end: list[Any] = dataclasses.field(default_factory=list)
     failure: dict[str, Any] | None = None
@@ -157,9 +167,9 @@ class _Replies:
 
 
 @contextlib.contextmanager
-def _reported(as_json: bool, interrupted: str) -> Iterator[_Replies]:
+def _reported(as_json: bool, interrupted: str, lines: bool) -> Iterator[_Replies]:
     """Yields the replies, printed as JSON at the end; ends the process with a sentence where an error comes."""
-    replies = _Replies()
+    replies = _Replies(lines)
     try:
         with _standard_output_for_json(as_json, replies, interrupted):
             yield replies
@@ -194,7 +204,7 @@ def _standard_output_for_json(as_json: bool, replies: _Replies, interrupted: str
         os.close(saved)
         replies.standard_output = None
         for value in [replies.failure] if replies.failure else replies.at_the_end:
-            click.echo(json.dumps(value, indent=1))
+            click.echo(json.dumps(value, indent=None if replies.lines else 1))
 
 
 def _failure(problem: Exception) -> dict[str, Any]:

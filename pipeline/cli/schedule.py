@@ -19,7 +19,7 @@ from pipeline.cli.options import (
     bundle,
     choose,
 )
-from pipeline.cli.output import Verb, reply, reply_now, table, warn
+from pipeline.cli.output import StreamingVerb, reply, reply_now, table, warn
 from pipeline.data.inputs import check_source
 from pipeline.data.published import CANONICAL
 from pipeline.home.folders import Home
@@ -71,7 +71,7 @@ EXPORT = bundle(
 )
 
 
-@click.command(cls=Verb)
+@click.command(cls=StreamingVerb)
 @EXPERIMENT_NAME
 @WHEN
 @click.option("--list", "listing", is_flag=True, help="Shows every schedule of the home folder, and stops.")

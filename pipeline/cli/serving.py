@@ -14,13 +14,13 @@ import tqdm
 from conveyor.errors import ConfigError, ConveyorError, ExitCode
 from conveyor.words import counted
 from pipeline.cli.options import HOME, JSON, bundle, is_file, model_name
-from pipeline.cli.output import Verb, error, reply, reply_now, table, wants_json, warn
+from pipeline.cli.output import StreamingVerb, Verb, error, reply, reply_now, table, wants_json, warn
 from pipeline.home.folders import Home
 from pipeline.release import backends
 from pipeline.release import predict as predicting
 from pipeline.release import serve as serving
 from pipeline.release.loadtest import load_test
-from pipeline.release.server_files import Served
+from pipeline.release.rollout import Followed
 from pipeline.release.server_folder import known_servers
 from serving.client import Client, ServingError, Tls
 
@@ -108,7 +108,7 @@ CONNECTION = bundle(
 )
 
 
-@click.command(cls=Verb)
+@click.command(cls=StreamingVerb)
 @SERVER
 @click.option("--dry-run", is_flag=True, help="Prints the command, and stops; nothing is written.")
 @click.option(
@@ -139,6 +139,8 @@ def serve(server: serving.ServerSettings, dry_run: bool, files_only: bool, home:
     server = dataclasses.replace(server, models=tuple(model_name(home, name) for name in server.models))
     if dry_run and files_only:
         raise click.UsageError("--dry-run writes nothing, and --files-only writes: choose one.")
+    if server.is_open:
+        warn(f"--host {server.host}: whoever reaches it can ask; there are no passwords and no encryption.")
     code = ExitCode.SUCCESS
     if dry_run or files_only:
         if files_only:
@@ -146,6 +148,10 @@ def serve(server: serving.ServerSettings, dry_run: bool, files_only: bool, home:
                 click.echo(f"The server's files are in {prepared.folder.path}.")
         else:
             prepared = serving.prepare(home, server)
+            for doubt in prepared.doubts(home):
+                warn(doubt)
+            if not serving.is_writable(home):
+                warn(f"{home.root} cannot be written: a server's files would be in a temporary folder.")
             try:
                 serving.check_address(server, prepared.backend)
             except ConfigError as problem:
@@ -159,14 +165,17 @@ def serve(server: serving.ServerSettings, dry_run: bool, files_only: bool, home:
     with serving.writable(home) as place:
         if place != home:
             warn(
-                f"{home.root} cannot be written: the server's files and its log are in {place.scratch}. `conveyor gc` "
-                "elsewhere does not see this server; what has a label stays."
+                f"{home.root} cannot be written: the server's files and its log are in {place.scratch}. Other commands "
+                f"do not see this server: `predict` needs --target {server.target}, `rollback` does not wait for it, "
+                "and `gc` elsewhere keeps what has a label, no more."
             )
         serving.serve(place, server, lambda endpoint: _ready(place, endpoint), _followed(reply_now()))
     return code
 
 
 def _ready(home: Home, endpoint: serving.Endpoint) -> None:
+    for problem in endpoint.problems:
+        warn(problem)
     snippets = serving.snippets(home, endpoint)
     if wants_json():
         reply_now()(dataclasses.asdict(endpoint) | {"ask": snippets})
@@ -189,14 +198,16 @@ def _versions(endpoint: serving.Endpoint, model: str) -> str:
     return f"version {answers}" + (f"; also {', '.join(others)}" if others else "")
 
 
-def _followed(print_json: Callable[[Any], None]) -> Callable[[str, Served], None]:
-    """Returns what says that a server has followed a model's labels."""
+def _followed(print_json: Callable[[Any], None]) -> Callable[[Followed], None]:
+    """Returns what says that a server has followed a model's labels, or cannot."""
 
-    def say(model: str, served: Served) -> None:
-        print_json({"model": model, "labels": served.labels})
-        if not wants_json():
-            labels = ", ".join(f"version {version} is {label}" for label, version in served.labels.items())
-            click.echo(f"{time.strftime('%X')}  {model}: {labels}.")
+    def say(followed: Followed) -> None:
+        print_json(dataclasses.asdict(followed))
+        if followed.problem:
+            warn(f"{time.strftime('%X')}  {followed.problem}")
+        elif not wants_json():
+            labels = ", ".join(f"version {version} is {label}" for label, version in followed.labels.items())
+            click.echo(f"{time.strftime('%X')}  {followed.model}: {labels}.")
 
     return say
 
@@ -288,13 +299,20 @@ def explained(target: str, model: str, there: list[str]) -> Iterator[None]:
                 f"No server answers at {target} ({problem.message.strip()}). `conveyor serve` starts one; --target "
                 "names another."
             ) from problem
-        if problem.code == "NOT_FOUND":
-            known = f" The home folder has {', '.join(there)}." if there else ""
+        if problem.code == "NOT_FOUND" or "Unrecognized servable version label" in problem.message:
             raise ConveyorError(
                 f"The server at {target} has no model {model}, or not that version of it ({problem.message.strip()})."
-                f"{known}"
+                f"{_what_is_there(target, model, there)}"
             ) from problem
         raise
+
+
+def _what_is_there(target: str, model: str, there: list[str]) -> str:
+    """Returns a sentence on what can be asked for."""
+    with contextlib.suppress(ServingError), Client(target, model, retries=0) as client:
+        if served := sorted(status.version for status in client.status() if status.state == "AVAILABLE"):
+            return f" It has {'version' if len(served) == 1 else 'versions'} {', '.join(map(str, served))}."
+    return f" The home folder has {', '.join(there)}." if there else ""
 
 
 def _row(answer: predicting.Answer) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def _version_row(
     home: Home, model: StoredModel, version: int, labels: list[str], record: VersionRecord
 ) -> dict[str, Any]:
     folder = model.path(version)
-    pushed = datetime.datetime.fromtimestamp(folder.stat().st_mtime, datetime.timezone.utc)
+    copied = datetime.datetime.fromtimestamp(folder.stat().st_mtime, datetime.timezone.utc)
     return {
         "model": model.name,
         "version": version,
@@ -95,7 +95,7 @@ def _version_row(
         "configuration": _configuration(record.experiment),
         "trainer_digest": record.trainer_digest or None,
         "megabytes": round(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6, 1),
-        "date": pushed.isoformat(sep=" ", timespec="seconds"),
+        "date": record.pushed or copied.isoformat(sep=" ", timespec="seconds"),
         "run": record.run or None,
         "folder": str(folder),
     }

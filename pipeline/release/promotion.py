@@ -58,7 +58,7 @@ class Comparison:
         ]
         canary, accuracy = self.canary, f"the canary's accuracy {self.canary.accuracy:.4f} is below"
         if canary.correct < gate.least_correct(canary.images):
-            failed.append(f"{accuracy} the floor of {gate.min_accuracy:g}")
+            failed.append(f"{accuracy} the floor of {gate.min_accuracy:g}, gate.min_accuracy")
         elif canary.correct < gate.least_correct(canary.images, self.stable.correct):
             failed.append(
                 f"{accuracy} the {self.stable.accuracy:.4f} of the stable version by more than the tolerance of "

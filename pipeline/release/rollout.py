@@ -10,7 +10,7 @@ Source: https://www.tensorflow.org/tfx/serving/serving_config#assigning_string_l
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from conveyor.errors import StorageError, storage_errors
@@ -18,6 +18,7 @@ from pipeline.home.folders import Home
 from pipeline.release import server_files
 from pipeline.release.server_files import Served
 from pipeline.release.server_folder import FolderHeld, ServerFolder, ServerRecord, known_servers, server_folders
+from pipeline.release.server_processes import not_loaded, states
 from serving.client import Client, ServingError
 from serving.model_store import LabelsDamaged
 from serving.model_store.labels import STABLE
@@ -25,6 +26,21 @@ from serving.model_store.labels import STABLE
 WAIT_SECONDS = 60
 LEFT_SECONDS = 5  # the same for a server that may be another's
 _AVAILABLE = "AVAILABLE"
+
+
+@dataclasses.dataclass(frozen=True)
+class Followed:
+    """What became of a change of a model's labels.
+
+    Attributes:
+      model: its name.
+      labels: versions by label, as the labels are now.
+      problem: why the server does not serve them so, a sentence; empty where it does.
+    """
+
+    model: str
+    labels: dict[str, int]
+    problem: str = ""
 
 
 @dataclasses.dataclass
@@ -37,8 +53,9 @@ class Rollout:
       target: host:port of the server's gRPC.
       models: those whose labels are followed.
       current: how each model is served, as the server's file says.
-      say: is told of a model that the server has brought to what its labels say, and how it serves it now.
-      moving: models of which that is still to be told.
+      say: is told when the server serves a model as its labels say now, and when it cannot.
+      moving: models of which the former is still to be told.
+      told: what was told last of a model that it cannot.
     """
 
     home: Home
@@ -46,8 +63,9 @@ class Rollout:
     target: str
     models: tuple[str, ...]
     current: dict[str, Served]
-    say: Callable[[str, Served], None]
+    say: Callable[[Followed], None]
     moving: set[str] = dataclasses.field(default_factory=set)
+    told: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def step(self) -> None:
         """Looks once at the labels and at the server, and writes the server's file where the next step can be made.
@@ -61,9 +79,10 @@ class Rollout:
                 if wanted.versions and wanted != self.current[model]:
                     after[model] = self._next(model, self.current[model], wanted)
                     self.moving.add(model)
+                    self._tell_of_failure(model, wanted)
                 elif model in self.moving and self._answers(model, wanted):
                     self.moving.remove(model)
-                    self.say(model, wanted)
+                    self.say(Followed(model, wanted.labels))
             if after != self.current:
                 server_files.write_models(self.home, self.folder, after)
                 self.current = after
@@ -77,6 +96,13 @@ class Rollout:
             return Served(current.versions, wanted.labels)
         return wanted if self._answers(model, wanted) else current
 
+    def _tell_of_failure(self, model: str, wanted: Served) -> None:
+        """Says once why the server cannot load what the labels say."""
+        problem = failure(self.target, model, wanted.versions)
+        if problem and problem != self.told.get(model):
+            self.told[model] = problem
+            self.say(Followed(model, wanted.labels, f"{problem} What was served before is served on."))
+
     def _answers(self, model: str, wanted: Served) -> bool:
         """Whether the server answers to every label with the version that has it."""
         return all(answering(self.target, model, label) == {number} for label, number in wanted.labels.items())
@@ -89,6 +115,16 @@ def answering(target: str, model: str, label: str | None = None) -> set[int]:
             return {status.version for status in client.status() if status.state == _AVAILABLE}
     except ServingError:
         return set()
+
+
+def failure(target: str, model: str, versions: Sequence[int]) -> str:
+    """Returns a sentence on the first of some versions that a server could not load; empty where there is none."""
+    try:
+        with Client(target, model, timeout=2, retries=0) as client:
+            _, failed = states(client, versions)
+    except ServingError:
+        return ""
+    return next((not_loaded(model, number, why) for number, why in failed.items()), "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +174,9 @@ def settle(home: Home, model: str) -> list[Settled]:
                     settled += _left_behind(home, model, target)
                     continue
                 runs = True  # since a moment ago
-            settled.append(Settled(target, _answers_as_labelled(home, model, target, WAIT_SECONDS)))
+            made = _answers_as_labelled(home, model, target, WAIT_SECONDS)
+            problem = "" if made else failure(target, model, server_files.labelled(home, model).versions)
+            settled.append(Settled(target, made, problem))
         except (LabelsDamaged, StorageError) as error:
             problem = str(error) if runs else f"The files of {target}, which does not run, are as they were: {error}"
             settled.append(Settled(target, made=False, problem=problem, runs=runs))
@@ -172,5 +210,7 @@ def _answers_as_labelled(home: Home, model: str, target: str, seconds: float) ->
         moved = answering(target, model, STABLE) == {wanted.labels.get(STABLE)}
         if moved and answering(target, model) == set(wanted.versions):
             return True
+        if failure(target, model, wanted.versions):
+            break
         time.sleep(0.2)
     return False

@@ -5,13 +5,12 @@ import contextlib
 import dataclasses
 import errno
 import io
+import ipaddress
 import json
-import math
 import os
 import shlex
-import signal
+import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,24 +20,16 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from conveyor.errors import ConfigError, ConveyorError, storage_errors
-from conveyor.processes import ROOT
+from conveyor.errors import ConfigError, storage_errors
 from conveyor.words import host_and_port
 from pipeline.home.folders import Home
 from pipeline.release import backends, server_files
 from pipeline.release.backends import Backend
-from pipeline.release.rollout import Rollout
+from pipeline.release.rollout import Followed, Rollout
 from pipeline.release.server_files import Served
 from pipeline.release.server_folder import ServerFolder, ServerRecord
-from serving.client import Client, ServingError
+from pipeline.release.server_processes import ServerProcesses, stop_signals
 from serving.model_store.labels import CANARY, STABLE
-
-START_LIMIT = 300  # seconds until a server must answer
-STOP_LIMIT = 30  # seconds that it is given to finish what runs
-
-
-class ServeFailed(ConveyorError):
-    """The server ended, or did not answer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +63,14 @@ class ServerSettings:
         return host_and_port(self.reach, self.port)
 
     @property
+    def is_open(self) -> bool:
+        """Whether it listens on an address that is not this machine's alone."""
+        try:
+            return not ipaddress.ip_address(self.host).is_loopback
+        except ValueError:  # a name
+            return self.host != "localhost"
+
+    @property
     def reach(self) -> str:
         """The address to ask at."""
         return "localhost" if self.host in ("127.0.0.1", "0.0.0.0", "::") else self.host
@@ -88,8 +87,9 @@ class Endpoint:
       rest: address of REST.
       page: address of the page.
       models: the stable version of each, or else the highest that is served.
-      versions: all that each is served in.
+      versions: all that each is served in, rising.
       canaries: the version of each that is tried beside the stable one.
+      problems: what is not as its user would think, in sentences.
       files: folder of its configuration.
       log: what it writes.
     """
@@ -102,6 +102,7 @@ class Endpoint:
     models: dict[str, int]
     versions: dict[str, list[int]]
     canaries: dict[str, int]
+    problems: tuple[str, ...]
     files: str
     log: str
 
@@ -123,6 +124,27 @@ class Prepared:
     models: dict[str, int]
     served: dict[str, Served]
     record: ServerRecord
+
+    def doubts(self, home: Home) -> tuple[str, ...]:
+        """Returns what is not as its user would think, in sentences: versions that are gone or damaged, and labels."""
+        found = []
+        for name, versions in self.versions(home).items():
+            model = home.models.model(name)
+            if (gone := model.dangling_labels().get(STABLE)) is not None:
+                found.append(f"The stable version {gone} of {name} is not there any more; version {model.stable()} is.")
+            found += [
+                f"Version {number} of {name} is not the model that was pushed: files in {model.path(number)} were "
+                "changed or damaged."
+                for number in versions
+                if not model.is_intact(number)
+            ]
+            answers = max(versions, default=None)
+            if STABLE not in self.served[name].labels and answers not in (None, model.stable()):
+                found.append(
+                    f"Version {model.stable()} of {name} is stable, and requests without a version get {answers}: with "
+                    f"--versions {self.record.choice} no label is served but those that --label gives."
+                )
+        return tuple(found)
 
     def versions(self, home: Home) -> dict[str, list[int]]:
         """Returns all versions that each model is served in, rising."""
@@ -166,17 +188,25 @@ def _ports(settings: ServerSettings, backend: Backend) -> dict[str, int]:
     )
 
 
+def is_writable(home: Home) -> bool:
+    """Whether a server's files can be in the home; of one that is not there yet, `written` finds out."""
+    return not home.root.is_dir() or os.access(home.root, os.W_OK)
+
+
 @contextlib.contextmanager
 def writable(home: Home) -> Iterator[Home]:
     """Yields the home; where it cannot be written to, one whose server's files are in a folder that goes at the end.
 
+    It stays, with the log, where an error ends the block.
+
     Models are often mounted read-only where they are served. Labels that move are followed all the same.
     """
-    if not home.root.is_dir() or os.access(home.root, os.W_OK):
+    if is_writable(home):
         yield home
         return
-    with tempfile.TemporaryDirectory(prefix="conveyor-serve-") as scratch:
-        yield dataclasses.replace(home, scratch=Path(scratch))
+    scratch = Path(tempfile.mkdtemp(prefix="conveyor-serve-"))
+    yield dataclasses.replace(home, scratch=scratch)
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -240,46 +270,39 @@ def commands(home: Home, settings: ServerSettings, prepared: Prepared) -> list[l
 
 
 def serve(
-    home: Home, settings: ServerSettings, say: Callable[[Endpoint], None], follow: Callable[[str, Served], None]
+    home: Home, settings: ServerSettings, say: Callable[[Endpoint], None], follow: Callable[[Followed], None]
 ) -> None:
-    """Serves until SIGTERM or SIGINT.
+    """Serves until SIGTERM, SIGINT or SIGHUP.
 
     Args:
       home: whose models are served.
       settings: what the command line says.
-      say: called once, when the newest version of every model has answered.
-      follow: called each time that the server has followed a model's labels, with how it is served now.
+      say: called once, when every model has answered, or has failed to be loaded.
+      follow: called each time that the server has followed a model's labels, or cannot.
 
     Raises:
       ConfigError: see `prepare` and `written`; or a port is taken, or the host is not this machine's.
-      ServeFailed: the server ended by itself, or did not answer in time.
+      ServeFailed: the server ended by itself, did not answer in time, or could load nothing.
     """
     backend = backends.choose(settings.backend)
     check_address(settings, backend)
     log = home.log(f"serve-{settings.port}")
-    with contextlib.ExitStack() as stack, _signals() as stopped:
+    with contextlib.ExitStack() as stack, stop_signals() as stopped:
         prepared = stack.enter_context(written(home, settings, backend))
-        models = prepared.models
         with storage_errors(f"The log {log} cannot be written"):
             if log.exists():
                 log.replace(home.log(f"serve-{settings.port}-before"))
             output = stack.enter_context(log.open("wb"))
-        started = []
-        for command in commands(home, settings, prepared):
-            with storage_errors(f"{command[0]} cannot be started"):
-                # In our folder: the user's may have modules of the same names as ours, and Python's.
-                process = subprocess.Popen(
-                    command, cwd=ROOT, env=_environment(), stdout=output, stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )  # fmt: skip
-            stack.callback(_stop, process)
-            started.append(process)
-        _await(started, stopped, settings, models, log)
+        server = stack.enter_context(ServerProcesses(commands(home, settings, prepared), output, log))
+        wanted = prepared.versions(home)
+        loaded, problems = server.loaded(settings.target, wanted, stopped)
+        if not backend.is_embedded:
+            server.wait_for_page(settings.reach, settings.rest_port + 1, stopped)
         if stopped():
             return
         page = settings.rest_port + (0 if backend.is_embedded else 1)
         rest = f"http://{host_and_port(settings.reach, settings.rest_port)}"
-        versions = prepared.versions(home)
+        labels = {name: prepared.served[name].labels for name in loaded}
         say(
             Endpoint(
                 backend.name,
@@ -287,9 +310,10 @@ def serve(
                 settings.target,
                 rest,
                 f"http://{host_and_port(settings.reach, page)}/",
-                {n: prepared.served[n].labels.get(STABLE) or max(versions[n], default=models[n]) for n in models},
-                versions,
-                {name: served.labels[CANARY] for name, served in prepared.served.items() if CANARY in served.labels},
+                {n: labels[n][STABLE] if labels[n].get(STABLE) in there else max(there) for n, there in loaded.items()},
+                loaded,
+                {n: labels[n][CANARY] for n, there in loaded.items() if labels[n].get(CANARY) in there},
+                (*prepared.doubts(home), *problems),
                 str(prepared.folder.path),
                 str(log),
             )
@@ -298,14 +322,9 @@ def serve(
             home, prepared.folder.path, settings.target, prepared.record.followed, prepared.served, follow
         )
         while not stopped():
-            _check(started, log)
+            server.check()
             following.step()
             time.sleep(0.2)
-
-
-def _environment() -> dict[str, str]:
-    """Returns the environment for a process in another folder, in which programs are found as in this one."""
-    return {**os.environ, "PATH": os.pathsep.join(map(os.path.abspath, os.get_exec_path()))}
 
 
 def snippets(home: Home, endpoint: Endpoint) -> dict[str, str]:
@@ -334,77 +353,3 @@ def snippets(home: Home, endpoint: Endpoint) -> dict[str, str]:
         "curl": f"curl -d {shlex.quote(over_rest)} {endpoint.rest}/v1/models/{model}:predict",
         "python": f"{shlex.quote(sys.executable)} -c {shlex.quote(python)}",
     }
-
-
-def _await(
-    started: list[subprocess.Popen],
-    stopped: Callable[[], bool],
-    settings: ServerSettings,
-    models: dict[str, int],
-    log: Path,
-) -> None:
-    """Waits until every model has answered a request, and the page is there."""
-    deadline = time.monotonic() + START_LIMIT
-    waiting = dict(models)
-    while waiting and not stopped():
-        _check(started, log)
-        model = next(iter(waiting))
-        with Client(settings.target, model, timeout=5, retries=0) as client:
-            try:
-                _ask_once(client)
-                del waiting[model]
-                continue
-            except ServingError as error:
-                if time.monotonic() > deadline:
-                    raise ServeFailed(
-                        f"{model} did not answer in {START_LIMIT} s: {error} The log is {log}."
-                    ) from error
-        time.sleep(0.1)
-    while len(started) > 1 and not stopped():  # the page's own process
-        _check(started, log)
-        with contextlib.suppress(OSError), socket.create_connection((settings.reach, settings.rest_port + 1), 1):
-            return
-        time.sleep(0.1)
-
-
-def _ask_once(client: Client) -> None:
-    """Asks for one prediction of a blank image; of a model without images, for its metadata."""
-    signature = client.metadata().get("predict_pixels")
-    images = signature.inputs.get("images") if signature else None
-    if images and images.shape and images.dtype == np.uint8 and math.prod(images.shape[1:]) > 0:
-        client.predict(np.zeros((1, *images.shape[1:]), np.uint8))
-
-
-def _check(started: list[subprocess.Popen], log: Path) -> None:
-    for process in started:
-        if process.poll() is not None:
-            lines = log.read_text(errors="replace").strip().splitlines()
-            last = lines[-1] if lines else "it said nothing"
-            if process.returncode in (-signal.SIGKILL, -signal.SIGTERM):  # from outside: what it said says nothing
-                name = signal.Signals(-process.returncode).name
-                raise ServeFailed(f"The server was ended by a signal, {name}. The log is {log}.")
-            raise ServeFailed(f"The server ended with {process.returncode}: {last} The log is {log}.")
-
-
-def _stop(process: subprocess.Popen) -> None:
-    """Lets a process finish what it answers, and ends it by force if that takes too long."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(STOP_LIMIT)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells whether a stop signal has come."""
-    seen: list[int] = []
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, lambda received, _: seen.append(received)) for number in numbers]
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

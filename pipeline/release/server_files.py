@@ -13,6 +13,7 @@ from conveyor.files import replace_file
 from conveyor.processes import ROOT
 from pipeline.home.folders import Home
 
+LARGEST_REQUEST = 1024  # images, in TensorFlow Serving; the embedded server takes more
 MODELS, BATCHING, MONITORING, PROTOSET = "models.config", "batching.config", "monitoring.config", "serving.protoset"
 
 
@@ -130,7 +131,9 @@ def labels_of(texts: tuple[str, ...], models: dict[str, int]) -> dict[str, dict[
         model = match[1] or (next(iter(models)) if len(models) == 1 else "")
         if model not in named:
             raise ConfigError(f"--label {text}: name one of the models: {', '.join(models)}.")
-        named[model][match[2]] = int(match[3])
+        version = int(match[3])
+        if named[model].setdefault(match[2], version) != version:
+            raise ConfigError(f"--label {text}: the label {match[2]} is of version {named[model][match[2]]} already.")
     return named
 
 
@@ -153,7 +156,9 @@ def write(home: Home, folder: Path, models: dict[str, Served]) -> None:
     # A batch runs on every core, so two at once gain nothing on a few; one that runs lets the next fill up.
     threads = max(1, len(os.sched_getaffinity(0)) // 4)
     batching = {
-        "max_batch_size": 32,
+        "max_batch_size": LARGEST_REQUEST,
+        "enable_large_batch_splitting": "true",  # what a network needs in memory grows with what it runs at once
+        "max_execution_batch_size": 32,
         "batch_timeout_micros": 0,
         "num_batch_threads": threads,
         "max_enqueued_batches": 256,

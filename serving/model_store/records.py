@@ -22,6 +22,7 @@ class VersionRecord:
       trainer_digest: SHA-256 of the code that trained it.
       pipeline_digest: SHA-256 of the code that trained, measured and pushed it; empty in versions of before.
       version: its number.
+      pushed: when it was pushed, in UTC, ISO 8601; empty in versions of before.
       digest: SHA-256 over its files, but for this record.
       model_digest: SHA-256 over those of the model itself, see `store.MODEL_FILES`; empty in versions of 0.1.0.
       identity: see `identity.model_identity`; empty in versions of 0.1.0.
@@ -35,6 +36,7 @@ class VersionRecord:
     trainer_digest: str = ""
     pipeline_digest: str = ""
     version: int = 0
+    pushed: str = ""
     digest: str = ""
     model_digest: str = ""
     identity: str = ""

@@ -7,6 +7,7 @@ Labels are kept beside the versions, in a file that TensorFlow Serving does not 
 
 import contextlib
 import dataclasses
+import datetime
 import json
 import shutil
 import types
@@ -167,10 +168,12 @@ class StoredModel:
             return None
 
     def is_intact(self, version: int) -> bool:
-        """Whether a version is there, and is the model that was pushed; one without a record counts as intact."""
+        """Whether a version is there, and is the model that was pushed, where its record says which that was."""
         if not self.path(version).is_dir():
             return False
-        return not (self.path(version) / RECORD).exists() or self.is_as_pushed(version)
+        record = self.record(version)
+        says_nothing = not record.digest if record else not (self.path(version) / RECORD).exists()
+        return says_nothing or self.is_as_pushed(version)
 
     def is_as_pushed(self, version: int) -> bool:
         """Whether a version has the record of its push, and is the model that was pushed then.
@@ -230,7 +233,7 @@ class StoredModel:
         label again. To name a later version, or to return to one that was taken back, takes nothing back.
 
         Raises:
-          ConfigError: there is no such version.
+          ConfigError: there is no such version, or it is not the model that was pushed.
           StorageError: the labels cannot be written.
         """
         with self._changing():
@@ -240,6 +243,11 @@ class StoredModel:
             if target is None:
                 raise ConfigError(f"There is no earlier version of {self.name}; {self._known()}.")
             self.require(target)
+            if not self.is_intact(target):
+                raise ConfigError(
+                    f"Version {target} of {self.name} is not the model that was pushed: files in {self.path(target)} "
+                    "were changed or damaged. Nothing was changed."
+                )
             after = dataclasses.replace(labels.with_stable(target), canary=None)
             if labels.stable not in (None, target):
                 restored = self.identity(target)
@@ -290,7 +298,8 @@ class StoredModel:
         """
         identity = model_identity(source)
         self._refuse_withdrawn(identity)
-        record = dataclasses.replace(record, model_digest=_model_digest(source), identity=identity)
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(sep=" ", timespec="seconds")
+        record = dataclasses.replace(record, pushed=now, model_digest=_model_digest(source), identity=identity)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self.folder / STAGING, ignore_errors=True)

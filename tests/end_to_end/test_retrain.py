@@ -161,7 +161,11 @@ def test_rollback_canary_and_promotion_move_a_running_server(three):
     assert "version 2 is stable in place of 3" in out
     assert f"{serving.target} answers with it" in out
     assert answering(serving) == answering(serving, "stable") == 2
-    assert json.loads(serving.process.stdout.readline()) == {"model": "digits", "labels": {"stable": 2}}
+    assert json.loads(serving.process.stdout.readline()) == {
+        "model": "digits",
+        "labels": {"stable": 2},
+        "problem": "",
+    }
     assert conveyor("rollback", conveyor.experiment, "--to", "1")[0] == 0
     assert answering(serving, "stable") == 1
     code, out = conveyor("rollback", conveyor.experiment, "--to", "7")

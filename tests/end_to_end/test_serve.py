@@ -12,10 +12,15 @@ import time
 import urllib.request
 from pathlib import Path
 
+import grpc
 import numpy as np
 import PIL.Image
 import psutil
 import pytest
+from tensorflow.core.framework.tensor_pb2 import TensorProto
+from tensorflow.core.framework.types_pb2 import DT_UINT8
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
+from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
 from serving.client import Client
 from serving.model_store import ModelStore, VersionRecord
@@ -215,7 +220,7 @@ def test_a_server_that_a_signal_ends_is_told_so_and_its_log_outlives_the_next_st
     for _ in range(2):
         done = conveyor("serve", f"--home={home}", f"--port={port}", f"--rest-port={free_port()}", env=environment)
         assert done.returncode == 1
-        assert "The server was ended by a signal, SIGKILL." in done.stderr
+        assert "The server was ended by a signal, SIGKILL, most likely because memory ran out" in done.stderr
         assert "all is well" not in done.stderr
     assert (home / "logs" / f"serve-{port}-before.log").read_text() == "all is well\n"
 
@@ -270,6 +275,60 @@ def test_what_cannot_be_served_is_a_wrong_command(home, tmp_path):
         done = conveyor("serve", "--backend=embedded", *arguments)
         assert done.returncode == 2
         assert message in done.stderr
+
+
+def test_a_version_that_cannot_be_loaded_is_told_of_and_what_was_served_is_served_on(home, tmp_path):
+    own = tmp_path / "home"
+    push(home / "serving" / "mnist" / "1", own)
+    (own / "serving" / "mnist" / "2").mkdir()
+    (own / "serving" / "mnist" / "2" / "saved_model.pb").write_text("no model")
+    (own / "serving" / "mnist" / "labels.json").write_text('{"stable": 1, "canary": null, "previous": null}')
+    why = "Version 2 of mnist cannot be loaded, and is tried again: "
+    with Serving(own, "--backend=embedded") as running:
+        assert running.ready["problems"] == []
+        done = conveyor("rollback", "mnist", "--to=2", f"--home={own}")
+        assert done.returncode == 1
+        assert f"{running.target} does not answer with it: {why}" in done.stderr
+        assert f"`conveyor rollback mnist --to 1 --home {own}` takes it back." in done.stderr
+        told = json.loads(running.process.stdout.readline())
+        assert told["problem"].startswith(why)
+        assert told["problem"].endswith("What was served before is served on.")
+        with Client(running.target, "mnist") as client:
+            assert client.predict(np.zeros((1, 28, 28, 1), np.uint8)).version == 1
+    ports = [f"--port={free_port()}", f"--rest-port={free_port()}"]
+    done = conveyor("serve", "--backend=embedded", f"--home={own}", "--json", *ports)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"].startswith(why)
+    assert done.stdout.count("\n") == 1
+    push(home / "serving" / "mnist" / "1", own / "other")
+    shutil.move(own / "other" / "serving" / "mnist", own / "serving" / "sound")
+    with Serving(own, "--backend=embedded") as running:
+        assert running.ready["models"] == {"sound": 1}
+        assert running.ready["problems"][0].startswith(why)
+
+
+def test_a_request_of_many_rows_takes_no_more_memory_than_a_batch(serving):
+    """One value for them all makes a short message of it."""
+    (server,) = psutil.Process(serving.process.pid).children()
+    before, rows = server.memory_info().rss, 20_000
+    images = TensorProto(dtype=DT_UINT8, int_val=[0])
+    for size in (rows, 28, 28, 1):
+        images.tensor_shape.dim.add(size=size)
+    request = PredictRequest(inputs={"images": images})
+    request.model_spec.name, request.model_spec.signature_name = "mnist", "predict_pixels"
+    assert request.ByteSize() < 100
+    with grpc.insecure_channel(serving.target) as channel:
+        reply = PredictionServiceStub(channel).Predict(request, timeout=60)
+    assert reply.outputs["label"].tensor_shape.dim[0].size == rows
+    assert server.memory_info().rss - before < 500e6  # all at once took 3.7 GB
+
+
+def test_a_terminal_that_closes_ends_the_server(home):
+    with Serving(home, "--backend=embedded") as running:
+        (server,) = psutil.Process(running.process.pid).children()
+        running.process.send_signal(signal.SIGHUP)
+        assert running.process.wait(60) == 0
+        assert not server.is_running()
 
 
 def test_files_for_a_server_of_your_own(home):

@@ -8,6 +8,7 @@ Source: https://github.com/tensorflow/serving/blob/master/tensorflow_serving/bat
 """
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import logging
@@ -114,12 +115,13 @@ class BatchDispatcher:
         rows = _rows(request)
         key = (version, request.signature, tuple([(value.dtype, *value.shape[1:]) for value in request.inputs]))
         queue = self._queue(key, parameters)
-        queue.require_room(rows)
+        is_split = rows > parameters.largest and parameters.enable_large_batch_splitting
+        queue.require_room(parameters.largest if is_split else rows)
         try:
-            if rows <= parameters.largest or not parameters.enable_large_batch_splitting:
-                outputs = await self._wait(key, queue, self._hold(version, request, rows, size))
+            if is_split:
+                outputs = await self._run_in_parts(key, queue, request, size)
             else:
-                outputs = await self._run_in_parts(key, queue, request, parameters.largest)
+                outputs = await self._wait(key, queue, self._hold(version, request, rows, size))
             queue.last_seen = time.monotonic()  # those of a batch are answered one after the other
             return outputs
         except (asyncio.CancelledError, StatusError):
@@ -133,19 +135,26 @@ class BatchDispatcher:
             self._run_due(key)
         await asyncio.to_thread(self._threads.shutdown)
 
-    async def _run_in_parts(self, key: Key, queue: Queue, request: PreparedRequest, largest: int) -> list[np.ndarray]:
-        answers: list[asyncio.Future] = []
-        for start in range(0, len(request.inputs[0]), largest):
-            values = [value[start : start + largest] for value in request.inputs]
-            part = dataclasses.replace(request, inputs=values)
-            waiting = self._hold(key[0], part, len(values[0]), sum(map(size_of, values)))
-            answers.append(self._wait(key, queue, waiting))
+    async def _run_in_parts(self, key: Key, queue: Queue, request: PreparedRequest, size: int) -> list[np.ndarray]:
+        """Runs a few parts at a time, so that what others ask runs between them."""
+        largest, ahead = queue.parameters.largest, queue.parameters.num_batch_threads + 1
+        running: collections.deque[asyncio.Future] = collections.deque()
+        outputs = []
+        self._input_bytes += size
         try:
-            outputs = await asyncio.gather(*answers)
-        except StatusError:
-            for answer in answers:
-                answer.cancel()
-            raise
+            for start in range(0, len(request.inputs[0]), largest):
+                if len(running) == ahead:
+                    outputs.append(await running.popleft())
+                values = [value[start : start + largest] for value in request.inputs]
+                part = dataclasses.replace(request, inputs=values)
+                running.append(self._wait(key, queue, self._hold(key[0], part, len(values[0]), 0)))
+            while running:
+                outputs.append(await running.popleft())
+        finally:
+            self._input_bytes -= size
+            for answer in running:
+                if not answer.cancel():
+                    answer.exception()  # one that failed too
         return [np.concatenate(values) for values in zip(*outputs, strict=True)]
 
     def _hold(self, version: LoadedVersion, request: PreparedRequest, rows: int, size: int) -> Waiting:

@@ -241,8 +241,8 @@ class HomeLife(RuleBasedStateMachine):
             return
         if after.stable != before.stable:
             back, now = self._text(name, before.stable), self._text(name, after.stable)
-            is_undone = now in self._withdrawn[name] and after.stable == before.previous
-            self._withdrawn[name] |= set() if is_undone else {back}
+            goes_back = after.stable < before.stable or (to is None and now not in self._withdrawn[name])
+            self._withdrawn[name] |= {back} if goes_back else set()
             self._withdrawn[name].discard(now)
             if again and name in self._rejected:  # perhaps it is good enough for what is stable now
                 self._train("retrain", name, *self._rejected[name], None)

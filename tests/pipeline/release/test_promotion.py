@@ -33,7 +33,9 @@ def test_a_good_canary_keeps_the_accuracy_and_fails_no_request(canary, reasons):
 )
 def test_a_canary_below_the_floor_is_bad_whatever_stable_does(stable):
     comparison = Comparison(stable=Side(1, 1000, *stable, 1, 2), canary=Side(2, 1000, 110, 0, 1, 2))
-    assert "the canary's accuracy 0.1100 is below the floor of 0.5" in comparison.reasons(Gate(0.5, 0.03))
+    assert "the canary's accuracy 0.1100 is below the floor of 0.5, gate.min_accuracy" in comparison.reasons(
+        Gate(0.5, 0.03)
+    )
 
 
 def test_a_stable_version_that_fails_makes_no_canary_good():

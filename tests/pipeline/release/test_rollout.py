@@ -10,7 +10,7 @@ import pytest
 from conveyor.errors import ConfigError, StorageError
 from pipeline.home.folders import Home
 from pipeline.release import rollout, server_files
-from pipeline.release.rollout import Rollout, Settled
+from pipeline.release.rollout import Followed, Rollout, Settled
 from pipeline.release.server_files import Served
 from pipeline.release.server_folder import RECORD, ServerFolder, ServerRecord, known_servers, running_servers
 from serving.model_store import Labels
@@ -51,7 +51,7 @@ def test_a_change_takes_three_steps_each_when_the_one_before_was_made(home, monk
     server = Server(monkeypatch)
     said = []
     served = {"m": Served((3,), {"stable": 3})}
-    following = Rollout(home, folder(home).path, "", ("m",), served, lambda *change: said.append(change))
+    following = Rollout(home, folder(home).path, "", ("m",), served, said.append)
     following.step()
     assert following.current["m"] == Served((3,), {"stable": 3})
     label(home, Labels(2, None, 3))
@@ -70,7 +70,7 @@ def test_a_change_takes_three_steps_each_when_the_one_before_was_made(home, monk
     assert not said
     following.step()
     following.step()
-    assert said == [("m", Served((2,), {"stable": 2}))]  # once
+    assert said == [Followed("m", {"stable": 2})]  # once
     assert "versions: 2 }" in (folder(home).path / server_files.MODELS).read_text()
 
 
@@ -78,7 +78,7 @@ def test_a_canary_is_told_of_when_its_label_answers(home, monkeypatch):
     server, said = Server(monkeypatch), []
     served = {"m": Served((2,), {"stable": 2})}
     server.loaded, server.labels = {2, 3}, {"stable": 2, "canary": 2}
-    following = Rollout(home, folder(home).path, "", ("m",), served, lambda *change: said.append(change))
+    following = Rollout(home, folder(home).path, "", ("m",), served, said.append)
     label(home, Labels(2, 3, None))
     for _ in range(4):
         following.step()
@@ -86,7 +86,7 @@ def test_a_canary_is_told_of_when_its_label_answers(home, monkeypatch):
     assert not said
     server.labels = {"stable": 2, "canary": 3}
     following.step()
-    assert said == [("m", Served((2, 3), {"stable": 2, "canary": 3}))]
+    assert said == [Followed("m", {"stable": 2, "canary": 3})]
 
 
 def test_a_version_that_cannot_be_loaded_takes_nothing_away(home, monkeypatch):

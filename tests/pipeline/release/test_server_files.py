@@ -102,7 +102,7 @@ def test_what_is_written_is_what_the_server_reads(home):
     assert config[0].model_version_policy.latest.num_versions == 2
     assert dict(config[0].version_labels) == {"stable": 1}
     assert list(config[1].model_version_policy.specific.versions) == [3]
-    assert BatchingParameters.read(folder / server_files.BATCHING).max_batch_size == 32
+    assert BatchingParameters.read(folder / server_files.BATCHING).largest == 32
     monitoring = config_files.read(folder / server_files.MONITORING, "MonitoringConfig")
     assert monitoring.prometheus_config.enable
     given = flags.parse(server_files.flags(folder, 1, 2))

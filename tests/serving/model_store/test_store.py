@@ -1,4 +1,5 @@
 import dataclasses
+import datetime
 import errno
 import json
 import os
@@ -72,10 +73,27 @@ def test_version_holds_the_model_and_where_it_came_from(model, stored):
     assert stored.record(1) == VersionRecord(
         run="r1",
         version=1,
+        pushed=stored.record(1).pushed,
         digest=tree_digest(source),
         model_digest=tree_digest(source),
         identity=model_identity(source),
     )
+
+
+def test_version_says_when_it_was_pushed(model, stored):
+    before = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    push(stored, model("a"))
+    pushed = datetime.datetime.fromisoformat(stored.record(1).pushed)
+    assert before <= pushed <= datetime.datetime.now(datetime.timezone.utc)
+
+
+def test_what_is_damaged_does_not_become_stable(model, stored):
+    push(stored, model("a"))
+    push(stored, model("b"))
+    (stored.path(1) / "saved_model.pb").write_text("damaged")
+    with pytest.raises(ConfigError, match=r"Version 1 of m is not the model that was pushed: .* Nothing was changed"):
+        stored.rollback()
+    assert stored.stable() == 2
 
 
 def test_same_files_are_never_pushed_twice(model, stored):

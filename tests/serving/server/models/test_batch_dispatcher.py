@@ -280,14 +280,37 @@ def test_what_waits_for_a_client_that_has_gone_is_let_go(shapes):
     bundle.close()
 
 
-def test_a_split_request_that_does_not_fit_leaves_nothing_behind(shapes):
+def test_what_others_ask_runs_between_the_parts_of_a_split_request(shapes):
     bundle = load(
         shapes, max_batch_size=100, max_enqueued_batches=2, enable_large_batch_splitting=True,
         max_execution_batch_size=4,
     )  # fmt: skip
-    first, large, small = (adding([1] * rows, [1] * rows) for rows in (4, 40, 1))
-    assert ask(bundle, [first, large, small]) == [[[2] * 4], "UNAVAILABLE", [[2]]]
-    assert sorted(bundle.rows) == [1, 4]
+    large, small = adding([1] * 40, [1] * 40), adding([1], [1])
+    assert ask(bundle, [large, small]) == [[[2] * 40], [[2]]]
+    assert sorted(bundle.rows) == [1, *[4] * 10]
+    assert bundle.rows.index(1) < 5
+    bundle.close()
+
+
+def test_a_split_request_whose_client_has_gone_leaves_nothing_behind(shapes):
+    bundle = load(shapes, max_batch_size=100, enable_large_batch_splitting=True, max_execution_batch_size=4)
+
+    async def gone():
+        users = Users()
+        runner = BatchDispatcher(users, threads=2, limit=100)
+        version = LoadedVersion("m", 1, bundle.path, bundle=bundle)
+        asking = asyncio.create_task(runner.run(version, adding([1] * 4000, [1] * 4000)))
+        while len(bundle.rows) < 3:
+            await asyncio.sleep(0.001)
+        assert runner._input_bytes == 2 * 4000 * 8
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await runner.close()
+        assert (users.now, runner._requests, runner._input_bytes) == (0, 0, 0)
+
+    asyncio.run(gone())
+    assert len(bundle.rows) < 1000
     bundle.close()
 
 
