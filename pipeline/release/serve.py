@@ -278,7 +278,7 @@ def serve(
       home: whose models are served.
       settings: what the command line says.
       say: called once, when every model has answered, or has failed to be loaded.
-      follow: called each time that the server has followed a model's labels, or cannot.
+      follow: called each time that the server has followed a model's labels, or cannot, or takes long to load it.
 
     Raises:
       ConfigError: see `prepare` and `written`; or a port is taken, or the host is not this machine's.
@@ -295,7 +295,9 @@ def serve(
             output = stack.enter_context(log.open("wb"))
         server = stack.enter_context(ServerProcesses(commands(home, settings, prepared), output, log))
         wanted = prepared.versions(home)
-        loaded, problems = server.loaded(settings.target, wanted, stopped)
+        loaded, problems = server.loaded(
+            settings.target, wanted, stopped, lambda model, problem: follow(Followed(model, {}, problem))
+        )
         if not backend.is_embedded:
             server.wait_for_page(settings.reach, settings.rest_port + 1, stopped)
         if stopped():

@@ -295,16 +295,14 @@ def test_a_version_that_cannot_be_loaded_is_told_of_and_what_was_served_is_serve
         assert told["problem"].endswith("What was served before is served on.")
         with Client(running.target, "mnist") as client:
             assert client.predict(np.zeros((1, 28, 28, 1), np.uint8)).version == 1
-    ports = [f"--port={free_port()}", f"--rest-port={free_port()}"]
-    done = conveyor("serve", "--backend=embedded", f"--home={own}", "--json", *ports)
-    assert done.returncode == 1
-    assert json.loads(done.stdout)["error"].startswith(why)
-    assert done.stdout.count("\n") == 1
-    push(home / "serving" / "mnist" / "1", own / "other")
-    shutil.move(own / "other" / "serving" / "mnist", own / "serving" / "sound")
     with Serving(own, "--backend=embedded") as running:
-        assert running.ready["models"] == {"sound": 1}
-        assert running.ready["problems"][0].startswith(why)
+        assert running.ready["models"] == {"mnist": 1}
+        (problem,) = running.ready["problems"]
+        assert problem.startswith(why)
+        assert problem.endswith("In its place is version 1.")
+    shutil.rmtree(own / "serving" / "mnist" / "1")
+    with Serving(own, "--backend=embedded") as running:  # which does not listen before it has loaded something
+        assert "mnist/2, attempt 1: " in running.ready["problem"]
 
 
 def test_a_request_of_many_rows_takes_no_more_memory_than_a_batch(serving):

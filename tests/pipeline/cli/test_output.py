@@ -43,6 +43,15 @@ def test_with_json_standard_output_holds_the_replies_alone():
     assert "progress" in done.stderr
 
 
+def test_a_verb_that_goes_on_prints_each_object_on_a_line():
+    code = VERB.replace("cls=Verb", "cls=StreamingVerb").replace("import Verb", "import StreamingVerb")
+    command = [sys.executable, "-c", code.replace("BODY", "raise ConfigError('wrong')"), "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert first == {"ready": True}
+    assert second["error"] == "wrong"
+
+
 def test_without_json_there_are_no_replies():
     done = run("return None")
     assert done.returncode == 0
