@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import json
 import os
 import sys
@@ -47,6 +48,7 @@ class Verb(click.Command):
         with _reported(ctx.meta.get(WANTS_JSON, False), self.interrupted, self.lines) as replies:
             ctx.meta[_REPLIES] = replies
             code = super().invoke(ctx)
+        gc.freeze()  # else the interpreter looks through all of TensorFlow's objects once more before it ends
         ctx.exit(int(code or ExitCode.SUCCESS))
 
 

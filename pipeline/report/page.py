@@ -24,9 +24,11 @@ from pipeline.home.reports import page_path
 from pipeline.report import gate_decisions, metrics, plots
 from pipeline.report.gate_decisions import Measured
 from pipeline.report.metrics import SplitMetrics
+from pipeline.report.processors import Processors
 from trainer.examples import Split, read_split
 
 MISTAKES = 24
+PARTS = 200  # of a run, for each of which is shown how busy the processors were
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,7 @@ def write(
     provenance: Provenance,
     run: metadata_store.Run,
     note: Callable[[str], object],
+    processors: Processors,
     failure: Failure | None = None,
     measured: Measured | None = None,
 ) -> Outcome:
@@ -59,6 +62,7 @@ def write(
       provenance: what the model comes from.
       run: what ML Metadata knows of the run; components may be missing where it failed.
       note: prints a line; called where the report cannot be written, which changes nothing of how the run ended.
+      processors: how busy they were.
       failure: what ended the run before a verdict on its model, if anything did.
       measured: what was measured of the stable version before the run, where the Evaluator did not do it again.
     """
@@ -96,6 +100,10 @@ def write(
         "components": [
             {"name": c.name, "state": c.state, "offset": run.offset(c), "seconds": c.seconds} for c in run.components
         ],
+        "processors": {
+            "count": processors.count,
+            "busy": processors.busy(run.started.timestamp(), run.seconds, PARTS),
+        },
         "drift": [vars(m) | {"beyond": m.beyond, "sentence": m.sentence} for m in drift],
         "started": run.started.isoformat(timespec="seconds"),
         **provenance.to_dict(),

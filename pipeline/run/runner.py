@@ -172,19 +172,22 @@ def _verdict(plan: RunPlan, console: Console, log: Path, planned: Callable[[], o
     from pipeline.home import metadata_store
     from pipeline.report import gate_decisions, page
     from pipeline.report.page import Failure
+    from pipeline.report.processors import Processors
     from pipeline.run.graph import create_pipeline
 
     measured = None
     if plan.baseline:
         measured = gate_decisions.measured_before(store, plan.home, plan.provenance, plan.baseline.version)
 
+    processors = Processors()
+
     def write(failure: Failure | None = None) -> Outcome:
-        return page.write(
-            plan.home, plan.provenance, metadata_store.run_by_id(store, plan.run_id), console.note, failure, measured
-        )
+        run = metadata_store.run_by_id(store, plan.run_id)
+        return page.write(plan.home, plan.provenance, run, console.note, processors, failure, measured)
 
     try:
-        carry_out(plan, store, create_pipeline(plan, measured), console, log)
+        with processors:
+            carry_out(plan, store, create_pipeline(plan, measured), console, log)
     except RunStopped:
         raise
     except RunFailed as error:

@@ -11,6 +11,7 @@ from pipeline.home.outcome import Verdict
 from pipeline.home.provenance import PartDigest, Provenance
 from pipeline.report import page
 from pipeline.report.page import Failure
+from pipeline.report.processors import Processors
 
 
 @pytest.fixture
@@ -24,10 +25,16 @@ def provenance():
     return Provenance(load("mnist"), (PartDigest("base", "0" * 64, True),), None, "1" * 64, "2" * 64)
 
 
-def test_a_report_is_a_page_and_a_json_file(tmp_path, run, provenance):
+@pytest.fixture
+def processors():
+    with Processors() as looked:
+        return looked
+
+
+def test_a_report_is_a_page_and_a_json_file(tmp_path, run, provenance, processors):
     notes = []
     failure = Failure(Verdict.DRIFTED, "DriftGate failed: <why>", "/my home/logs/r 1.log")
-    outcome = page.write(Home(tmp_path), provenance, run, notes.append, failure)
+    outcome = page.write(Home(tmp_path), provenance, run, notes.append, processors, failure)
     assert (outcome.verdict, outcome.run, notes) == (Verdict.DRIFTED, run.id, [])
     assert outcome.report == str(tmp_path / "reports" / f"{run.id}.html")
     text = (tmp_path / "reports" / f"{run.id}.html").read_text()
@@ -36,13 +43,15 @@ def test_a_report_is_a_page_and_a_json_file(tmp_path, run, provenance):
     fields = json.loads((tmp_path / "reports" / f"{run.id}.json").read_text())
     assert fields["outcome"] == json.loads(json.dumps(outcome.to_dict()))
     assert (fields["failure"], fields["log"]) == (failure.sentence, failure.log)
+    assert len(fields["processors"]["busy"]) == page.PARTS
+    assert '<svg class="busy"' in text
     assert fields["data"]["parts"] == [{"name": "base", "digest": "0" * 64, "trained_on": True}]
 
 
-def test_a_report_that_cannot_be_written_changes_no_verdict(tmp_path, run, provenance):
+def test_a_report_that_cannot_be_written_changes_no_verdict(tmp_path, run, provenance, processors):
     (tmp_path / "reports").write_text("a file")
     notes = []
-    outcome = page.write(Home(tmp_path), provenance, run, notes.append)
+    outcome = page.write(Home(tmp_path), provenance, run, notes.append, processors)
     assert outcome == dataclasses.replace(outcome, verdict=Verdict.REJECTED, report=None)
     (note,) = notes
     assert note.startswith(f"The report {tmp_path / 'reports' / run.id}.html cannot be written")
