@@ -6,12 +6,15 @@ without taking the pipeline with it. SPEC is a JSON file with the fields of `tra
 It reports its progress on standard output, and ends with 0, or with another code and one sentence on standard error.
 """
 
+import contextlib
 import dataclasses
 import functools
 import gc
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 
 import keras
@@ -54,9 +57,16 @@ def main(spec: TrainingSpec) -> None:
     (run / "history.json").write_text(json.dumps(result.history))
     if not spec.model:
         return
-    network, predict = _export(result.model, job, Path(spec.model), run, sample, to_prove=not result.proven)
     test = read_split(examples / "Split-test", job.pictures)
-    scores = predict(test.images)
+    with _not_servable():
+        network, predict = _in_float32(result.model, job)
+        answers = predict(sample)
+    with futures.ThreadPoolExecutor(1) as thread:  # TensorFlow predicts while Python writes
+        predicted = thread.submit(predict, test.images)
+        with _not_servable():
+            export.write(network, job, Path(spec.model), run)
+            _check(network, job, Path(spec.model), sample, answers, to_prove=not result.proven)
+        scores = predicted.result()
     accuracy, _ = loop.accuracy_and_loss(scores, test.labels)
     tqdm.write(f"test accuracy {accuracy:.4f}")
     np.save(run / "test_scores.npy", scores, allow_pickle=False)
@@ -80,41 +90,43 @@ def _prove(job: TrainingJob, sample: np.ndarray, scratch: Path, model: keras.Mod
     Raises:
       NotServable: it cannot be served; more training would be in vain.
     """
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        _, predict = _export(model, job, Path(folder, "model"), Path(folder), sample, to_prove=True)
-        return bool(np.isfinite(predict(sample)).all())
+    with tempfile.TemporaryDirectory(dir=scratch) as folder, _not_servable():
+        network, predict = _in_float32(model, job)
+        answers = predict(sample)
+        export.write(network, job, Path(folder, "model"), Path(folder))
+        _check(network, job, Path(folder, "model"), sample, answers, to_prove=True)
+        return bool(np.isfinite(answers).all())
 
 
-def _export(
-    model: keras.Model, job: TrainingJob, folder: Path, scratch: Path, sample: np.ndarray, to_prove: bool
-) -> tuple[keras.Model, loop.Predict]:
-    """Writes a SavedModel, and returns the float32 network that is in it, and its predictions.
+def _in_float32(model: keras.Model, job: TrainingJob) -> tuple[keras.Model, loop.Predict]:
+    network = export.in_float32(model, job)
+    return network, loop.predictor(network, job.shape)
 
-    Args:
-      model: the network.
-      job: what is trained.
-      folder: where the SavedModel goes.
-      scratch: an existing folder for a file that the SavedModel copies.
-      sample: images whose answers are compared: of the network built anew, and, to prove it, of the SavedModel.
-      to_prove: whether to load the SavedModel as the server would.
+
+def _check(
+    network: keras.Model, job: TrainingJob, folder: Path, sample: np.ndarray, answers: np.ndarray, to_prove: bool
+) -> None:
+    """Compares a network's answers with those of one that is built anew, and, to prove it, of the SavedModel.
 
     Raises:
-      NotServable: it cannot be served.
+      Exception: they differ, or the SavedModel cannot be loaded as the server would.
     """
+    if np.isfinite(answers).all():  # else the training diverges, or its verdict will say so
+        networks.check_rebuilt(network, job, sample)
+        if to_prove:
+            servability.check(folder, sample, answers)
+
+
+@contextlib.contextmanager
+def _not_servable() -> Iterator[None]:
+    """Makes a `NotServable` of whatever the code of a network makes of an export."""
     try:
-        network = export.save(model, job, folder, scratch)
-        predict = loop.predictor(network, job.shape)
-        scores = predict(sample)
-        if np.isfinite(scores).all():  # else the training diverges, or its verdict will say so
-            networks.check_rebuilt(network, job, sample)
-            if to_prove:
-                servability.check(folder, sample, scores)
+        yield
     except (OSError, MemoryError, tf.errors.ResourceExhaustedError):  # of this machine
         raise
-    except Exception as error:  # whatever the code of a network makes of an export
+    except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise NotServable(f"The network cannot be served: {reason}") from error
-    return network, predict
 
 
 def _held_out(predict: loop.Predict, spans: dict[str, str], rules: Pictures) -> dict[str, dict[str, float]]:

@@ -19,21 +19,31 @@ DATASET_ASSET = "dataset.json"
 
 
 def save(model: keras.Model, job: TrainingJob, folder: Path, scratch: Path) -> keras.Model:
-    """Writes a SavedModel whose arithmetic is float32, whatever the network was trained in.
+    """Writes a SavedModel of a trained network; see `in_float32` and `write`. Returns the network that was written."""
+    network = in_float32(model, job)
+    write(network, job, folder, scratch)
+    return network
+
+
+def in_float32(model: keras.Model, job: TrainingJob) -> keras.Model:
+    """Returns a network whose arithmetic is float32, with the weights of one that may be trained in another.
 
     A lower precision gains nothing at the small batches of a server, and is not computed in on every processor.
-
-    Args:
-      model: the trained network.
-      job: its shape and classes, which travel with the model as the asset `dataset.json`.
-      folder: where the SavedModel goes.
-      scratch: an existing folder for a file that the SavedModel copies.
-
-    Returns:
-      The float32 network that was written.
     """
     network = networks.build(job, "float32")
     networks.set_weights(network, model.get_weights())
+    return network
+
+
+def write(network: keras.Model, job: TrainingJob, folder: Path, scratch: Path) -> None:
+    """Writes a SavedModel.
+
+    Args:
+      network: in float32.
+      job: its shape and classes, which travel with the model as the asset `dataset.json`.
+      folder: where the SavedModel goes.
+      scratch: an existing folder for a file that the SavedModel copies.
+    """
     asset = scratch / DATASET_ASSET
     asset.write_text(json.dumps({**dataclasses.asdict(job.pictures), "classes": job.classes}, indent=1))
     servable = _Servable(network, job, asset)
@@ -45,7 +55,6 @@ def save(model: keras.Model, job: TrainingJob, folder: Path, scratch: Path) -> k
     if job.shape[2] in CHANNELS:
         signatures |= {"predict_encoded": servable.encoded, "decode": servable.decoded}
     tf.saved_model.save(servable, str(folder), signatures=signatures)
-    return network
 
 
 class OtherNetwork(ConveyorError):
