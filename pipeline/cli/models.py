@@ -224,7 +224,7 @@ def _settle(home: Home, move: StableMove, sides: dict[str, Any]) -> ExitCode:
             warn(f"{server.target} does not answer with it: {why}")
     if not settled:
         click.echo("No running `conveyor serve` of this home has the model.")
-    elif move.before and any(server.runs and not server.made for server in settled):
+    elif move.before not in (None, move.after) and any(server.runs and not server.made for server in settled):
         warn(f"`conveyor rollback {move.model} --to {move.before}{home.option}` takes it back.")
     servers = [dataclasses.asdict(server) for server in settled]
     reply({"verdict": "moved", **dataclasses.asdict(move), "servers": servers, "sides": sides})

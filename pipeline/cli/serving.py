@@ -139,8 +139,6 @@ def serve(server: serving.ServerSettings, dry_run: bool, files_only: bool, home:
     server = dataclasses.replace(server, models=tuple(model_name(home, name) for name in server.models))
     if dry_run and files_only:
         raise click.UsageError("--dry-run writes nothing, and --files-only writes: choose one.")
-    if server.is_open:
-        warn(f"--host {server.host}: whoever reaches it can ask; there are no passwords and no encryption.")
     code = ExitCode.SUCCESS
     if dry_run or files_only:
         if files_only:
@@ -169,7 +167,7 @@ def serve(server: serving.ServerSettings, dry_run: bool, files_only: bool, home:
                 f"do not see this server: `predict` needs --target {server.target}, `rollback` does not wait for it, "
                 "and `gc` elsewhere keeps what has a label, no more."
             )
-        serving.serve(place, server, lambda endpoint: _ready(place, endpoint), _followed(reply_now()))
+        serving.serve(place, server, lambda endpoint: _ready(place, endpoint), _followed(reply_now()), warn)
     return code
 
 

@@ -24,6 +24,7 @@ from serving.model_store import LabelsDamaged
 from serving.model_store.labels import STABLE
 
 WAIT_SECONDS = 60
+FAILED_SECONDS = 5  # until a failure is of this change, and not of an earlier one
 LEFT_SECONDS = 5  # the same for a server that may be another's
 _AVAILABLE = "AVAILABLE"
 
@@ -82,6 +83,7 @@ class Rollout:
                     self._tell_of_failure(model, wanted)
                 elif model in self.moving and self._answers(model, wanted):
                     self.moving.remove(model)
+                    self.told.pop(model, None)
                     self.say(Followed(model, wanted.labels))
             if after != self.current:
                 server_files.write_models(self.home, self.folder, after)
@@ -204,13 +206,13 @@ def _write_as_labelled(home: Home, folder: ServerFolder, record: ServerRecord) -
 
 def _answers_as_labelled(home: Home, model: str, target: str, seconds: float) -> bool:
     """Waits until a server answers as the labels say; False where it does not in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    started = time.monotonic()
+    while time.monotonic() < started + seconds:
         wanted = server_files.labelled(home, model)
         moved = answering(target, model, STABLE) == {wanted.labels.get(STABLE)}
         if moved and answering(target, model) == set(wanted.versions):
             return True
-        if failure(target, model, wanted.versions):
+        if time.monotonic() > started + FAILED_SECONDS and failure(target, model, wanted.versions):
             break
         time.sleep(0.2)
     return False

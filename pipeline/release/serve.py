@@ -117,6 +117,7 @@ class Prepared:
       models: the stable version of each.
       served: how each is served.
       record: what is written down of it: labels are followed where nothing else was asked for.
+      is_open: whether it listens on an address that is not this machine's alone.
     """
 
     backend: Backend
@@ -124,10 +125,16 @@ class Prepared:
     models: dict[str, int]
     served: dict[str, Served]
     record: ServerRecord
+    is_open: bool
 
     def doubts(self, home: Home) -> tuple[str, ...]:
-        """Returns what is not as its user would think, in sentences: versions that are gone or damaged, and labels."""
+        """Returns what is not as its user would think, in sentences: who can ask, versions, and labels."""
         found = []
+        if self.is_open:
+            found.append(
+                f"Other machines can ask {self.backend.name}, as far as they reach this one: there are neither "
+                "passwords nor encryption."
+            )
         for name, versions in self.versions(home).items():
             model = home.models.model(name)
             if (gone := model.dangling_labels().get(STABLE)) is not None:
@@ -175,7 +182,8 @@ def prepare(home: Home, settings: ServerSettings, backend: Backend | None = None
     followed = tuple(models) if choice.stable and not settings.labels else ()
     named = {} if followed else {n: tuple(sorted({*s.versions, *s.labels.values()})) for n, s in served.items()}
     record = ServerRecord(settings.target, followed, named, settings.versions)
-    return Prepared(backend, ServerFolder.of(home, settings.port), models, served, record)
+    is_open = settings.is_open or backend.name == "tensorflow_model_server"  # which listens on every address
+    return Prepared(backend, ServerFolder.of(home, settings.port), models, served, record, is_open)
 
 
 def _ports(settings: ServerSettings, backend: Backend) -> dict[str, int]:
@@ -270,7 +278,11 @@ def commands(home: Home, settings: ServerSettings, prepared: Prepared) -> list[l
 
 
 def serve(
-    home: Home, settings: ServerSettings, say: Callable[[Endpoint], None], follow: Callable[[Followed], None]
+    home: Home,
+    settings: ServerSettings,
+    say: Callable[[Endpoint], None],
+    follow: Callable[[Followed], None],
+    slow: Callable[[str], None],
 ) -> None:
     """Serves until SIGTERM, SIGINT or SIGHUP.
 
@@ -278,7 +290,8 @@ def serve(
       home: whose models are served.
       settings: what the command line says.
       say: called once, when every model has answered, or has failed to be loaded.
-      follow: called each time that the server has followed a model's labels, or cannot, or takes long to load it.
+      follow: called each time that the server has followed a model's labels, or cannot.
+      slow: called with a sentence where a model takes long to be loaded.
 
     Raises:
       ConfigError: see `prepare` and `written`; or a port is taken, or the host is not this machine's.
@@ -287,16 +300,15 @@ def serve(
     backend = backends.choose(settings.backend)
     check_address(settings, backend)
     log = home.log(f"serve-{settings.port}")
-    with contextlib.ExitStack() as stack, stop_signals() as stopped:
+    with stop_signals() as stopped, contextlib.ExitStack() as stack:  # in this order: a second signal changes nothing
         prepared = stack.enter_context(written(home, settings, backend))
         with storage_errors(f"The log {log} cannot be written"):
             if log.exists():
                 log.replace(home.log(f"serve-{settings.port}-before"))
             output = stack.enter_context(log.open("wb"))
         server = stack.enter_context(ServerProcesses(commands(home, settings, prepared), output, log))
-        wanted = prepared.versions(home)
         loaded, problems = server.loaded(
-            settings.target, wanted, stopped, lambda model, problem: follow(Followed(model, {}, problem))
+            settings.target, prepared.models, lambda model: prepared.versions(home)[model], stopped, slow
         )
         if not backend.is_embedded:
             server.wait_for_page(settings.reach, settings.rest_port + 1, stopped)

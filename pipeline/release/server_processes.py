@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -61,14 +61,15 @@ class ServerProcesses:
 
     def __exit__(self, *_: object) -> None:
         """Lets each finish what it answers, and ends it by force if that takes too long."""
-        for process in reversed(self._started):
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(STOP_LIMIT)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
+        running = [process for process in self._started if process.poll() is None]
+        for process in running:
+            process.terminate()
+        for process in running:
+            try:
+                process.wait(STOP_LIMIT)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
     def check(self) -> None:
         """Sees that all run.
@@ -92,15 +93,17 @@ class ServerProcesses:
     def loaded(
         self,
         target: str,
-        wanted: dict[str, list[int]],
+        models: Iterable[str],
+        wanted: Callable[[str], list[int]],
         stopped: Callable[[], bool],
-        slow: Callable[[str, str], None],
+        slow: Callable[[str], None],
     ) -> tuple[dict[str, list[int]], list[str]]:
         """Waits until every version is loaded, or has failed to be, and each model has answered a request.
 
         Args:
           target: host:port of gRPC.
-          wanted: versions by model.
+          models: their names.
+          wanted: returns the versions of a model; more may come meanwhile.
           stopped: whether to wait no longer.
           slow: called once for a model that takes long, with a sentence: a server does not listen while it tries.
 
@@ -112,14 +115,14 @@ class ServerProcesses:
         """
         loaded: dict[str, list[int]] = {}
         problems: list[str] = []
-        for model, versions in wanted.items():
-            there, failed = self._settled(target, model, versions, stopped, slow)
+        for model in models:
+            there, failed = self._settled(target, model, wanted, stopped, slow)
             problems += [not_loaded(model, number, why) for number, why in failed.items()]
             if there:
                 loaded[model] = sorted(there)
-            if there - set(versions):  # the embedded server takes an older one
+            if failed and there and max(there) < min(failed):  # the embedded server takes an older one
                 problems[-1] += f" In its place is version {max(there)}."
-        if problems and not loaded:
+        if problems and not loaded and not stopped():
             raise ServeFailed(f"{' '.join(problems)} The log is {self.log}.")
         return loaded, problems
 
@@ -127,14 +130,14 @@ class ServerProcesses:
         self,
         target: str,
         model: str,
-        versions: Sequence[int],
+        wanted: Callable[[str], list[int]],
         stopped: Callable[[], bool],
-        slow: Callable[[str, str], None],
+        slow: Callable[[str], None],
     ) -> tuple[set[int], dict[int, str]]:
-        """Waits until each of some versions is loaded or has failed.
+        """Waits until each version that is wanted is loaded or has failed.
 
         Returns:
-          What is loaded of the model, and which of the versions are not and why.
+          What is loaded of the model, and which versions are not and why.
         """
         begun, failed_since, last, told = time.monotonic(), 0.0, "", False
         while not stopped():
@@ -142,6 +145,7 @@ class ServerProcesses:
             # Another client each time: one that was refused waits ever longer before it tries again.
             with Client(target, model, timeout=5, retries=0) as client:
                 try:
+                    versions = wanted(model)
                     there, failed = states(client, versions)
                     if there and there.issuperset(set(versions) - set(failed)):
                         _ask_once(client)
@@ -153,9 +157,7 @@ class ServerProcesses:
                     last = f": {error}"
             if not told and time.monotonic() > begun + LONG:
                 told = True
-                slow(
-                    model, f"{model} does not answer yet; the server's log, {self.log}, ends with: {self._last_line()}"
-                )
+                slow(f"{model} does not answer yet; the server's log, {self.log}, ends with: {self._last_line()}")
             if time.monotonic() > begun + START_LIMIT:
                 raise ServeFailed(f"{model} did not answer in {START_LIMIT} s{last}. The log is {self.log}.")
             time.sleep(0.1)
@@ -185,7 +187,7 @@ def states(client: Client, versions: Sequence[int]) -> tuple[set[int], dict[int,
 def not_loaded(model: str, version: int, why: str) -> str:
     """Returns a sentence on a version that a server could not load."""
     first_line = why.strip().splitlines()[0].rstrip(".")
-    return f"Version {version} of {model} cannot be loaded, and is tried again: {first_line}."
+    return f"Version {version} of {model} cannot be loaded: {first_line}."
 
 
 def _ask_once(client: Client) -> None:

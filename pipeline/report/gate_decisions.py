@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
 import tensorflow_model_analysis as tfma
 from ml_metadata.metadata_store import MetadataStore
 
@@ -129,7 +128,7 @@ def measured_before(store: MetadataStore, home: Home, provenance: Provenance, ve
         run = metadata_store.run_by_id(store, record.run)
         folder = metadata_store.folder(run.output("Evaluator", "evaluation"))
         evaluation = read_evaluation(folder, experiment, None) if folder else None
-    except (KeyError, OSError, ValueError, tf.errors.OpError):  # of another store, or damaged
+    except Exception:  # of another store, or whatever a damaged file makes of TFMA
         return None
     return Measured(record.run, evaluation.accuracy, evaluation.by_class) if evaluation else None
 

@@ -43,6 +43,8 @@ class Processors:
           seconds: how long it is.
           parts: how many parts.
         """
+        if not self._looks:  # nobody may look
+            return [0.0] * parts
         times, until_then = zip(*self._looks, strict=True)
         edges = np.linspace(begin, begin + max(seconds, 1e-3), parts + 1)
         return (np.diff(np.interp(edges, times, until_then)) / np.diff(edges)).clip(0, self.count).tolist()

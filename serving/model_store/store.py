@@ -230,7 +230,8 @@ class StoredModel:
         """Makes an earlier version stable: the one given, or the previous one, or the next lower one.
 
         A canary is given up: it was measured against what is taken back. No push gives the model that is taken back a
-        label again. To name a later version, or to return to one that was taken back, takes nothing back.
+        label again. To name a later version, or to return without naming it to one that was taken back, takes
+        nothing back.
 
         Raises:
           ConfigError: there is no such version, or it is not the model that was pushed.

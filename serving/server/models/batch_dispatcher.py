@@ -115,17 +115,21 @@ class BatchDispatcher:
         rows = _rows(request)
         key = (version, request.signature, tuple([(value.dtype, *value.shape[1:]) for value in request.inputs]))
         queue = self._queue(key, parameters)
-        is_split = rows > parameters.largest and parameters.enable_large_batch_splitting
+        is_split = rows > parameters.largest and parameters.enable_large_batch_splitting and queue.joins
         queue.require_room(parameters.largest if is_split else rows)
         try:
             if is_split:
-                outputs = await self._run_in_parts(key, queue, request, size)
+                outputs = await self._run_in_parts(key, parameters, request, size)
+                if outputs is None:
+                    queue.joins = False
+                    log.warning("%s: requests to %s are not split any more", version.path, request.signature)
+                    outputs = await self._wait(key, parameters, self._hold(version, request, rows, size))
             else:
-                outputs = await self._wait(key, queue, self._hold(version, request, rows, size))
+                outputs = await self._wait(key, parameters, self._hold(version, request, rows, size))
             queue.last_seen = time.monotonic()  # those of a batch are answered one after the other
             return outputs
         except (asyncio.CancelledError, StatusError):
-            self._schedule(key, queue, 0)  # what waits for nobody now is let go
+            self._schedule(key, self._queue(key, parameters), 0)  # what waits for nobody now is let go
             raise
 
     async def close(self) -> None:
@@ -135,11 +139,17 @@ class BatchDispatcher:
             self._run_due(key)
         await asyncio.to_thread(self._threads.shutdown)
 
-    async def _run_in_parts(self, key: Key, queue: Queue, request: PreparedRequest, size: int) -> list[np.ndarray]:
-        """Runs a few parts at a time, so that what others ask runs between them."""
-        largest, ahead = queue.parameters.largest, queue.parameters.num_batch_threads + 1
+    async def _run_in_parts(
+        self, key: Key, parameters: BatchingParameters, request: PreparedRequest, size: int
+    ) -> list[np.ndarray] | None:
+        """Runs a few parts at a time, so that what others ask runs between them.
+
+        Returns:
+          The outputs; None where one has other rows than the inputs, so that it cannot be put together.
+        """
+        largest, ahead = parameters.largest, parameters.num_batch_threads + 1
         running: collections.deque[asyncio.Future] = collections.deque()
-        outputs = []
+        outputs: list[list[np.ndarray]] = []
         self._input_bytes += size
         try:
             for start in range(0, len(request.inputs[0]), largest):
@@ -147,7 +157,7 @@ class BatchDispatcher:
                     outputs.append(await running.popleft())
                 values = [value[start : start + largest] for value in request.inputs]
                 part = dataclasses.replace(request, inputs=values)
-                running.append(self._wait(key, queue, self._hold(key[0], part, len(values[0]), 0)))
+                running.append(self._wait(key, parameters, self._hold(key[0], part, len(values[0]), 0)))
             while running:
                 outputs.append(await running.popleft())
         finally:
@@ -155,6 +165,10 @@ class BatchDispatcher:
             for answer in running:
                 if not answer.cancel():
                     answer.exception()  # one that failed too
+        sizes = [min(largest, len(request.inputs[0]) - largest * number) for number in range(len(outputs))]
+        of_each = zip(outputs, sizes, strict=True)
+        if any(not value.ndim or len(value) != rows for values, rows in of_each for value in values):
+            return None
         return [np.concatenate(values) for values in zip(*outputs, strict=True)]
 
     def _hold(self, version: LoadedVersion, request: PreparedRequest, rows: int, size: int) -> Waiting:
@@ -181,8 +195,9 @@ class BatchDispatcher:
             queue = self._queues[key] = Queue(parameters)
         return queue
 
-    def _wait(self, key: Key, queue: Queue, waiting: Waiting) -> asyncio.Future:
+    def _wait(self, key: Key, parameters: BatchingParameters, waiting: Waiting) -> asyncio.Future:
         """Lets a request wait for its batch."""
+        queue = self._queue(key, parameters)  # which may be another than a moment ago
         queue.add(waiting)
         is_free = queue.running < queue.parameters.num_batch_threads
         if is_free and (queue.timer is None or queue.is_complete()):

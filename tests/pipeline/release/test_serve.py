@@ -30,7 +30,7 @@ def settings(**options):
 
 def test_a_port_that_is_taken_is_refused_and_nothing_is_written(home, taken):
     with pytest.raises(ConfigError, match=f"--port {taken} cannot be listened on"):
-        serve.serve(home, settings(port=taken), print, print)
+        serve.serve(home, settings(port=taken), print, print, print)
     assert not home.server.exists()
 
 
@@ -62,7 +62,7 @@ def test_a_look_and_files_are_not_for_one_command(home):
 )
 def test_a_host_that_is_not_ours_is_refused(home, host, message):
     with pytest.raises(ConfigError, match=message):
-        serve.serve(home, settings(host=host), print, print)
+        serve.serve(home, settings(host=host), print, print, print)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from unittest import mock
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from ml_metadata.proto import metadata_store_pb2
 
 from pipeline.experiments import load
@@ -13,7 +12,7 @@ from pipeline.home import metadata_store
 from pipeline.home.folders import Home
 from pipeline.home.provenance import PartDigest, Provenance
 from pipeline.report import gate_decisions
-from pipeline.report.gate_decisions import Evaluation, Measured, _reasons, measured_before
+from pipeline.report.gate_decisions import Evaluation, Measured, _reasons, measured_before, read_evaluation
 from serving.model_store.records import RECORD
 from tests.serving import models
 
@@ -107,7 +106,9 @@ def test_what_is_lost_is_measured_again(pushed, monkeypatch, tmp_path):
     assert measured_before(None, *pushed, 1) is None
 
 
-@pytest.mark.parametrize("damage", [OSError, ValueError, tf.errors.DataLossError(None, None, "")])
-def test_what_is_damaged_is_measured_again(pushed, monkeypatch, damage):
-    monkeypatch.setattr(gate_decisions, "read_evaluation", mock.Mock(side_effect=damage))
+@pytest.mark.parametrize("files", [{}, {"validations": "", "metrics": ""}, {"eval_config.json": "{"}], ids=str)
+def test_what_is_damaged_is_measured_again(pushed, monkeypatch, tmp_path, files):
+    monkeypatch.setattr(gate_decisions, "read_evaluation", read_evaluation)
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
     assert measured_before(None, *pushed, 1) is None

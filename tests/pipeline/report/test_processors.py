@@ -14,6 +14,10 @@ def test_a_process_that_computes_keeps_a_processor_busy():
     assert all(0.6 < share <= processors.count for share in busy), busy  # whoever else is there
 
 
+def test_where_nobody_may_look_nothing_was_busy():
+    assert Processors().busy(100, 4, 3) == [0, 0, 0]
+
+
 def test_what_was_seen_is_laid_out_over_equal_parts_of_a_time():
     processors = Processors()
     processors.count = 2

@@ -292,6 +292,17 @@ def test_what_others_ask_runs_between_the_parts_of_a_split_request(shapes):
     bundle.close()
 
 
+@pytest.mark.parametrize("rows", [40, 42])
+def test_outputs_that_are_not_rows_are_not_put_together_of_parts(shapes, caplog, rows):
+    bundle = load(shapes, max_batch_size=100, enable_large_batch_splitting=True, max_execution_batch_size=4)
+    run = bundle.run
+    bundle.run = lambda name, inputs, outputs=(): [value.sum(keepdims=True) for value in run(name, inputs, outputs)]
+    large = adding([1] * rows, [1] * rows)
+    assert ask(bundle, [large]) == [[[2 * rows]]]
+    assert "are not split any more" in caplog.text
+    bundle.close()
+
+
 def test_a_split_request_whose_client_has_gone_leaves_nothing_behind(shapes):
     bundle = load(shapes, max_batch_size=100, enable_large_batch_splitting=True, max_execution_batch_size=4)
 
