@@ -37,7 +37,7 @@ def test_a_first_run_is_pushed_and_reported(pushed):
 
     page = (pushed.home / "reports" / f"{report['outcome']['run']}.html").read_text()
     assert f"{100 * report['outcome']['accuracy']:.2f} %" in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)  # opens without a network
 
 
