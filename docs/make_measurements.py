@@ -103,7 +103,7 @@ takes {stored["warm_steps"]} steps; n = {stored["n"]}, each run a process of its
 
 {table(["", *ways], rows)}
 Only the new span is ingested and measured. Training costs what its steps cost, so only a warm start makes a retraining cheap.
-A retraining pays for the comparison in addition: TFMA measures the stable version again, on the same images.
+The stable version, which the model has to beat, was measured by the run that pushed it: TFMA measures the new one alone.
 
 {many_spans(stored)}{machine(stored)}"""
 

@@ -22,6 +22,7 @@ from pipeline.release import serve as serving
 from pipeline.release.loadtest import load_test
 from pipeline.release.rollout import Followed
 from pipeline.release.server_folder import known_servers
+from pipeline.release.server_processes import states
 from serving.client import Client, ServingError, Tls
 
 USUAL_TARGET = "localhost:8500"
@@ -308,7 +309,7 @@ def explained(target: str, model: str, there: list[str]) -> Iterator[None]:
 def _what_is_there(target: str, model: str, there: list[str]) -> str:
     """Returns a sentence on what can be asked for."""
     with contextlib.suppress(ServingError), Client(target, model, retries=0) as client:
-        if served := sorted(status.version for status in client.status() if status.state == "AVAILABLE"):
+        if served := sorted(states(client, ())[0]):
             return f" It has {'version' if len(served) == 1 else 'versions'} {', '.join(map(str, served))}."
     return f" The home folder has {', '.join(there)}." if there else ""
 

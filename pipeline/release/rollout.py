@@ -26,7 +26,6 @@ from serving.model_store.labels import STABLE
 WAIT_SECONDS = 60
 FAILED_SECONDS = 5  # until a failure is of this change, and not of an earlier one
 LEFT_SECONDS = 5  # the same for a server that may be another's
-_AVAILABLE = "AVAILABLE"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +113,7 @@ def answering(target: str, model: str, label: str | None = None) -> set[int]:
     """Returns the versions of a model that a server has loaded, or the one of a label; none if it does not answer."""
     try:
         with Client(target, model, label=label, timeout=2, retries=0) as client:
-            return {status.version for status in client.status() if status.state == _AVAILABLE}
+            return states(client, ())[0]
     except ServingError:
         return set()
 

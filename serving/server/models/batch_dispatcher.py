@@ -121,7 +121,7 @@ class BatchDispatcher:
             if is_split:
                 outputs = await self._run_in_parts(key, parameters, request, size)
                 if outputs is None:
-                    queue.joins = False
+                    self._queue(key, parameters).joins = False
                     log.warning("%s: requests to %s are not split any more", version.path, request.signature)
                     outputs = await self._wait(key, parameters, self._hold(version, request, rows, size))
             else:
