@@ -121,11 +121,12 @@ class BatchDispatcher:
             if is_split:
                 outputs = await self._run_in_parts(key, parameters, request, size)
                 if outputs is None:
-                    self._queue(key, parameters).joins = False
+                    queue = self._queue(key, parameters)
+                    queue.joins = False
                     log.warning("%s: requests to %s are not split any more", version.path, request.signature)
-                    outputs = await self._wait(key, parameters, self._hold(version, request, rows, size))
+                    outputs = await self._wait(key, queue, self._hold(version, request, rows, size))
             else:
-                outputs = await self._wait(key, parameters, self._hold(version, request, rows, size))
+                outputs = await self._wait(key, queue, self._hold(version, request, rows, size))
             queue.last_seen = time.monotonic()  # those of a batch are answered one after the other
             return outputs
         except (asyncio.CancelledError, StatusError):
@@ -157,7 +158,8 @@ class BatchDispatcher:
                     outputs.append(await running.popleft())
                 values = [value[start : start + largest] for value in request.inputs]
                 part = dataclasses.replace(request, inputs=values)
-                running.append(self._wait(key, parameters, self._hold(key[0], part, len(values[0]), 0)))
+                queue = self._queue(key, parameters)  # which may be another than that of the part before
+                running.append(self._wait(key, queue, self._hold(key[0], part, len(values[0]), 0)))
             while running:
                 outputs.append(await running.popleft())
         finally:
@@ -195,9 +197,8 @@ class BatchDispatcher:
             queue = self._queues[key] = Queue(parameters)
         return queue
 
-    def _wait(self, key: Key, parameters: BatchingParameters, waiting: Waiting) -> asyncio.Future:
+    def _wait(self, key: Key, queue: Queue, waiting: Waiting) -> asyncio.Future:
         """Lets a request wait for its batch."""
-        queue = self._queue(key, parameters)  # which may be another than a moment ago
         queue.add(waiting)
         is_free = queue.running < queue.parameters.num_batch_threads
         if is_free and (queue.timer is None or queue.is_complete()):
