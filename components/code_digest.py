@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 from conveyor import modules
@@ -23,8 +24,17 @@ def code_digest(*names: str) -> str:
     Args:
       names: such as `components.schema_gen.component`; a module that is run as a process of its own is named by itself.
     """
+    return _digest({path for name in names for path in imported_files(name)})
+
+
+def whole_digest() -> str:
+    """Returns the SHA-256 of all modules of ours, and of the stack's versions."""
+    return _digest({path for package in PACKAGES for path in (ROOT / package).rglob("*.py")})
+
+
+def _digest(files: Iterable[Path]) -> str:
     digest = hashlib.sha256(json.dumps(stack_versions()).encode())
-    for path in sorted({path for name in names for path in imported_files(name)}):
+    for path in sorted(files):
         digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -39,6 +49,7 @@ def imported_files(module: str) -> frozenset[Path]:
     return modules.imported_files(ROOT, module, skip=_is_no_code_of_ours)
 
 
+@functools.lru_cache
 def stack_versions() -> dict[str, str]:
     """Returns the versions of Python and of the libraries that a result depends on."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in STACK}

@@ -21,7 +21,6 @@ from typing import IO
 import filelock
 import numpy as np
 import PIL.Image
-import pooch
 
 from components.image_example_gen import spans
 from conveyor.errors import ConveyorError, storage_errors
@@ -142,6 +141,8 @@ def _is_in_span(path: Path, source: Path) -> bool:
 
 
 def _from_mirror(mirror: str, files: dict[str, File], staging: Path) -> None:
+    import pooch  # which takes time to import, and where the files are there is not needed
+
     download = pooch.HTTPDownloader(progressbar=True, timeout=CONNECT_SECONDS)
     if mirror.endswith(".tar.gz"):
         archive = staging / "archive.tar.gz"

@@ -9,11 +9,9 @@ from components.code_digest import code_digest, stack_versions
 from pipeline.experiments.config import Experiment
 from serving.model_store import VersionRecord
 
-# Where the code begins. TFX is given the trainer's function by its name, and two processes are started by theirs;
-# networks may use our layers.
+# Where the trainer's code begins: TFX is given a function by its name, that starts a process by its own; networks may
+# use our layers.
 TRAINER_MODULES = ("components.network_trainer.executor", "trainer.__main__", "trainer.layers")
-PROCESSES = ("serving.servability", "components.format_export.convert")
-PIPELINE_MODULES = ("pipeline.run.runner", *TRAINER_MODULES, *PROCESSES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Provenance:
       parts: the parts of the data, the base files first.
       warm_start: the version whose weights the training starts from; None for a training from scratch.
       trainer_digest: SHA-256 of the code that makes a model of examples.
-      pipeline_digest: SHA-256 of the code that makes, judges, pushes and reports a model.
+      pipeline_digest: SHA-256 of all code that a run may go through; see `whole_digest`.
       baseline: SHA-256 over the files of the stable version, which the model has to beat; empty where there is none.
     """
 
@@ -95,8 +93,3 @@ def data_digest(parts: Sequence[PartDigest]) -> str:
 def trainer_digest() -> str:
     """Returns the SHA-256 of the code that makes a model of examples, and of the stack."""
     return code_digest(*TRAINER_MODULES)
-
-
-def pipeline_digest() -> str:
-    """Returns the SHA-256 of the code that makes, judges, pushes and reports a model, and of the stack."""
-    return code_digest(*PIPELINE_MODULES)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.code_digest import code_digest
+from components.code_digest import code_digest, whole_digest
 from components.image_example_gen.data_error import DataError
 from components.image_example_gen.shards import training_images
 from components.image_example_gen.spans import span
@@ -17,7 +17,7 @@ from pipeline.data.inputs import Input, read_files, read_inputs
 from pipeline.experiments.config import Experiment
 from pipeline.experiments.network import copy_code
 from pipeline.home.folders import Home
-from pipeline.home.provenance import PartDigest, Provenance, pipeline_digest, trainer_digest
+from pipeline.home.provenance import PartDigest, Provenance, trainer_digest
 from pipeline.run.baseline import Baseline, find_baseline
 from trainer.settings import TrainingJob
 
@@ -98,7 +98,7 @@ def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
         part_digests(inputs),
         baseline.version if baseline and warm_start else None,
         trainer_digest(),
-        pipeline_digest(),
+        whole_digest(),
         baseline.digest if baseline else "",
     )
     initial = provenance.baseline if warm_start else ""

@@ -20,7 +20,7 @@ class VersionRecord:
       parts: SHA-256 of each part that it was trained on, by the part's name.
       warm_start: the version whose weights its training started from; None for a training from scratch.
       trainer_digest: SHA-256 of the code that trained it.
-      pipeline_digest: SHA-256 of the code that trained, measured and pushed it; empty in versions of before.
+      pipeline_digest: SHA-256 of all code of Conveyor when it was pushed; empty in versions of before.
       version: its number.
       pushed: when it was pushed, in UTC, ISO 8601; empty in versions of before.
       digest: SHA-256 over its files, but for this record.

@@ -4,7 +4,7 @@ import platform
 import pytest
 
 from components import code_digest as digests
-from components.code_digest import ROOT, code_digest, imported_files
+from components.code_digest import ROOT, code_digest, imported_files, whole_digest
 
 
 @pytest.fixture
@@ -48,6 +48,15 @@ def test_a_digest_changes_with_what_is_imported_and_nothing_else(tree, changed, 
     (tree / changed).write_text("B = 2\n")
     _forget()
     assert (code_digest("trainer.a") != before) == differs
+
+
+@pytest.mark.parametrize(
+    ("changed", "differs"), [("trainer/other.py", True), ("components/c.py", True), ("x.py", False)]
+)
+def test_the_whole_digest_is_of_every_module_of_ours(tree, changed, differs):
+    before = whole_digest()
+    (tree / changed).write_text("B = 2\n")
+    assert (whole_digest() != before) == differs
 
 
 def test_a_missing_module_is_an_error(tree):
