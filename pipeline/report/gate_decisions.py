@@ -45,7 +45,7 @@ class Evaluation:
       by_class: accuracy of each class, in the order of the labels.
       baseline: the stable version's overall accuracy on the same examples; None where there was none.
       baseline_by_class: likewise for each class; empty where there was none.
-      baseline_run: the run that measured the stable version, if it was not this one.
+      baseline_run: the run that pushed the stable version, if the figures are those of then.
       reasons: a sentence for each threshold that was missed.
     """
 
