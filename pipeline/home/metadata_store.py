@@ -150,6 +150,15 @@ def connect(home: Home) -> metadata_store.MetadataStore:
         ) from error
 
 
+def again(store: metadata_store.MetadataStore, home: Home) -> metadata_store.MetadataStore:
+    """Returns the store, opened anew where it is on a server, which may have closed the connection meanwhile.
+
+    Raises:
+      MetadataUnavailable: the server does not answer.
+    """
+    return connect(home) if home.metadata else store
+
+
 def _check_store(home: Home) -> None:
     """Checks that the store is the home folder's own: another would take its artifacts for leftovers."""
     own = home.own_store

@@ -158,11 +158,11 @@ def carry_out(plan: RunPlan, store: Any, pipeline: Any, console: Console, log: P
     except Stopped as error:
         raise RunStopped(str(error), plan.run_id) from error
     except ComponentFailed as error:
-        metadata_store.close_abandoned(store, Execution.FAILED)
+        metadata_store.close_abandoned(metadata_store.again(store, plan.home), Execution.FAILED)
         kind = RunDrifted if isinstance(error.__cause__, DriftStopped) else RunFailed
         raise kind(f"{error.component} failed: {error_text(error.__cause__)}", plan.run_id, log) from error
     finally:
-        metadata_store.close_abandoned(store)
+        metadata_store.close_abandoned(metadata_store.again(store, plan.home))
 
 
 def _verdict(plan: RunPlan, console: Console, log: Path, planned: Callable[[], object]) -> Outcome:
@@ -182,7 +182,7 @@ def _verdict(plan: RunPlan, console: Console, log: Path, planned: Callable[[], o
     processors = Processors()
 
     def write(failure: Failure | None = None) -> Outcome:
-        run = metadata_store.run_by_id(store, plan.run_id)
+        run = metadata_store.run_by_id(metadata_store.again(store, plan.home), plan.run_id)
         return page.write(plan.home, plan.provenance, run, console.note, processors, failure, measured)
 
     try:

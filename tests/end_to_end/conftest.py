@@ -94,7 +94,7 @@ class Conveyor:
         from pipeline.home import metadata_store
         from pipeline.home.folders import Home
 
-        runs = metadata_store.runs(metadata_store.connect(Home(self.home)))
+        runs = metadata_store.runs(metadata_store.connect(Home.at(str(self.home))))
         return [{component.name: component.state for component in run.components} for run in runs]
 
 
