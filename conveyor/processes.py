@@ -181,7 +181,10 @@ def _repeated(lines: IO[str]) -> str:
 def tell(text: str) -> None:
     """Says something at once, also in a signal handler: in the terminal, or on standard error, which may be a log."""
     with contextlib.suppress(OSError):  # nobody reads it, or the log's disk is full
-        os.write(1 if os.isatty(1) else 2, f"{text}\n".encode())
+        if os.isatty(1):
+            os.write(1, f"\r\x1b[2K{text}\n".encode())  # in place of a line that is written over and over
+        else:
+            os.write(2, f"{text}\n".encode())
 
 
 class _Running:
@@ -272,6 +275,16 @@ def on_stop(act: Callable[[], Any]) -> Iterator[None]:
         _SIGTERM.acts.remove(act)
 
 
+@contextlib.contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Makes SIGTERM what Ctrl+C is, as long as the block lasts, but where an `on_stop` in it says what to do."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class _Sigterm:
     """What is known of SIGTERM. Plain attributes: a handler may be called in the midst of itself, and takes no lock.
 
@@ -302,5 +315,5 @@ _SIGTERM = _Sigterm()
 
 def _act(before: Any, number: int, frame: Any) -> None:
     _SIGTERM.act()
-    if callable(before):
+    if callable(before) and before is not signal.default_int_handler:
         before(number, frame)

@@ -60,13 +60,16 @@ def main(spec: TrainingSpec) -> None:
     test = read_split(examples / "Split-test", job.pictures)
     with _not_servable():
         network, predict = _in_float32(result.model, job)
+        before = _state(network)
         answers = predict(sample)
+        is_pure = _state(network) == before  # else what is written would depend on what is predicted meanwhile
     with futures.ThreadPoolExecutor(1) as thread:  # TensorFlow predicts while Python writes
-        predicted = thread.submit(predict, test.images)
+        predicted = thread.submit(predict, test.images) if is_pure else None
         with _not_servable():
             export.write(network, job, Path(spec.model), run)
-            _check(network, job, Path(spec.model), sample, answers, to_prove=not result.proven)
-        scores = predicted.result()
+    with _not_servable():
+        _check(network, job, Path(spec.model), sample, answers, to_prove=not result.proven)
+    scores = predicted.result() if predicted else predict(test.images)
     accuracy, _ = loop.accuracy_and_loss(scores, test.labels)
     tqdm.write(f"test accuracy {accuracy:.4f}")
     np.save(run / "test_scores.npy", scores, allow_pickle=False)
@@ -101,6 +104,11 @@ def _prove(job: TrainingJob, sample: np.ndarray, scratch: Path, model: keras.Mod
 def _in_float32(model: keras.Model, job: TrainingJob) -> tuple[keras.Model, loop.Predict]:
     network = export.in_float32(model, job)
     return network, loop.predictor(network, job.shape)
+
+
+def _state(network: keras.Model) -> list[bytes]:
+    """Returns what a network's layers may change when they predict."""
+    return [variable.numpy().tobytes() for variable in network.non_trainable_variables]
 
 
 def _check(

@@ -48,7 +48,11 @@ def fetch(name: str, home: Home, data: Path | None) -> None:
 @click.command(cls=Verb)
 @experiment
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--date", metavar="DATE", help="Names the span by a date, 2026-11-22, instead of the next number.")
+@click.option(
+    "--date",
+    metavar="DATE",
+    help="Names the span by a date, 2026-11-22, instead of the next number; all spans of a data set, or none.",
+)
 @SET
 @HOME
 @DATA

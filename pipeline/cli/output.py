@@ -5,12 +5,14 @@ import dataclasses
 import gc
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
+from conveyor import processes
 from conveyor.errors import ConveyorError, ExitCode
 from pipeline.home.outcome import Verdict
 
@@ -25,7 +27,7 @@ class Verb(click.Command):
     An error that is no `ConveyorError` is a bug, and keeps its traceback.
 
     Attributes:
-      interrupted: what Ctrl+C prints.
+      interrupted: what Ctrl+C prints, and SIGTERM where nothing else is done.
       lines: whether each of its JSON objects stands on one line, as those of `reply_now` do.
     """
 
@@ -45,7 +47,10 @@ class Verb(click.Command):
             sys.exit(int(problem.exit_code))
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _reported(ctx.meta.get(WANTS_JSON, False), self.interrupted, self.lines) as replies:
+        with (
+            processes.interrupted_by_sigterm(),
+            _reported(ctx.meta.get(WANTS_JSON, False), self.interrupted, self.lines) as replies,
+        ):
             ctx.meta[_REPLIES] = replies
             code = super().invoke(ctx)
         gc.freeze()  # else the interpreter looks through all of TensorFlow's objects once more before it ends
@@ -179,6 +184,8 @@ def _reported(as_json: bool, interrupted: str, lines: bool) -> Iterator[_Replies
         error(problem)
         sys.exit(int(problem.exit_code))
     except KeyboardInterrupt:
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second one ends the process at once
+            signal.signal(number, signal.SIG_DFL)
         error(interrupted)
         sys.exit(int(ExitCode.INTERRUPTED))
 

@@ -45,7 +45,7 @@ from serving.model_store.labels import CANARY
 class PipelineVerb(Verb):
     """A verb that runs a pipeline."""
 
-    interrupted = "Interrupted. Run again to continue from the last checkpoint."
+    interrupted = "Interrupted. What was done is kept; run again to continue from there."
 
 
 @click.command(cls=PipelineVerb)
@@ -340,7 +340,7 @@ def _show(outcome: Outcome, home: Home) -> None:
         lines += [("version", f"{outcome.version}{label}"), ("folder", str(outcome.path))]
     if outcome.report:
         lines.append(("report", outcome.report))
-    if outcome.path and outcome.stable in (None, outcome.version):
+    if outcome.path and (outcome.verdict is Verdict.PUSHED or outcome.stable == outcome.version):
         lines.append(("serve it", f"conveyor serve {Path(outcome.path).parent.name}{home.option}"))
     click.echo()
     for name, value in lines:

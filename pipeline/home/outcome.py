@@ -60,7 +60,7 @@ class Outcome:
       reasons: why the model was rejected; empty otherwise.
       drift: a sentence for each limit that the distance between new and known data exceeds.
       version: the version that was pushed; None where none was.
-      stable: the version that is stable now, where the run only says how the last one ended.
+      stable: the version that is stable now; None where there is none, or nobody can say.
       label: that version's label, `stable` or `canary`.
       formats: accuracy of what was made of the model beside its SavedModel, 0 to 1, by the format's name.
       path: that version's folder.

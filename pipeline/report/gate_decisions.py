@@ -17,6 +17,7 @@ from pipeline.home.folders import Home
 from pipeline.home.provenance import Provenance
 
 ACCURACY = "sparse_categorical_accuracy"
+TRAINED = "Format-Serving"  # below a Trainer's output: where TFX has the SavedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Evaluation:
       by_class: accuracy of each class, in the order of the labels.
       baseline: the stable version's overall accuracy on the same examples; None where there was none.
       baseline_by_class: likewise for each class; empty where there was none.
-      baseline_run: the run that measured the stable version, if it was not this one.
+      baseline_run: the run that pushed the stable version, if the figures are those of then.
       reasons: a sentence for each threshold that was missed.
     """
 
@@ -86,7 +87,7 @@ def read_evaluation(folder: Path, experiment: Experiment, measured: Measured | N
     }
     return Evaluation(
         accuracy=candidate[None],
-        examples=examples,
+        examples=examples[None],
         by_class=[candidate.get(label, float("nan")) for label in labels],
         baseline=baseline.get(None),
         baseline_by_class=[baseline.get(label, float("nan")) for label in labels] if baseline else [],
@@ -107,7 +108,7 @@ def measured_before(store: MetadataStore, home: Home, provenance: Provenance, ve
     """Returns what the run that pushed a version measured of it; None where that may be another now, or is lost.
 
     It holds where the base files, from which the test split is, the data set's settings, the code and the stack are
-    what they were.
+    what they were, and where what lies at the run's places is still its model, whole: another home may have been here.
 
     Args:
       store: the metadata.
@@ -116,7 +117,8 @@ def measured_before(store: MetadataStore, home: Home, provenance: Provenance, ve
       version: its number.
     """
     experiment, base = provenance.experiment, provenance.parts[0]
-    record = home.models.model(experiment.serving.model_name).record(version)
+    model = home.models.model(experiment.serving.model_name)
+    record = model.record(version)
     if (
         record is None
         or record.pipeline_digest != provenance.pipeline_digest
@@ -126,11 +128,19 @@ def measured_before(store: MetadataStore, home: Home, provenance: Provenance, ve
         return None
     try:
         run = metadata_store.run_by_id(store, record.run)
+        trained = metadata_store.folder(run.output("Trainer", "model"))
         folder = metadata_store.folder(run.output("Evaluator", "evaluation"))
-        evaluation = read_evaluation(folder, experiment, None) if folder else None
+        if not trained or not folder or not model.is_made_of(version, trained / TRAINED):
+            return None
+        if not all(path.is_relative_to(home.artifacts) for path in (trained, folder)):
+            return None
+        accuracies, examples = _accuracies(tfma.load_eval_result(str(folder)))
     except Exception:  # of another store, or whatever a damaged file makes of TFMA
         return None
-    return Measured(record.run, evaluation.accuracy, evaluation.by_class) if evaluation else None
+    total, labels = examples.pop(None, None), range(len(experiment.dataset.classes))
+    if sum(examples.values()) != total:  # of a file that was cut, a class may be missing
+        return None
+    return Measured(record.run, accuracies[None], [accuracies.get(label, float("nan")) for label in labels])
 
 
 def servability(run: metadata_store.Run) -> dict[str, Any]:
@@ -168,17 +178,13 @@ def drift(run: metadata_store.Run) -> list[DriftMeasurement]:
     return [DriftMeasurement(**fields) for fields in json.loads((folder / DRIFT).read_text())] if folder else []
 
 
-def _accuracies(result: Any) -> tuple[dict[int | None, float], int]:
-    """Returns accuracies by label, the overall one under None, and the number of examples."""
-    accuracies: dict[int | None, float] = {}
-    examples = 0
-    for key, metrics in result.slicing_metrics:
-        values = metrics[""][""]
-        label = _label(dict(key))
-        accuracies[label] = values[ACCURACY]["doubleValue"]
-        if label is None:
-            examples = int(values["example_count"]["doubleValue"])
-    return accuracies, examples
+def _accuracies(result: Any) -> tuple[dict[int | None, float], dict[int | None, int]]:
+    """Returns accuracies, and numbers of examples, by label; the overall ones under None."""
+    measured = {_label(dict(key)): metrics[""][""] for key, metrics in result.slicing_metrics}
+    return (
+        {label: values[ACCURACY]["doubleValue"] for label, values in measured.items()},
+        {label: int(values["example_count"]["doubleValue"]) for label, values in measured.items()},
+    )
 
 
 def _slice_key(key: Any) -> list[tuple[str, Any]]:

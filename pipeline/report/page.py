@@ -25,6 +25,7 @@ from pipeline.report import gate_decisions, metrics, plots
 from pipeline.report.gate_decisions import Measured
 from pipeline.report.metrics import SplitMetrics
 from pipeline.report.processors import Processors
+from serving.model_store import LabelsDamaged
 from trainer.examples import Split, read_split
 
 MISTAKES = 24
@@ -74,6 +75,11 @@ def write(
     formats, _ = gate_decisions.formats(run)
     answers = _answers(run, experiment)
     path = page_path(home, run.id)
+    model = home.models.model(experiment.serving.model_name)
+    try:
+        stable = model.stable()
+    except LabelsDamaged:  # the verdict is told all the same
+        stable = None
     outcome = Outcome(
         verdict=failure.verdict if failure else Verdict.REJECTED if run.version is None else Verdict.PUSHED,
         run=run.id,
@@ -84,7 +90,8 @@ def write(
         drift=tuple(measurement.sentence for measurement in drift if measurement.beyond),
         formats={row["format"]: row["accuracy"] for row in formats if row["format"] != SAVED_MODEL},
         version=run.version,
-        label=None if run.version is None else home.models.model(experiment.serving.model_name).label_of(run.version),
+        stable=stable,
+        label=None if run.version is None else model.label_of(run.version),
         path=_pushed_folder(run),
         report=str(path),
     )

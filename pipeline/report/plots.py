@@ -85,8 +85,9 @@ def class_accuracies(classes: Sequence[str], accuracies: Sequence[float], baseli
         axes.plot(baseline, rows, "|", color=WARN, markersize=12, markeredgewidth=2, label="baseline")
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     for row, accuracy in enumerate(accuracies):
+        right = np.nanmax([accuracy, *baseline[row : row + 1]])  # of both marks
         axes.annotate(
-            f"{100 * accuracy:.1f}", (accuracy, row), (6, 0), textcoords="offset points", va="center", fontsize=9
+            f"{100 * accuracy:.1f}", (right, row), (6, 0), textcoords="offset points", va="center", fontsize=9
         )
     known = [value for value in [*accuracies, *baseline] if np.isfinite(value)]
     axes.set(xlim=(max(0, min(known) - 0.1), 1.03), xlabel="accuracy, %")

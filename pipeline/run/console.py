@@ -59,6 +59,17 @@ class Console:
             self._ended(component, state, seconds)
             self._show_running()
 
+    @contextlib.contextmanager
+    def cleared(self) -> Iterator[None]:
+        """Takes away what says that something runs, where an error or a signal ends the block."""
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                self._running.clear()
+                self._erase()
+            raise
+
     def _show_spans(self) -> None:
         spans, self._cached_spans = self._cached_spans, []
         if spans:
@@ -66,6 +77,7 @@ class Console:
 
     def _ended(self, what: str, state: str, seconds: float) -> None:
         style = STYLES.get(state, "none")
+        what = what.removeprefix(OF_SPANS)  # which has its own name
         self._erase()
         self._out().print(f"  {what:<20} [{style}]{state:<8}[/] {seconds:7.1f} s", highlight=False)
 
@@ -76,7 +88,7 @@ class Console:
 
     def _erase(self) -> None:
         if self._out().is_terminal:
-            self._out().control(Control((ControlType.ERASE_IN_LINE, 2)))
+            self._out().control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2)))  # after a ^C
 
     def _out(self) -> rich.console.Console:
         # Made anew each time: where standard output leads may have changed in between.

@@ -1,10 +1,13 @@
 """Launches the components of a compiled pipeline, and shows how each one goes."""
 
+import contextlib
 import functools
+import signal
+import sys
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
 
@@ -55,6 +58,7 @@ class PipelineRunner(tfx_runner.IrBasedRunner):
         self._store = store
         self._console = console
         self._stop = threading.Event()
+        self._interrupted = False
 
     def run_with_ir(self, pipeline: pipeline_pb2.Pipeline, run_options: pipeline_pb2.RunOptions | None = None) -> None:
         """Runs every node after those that it depends on.
@@ -84,7 +88,7 @@ class PipelineRunner(tfx_runner.IrBasedRunner):
             self._launch(name, component, shared)
 
         nodes = {node.pipeline_node.node_info.id: node.pipeline_node for node in pipeline.nodes}
-        with processes.on_stop(self._asked_to_stop):
+        with processes.on_stop(self._asked_to_stop), self._seeing_interrupts():
             threads = futures.ThreadPoolExecutor()
             try:
                 self._run_nodes(nodes, launch, threads)
@@ -94,6 +98,23 @@ class PipelineRunner(tfx_runner.IrBasedRunner):
     def _asked_to_stop(self) -> None:
         self._stop.set()
         processes.tell("Stopping, as soon as what runs has come to its end, or a training to a checkpoint.")
+
+    @contextlib.contextmanager
+    def _seeing_interrupts(self) -> Iterator[None]:
+        """Notes that Ctrl+C came, as long as the block lasts: Beam makes an error of its own of what it raises."""
+
+        def interrupt(number: int, frame: Any) -> None:
+            self._interrupted = True
+            signal.default_int_handler(number, frame)
+
+        sees = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else the caller has other plans
+        if sees:
+            signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            if sees:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _join(self, threads: futures.ThreadPoolExecutor) -> None:
         """Waits for what runs beside, which Ctrl+C kills; nothing may run on when the home is given up."""
@@ -142,12 +163,12 @@ class PipelineRunner(tfx_runner.IrBasedRunner):
             state = _state(tf.autograph.experimental.do_not_convert(component.launch)(), shared)
             if state == "failed":  # TFX publishes an input it cannot resolve as a failure, and raises nothing
                 raise RuntimeError("its inputs could not be found in ML Metadata")
-        except Exception as error:
-            if self._stop.is_set():
+        except (Exception, KeyboardInterrupt) as error:
+            if self._stop.is_set() or self._interrupted:
                 with shared as handle:
                     metadata_store.cancel_failed(handle.store, self._run_id, name)
                 self._console.end(name, "stopped", time.perf_counter() - started)
-                raise Stopped(str(error)) from error
+                raise (KeyboardInterrupt if self._interrupted else Stopped(str(error))) from error
             self._console.end(name, "failed", time.perf_counter() - started)
             raise ComponentFailed(name) from error
         self._console.end(name, state, time.perf_counter() - started)

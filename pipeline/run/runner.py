@@ -81,7 +81,7 @@ def run(
       RunStopped: SIGTERM came.
       StorageError: the home folder cannot be written to.
     """
-    with locked(home):
+    with locked(home), console.cleared():
         backup.check(home)
         plan = make_plan(experiment, home, input_folder(experiment, home, source, console.note), beam)
         if repeated := repeated_outcome(plan, also_rejected=only_new):

@@ -175,6 +175,13 @@ class StoredModel:
         says_nothing = not record.digest if record else not (self.path(version) / RECORD).exists()
         return says_nothing or self.is_as_pushed(version)
 
+    def is_made_of(self, version: int, model: Path) -> bool:
+        """Whether a version is, by its record, the model in another folder, such as a trainer's."""
+        record = self.record(version)
+        if record is None or not record.model_digest or not model.is_dir():
+            return False
+        return _model_digest(model) == record.model_digest
+
     def is_as_pushed(self, version: int) -> bool:
         """Whether a version has the record of its push, and is the model that was pushed then.
 

@@ -1,10 +1,13 @@
 import importlib.metadata
 import platform
+from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from components import code_digest as digests
 from components.code_digest import ROOT, code_digest, imported_files, whole_digest
+from conveyor.errors import StorageError
 
 
 @pytest.fixture
@@ -57,6 +60,25 @@ def test_the_whole_digest_is_of_every_module_of_ours(tree, changed, differs):
     before = whole_digest()
     (tree / changed).write_text("B = 2\n")
     assert (whole_digest() != before) == differs
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ["trainer/.#a.py", "trainer/.ipynb_checkpoints/a.py", "trainer/.conveyor/network/net.py", "trainer/home/n.py"],
+)
+def test_the_whole_digest_is_not_of_what_else_lies_there(tree, odd):
+    before = whole_digest()
+    (tree / odd).parent.mkdir(parents=True, exist_ok=True)
+    (tree / odd).write_text("B = 2\n")
+    (tree / "trainer" / ".#b.py").symlink_to("me@host.123")  # as Emacs locks a file
+    (tree / "trainer" / "folder.py").mkdir()
+    assert whole_digest() == before
+
+
+def test_code_that_cannot_be_read_is_told(tree, monkeypatch):
+    monkeypatch.setattr(Path, "read_bytes", mock.Mock(side_effect=PermissionError(13, "Permission denied")))
+    with pytest.raises(StorageError, match=r"own code cannot be read: .*Permission denied"):
+        whole_digest()
 
 
 def test_a_missing_module_is_an_error(tree):

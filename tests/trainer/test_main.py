@@ -17,6 +17,7 @@ import tensorflow as tf
 from components.image_example_gen.executor import serialize
 from conveyor.settings import to_json
 from tests.trainer.conftest import with_parameters
+from trainer.__main__ import _state
 from trainer.settings import TrainingSpec
 
 ROOT = Path(__file__).parents[2]
@@ -130,3 +131,23 @@ def test_ends_with_the_process_that_started_it(spec):
     process.stdout.close()
     process.stderr.close()
     assert ended == 1
+
+
+def test_what_a_network_changes_as_it_predicts_is_seen():
+    counting = keras.Sequential([keras.Input((28, 28, 1)), Counting(), keras.layers.Flatten(), keras.layers.Dense(10)])
+    plain = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)])
+    for network, changes in ((counting, True), (plain, False)):
+        before = _state(network)
+        network(np.zeros((4, 28, 28, 1), np.float32), training=False)
+        assert (_state(network) != before) == changes
+
+
+class Counting(keras.layers.Layer):
+    """Counts its calls: nobody may predict with it while it is written."""
+
+    def build(self, _):
+        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def call(self, images):
+        self.calls.assign_add(1.0)
+        return images

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 VERB = """
 import click
@@ -88,6 +90,26 @@ def test_an_interruption_ends_with_130():
     done = run("raise KeyboardInterrupt", "--json")
     assert done.returncode == 130
     assert last(done)["verdict"] == "stopped"
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_with_130_and_a_reply(name):
+    done = run(f"import os, signal, time; os.kill(os.getpid(), signal.{name}); time.sleep(9)", "--json")
+    assert done.returncode == 130
+    assert done.stderr.endswith("conveyor: Interrupted.\n")
+    assert "Traceback" not in done.stderr
+    assert last(done) == {"verdict": "stopped", "error": "Interrupted."}
+
+
+def test_where_something_else_is_done_on_sigterm_it_is_no_interruption():
+    done = run(
+        "import os, signal; from conveyor import processes; said = []\n"
+        "    with processes.on_stop(lambda: said.append(1)):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    reply(said)",
+        "--json",
+    )
+    assert (done.returncode, done.stdout.splitlines()[-3:]) == (0, ["[", " 1", "]"])
 
 
 def test_a_usage_error_of_the_verb_is_a_reply_too():

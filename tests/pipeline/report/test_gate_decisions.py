@@ -1,5 +1,6 @@
 import dataclasses
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -12,7 +13,7 @@ from pipeline.home import metadata_store
 from pipeline.home.folders import Home
 from pipeline.home.provenance import PartDigest, Provenance
 from pipeline.report import gate_decisions
-from pipeline.report.gate_decisions import Evaluation, Measured, _reasons, measured_before, read_evaluation
+from pipeline.report.gate_decisions import Evaluation, Measured, _reasons, measured_before
 from serving.model_store.records import RECORD
 from tests.serving import models
 
@@ -69,14 +70,23 @@ def pushed(tmp_path, monkeypatch):
     """A home with a version, whose run measured 0.9, and the provenance of the next model."""
     home, experiment = Home(tmp_path / "home"), load("mnist")
     provenance = Provenance(experiment, (PartDigest("base", "d", True),), None, "t", "p")
-    models.network(tmp_path / "model")
-    home.models.model("mnist").push(tmp_path / "model", provenance.version_record("r1"))
-    evaluation = metadata_store_pb2.Artifact(uri=str(tmp_path))
-    run = SimpleNamespace(output=lambda *_: evaluation)
+    trained = Path(artifact(home, "Trainer").uri)
+    models.network(trained / "Format-Serving")
+    home.models.model("mnist").push(trained / "Format-Serving", provenance.version_record("r1"))
+    Path(artifact(home, "Evaluator").uri).mkdir(parents=True)
+    run = SimpleNamespace(output=lambda component, _: artifact(home, component))
     monkeypatch.setattr(metadata_store, "run_by_id", lambda _, run_id: {"r1": run}[run_id])
-    found = Evaluation(0.9, 10, [0.9] * 10, None, [], None, [])
-    monkeypatch.setattr(gate_decisions, "read_evaluation", lambda *_: found)
+    monkeypatch.setattr(gate_decisions.tfma, "load_eval_result", lambda *_: result(range(10)))
     return home, provenance
+
+
+def result(labels):
+    """What TFMA has measured of a whole split of 100 images, and of some classes of 10."""
+    values = {"sparse_categorical_accuracy": {"doubleValue": 0.9}}
+    slices = [((), 100.0), *(((("label", label),), 10.0) for label in labels)]
+    return SimpleNamespace(
+        slicing_metrics=[(key, {"": {"": values | {"example_count": {"doubleValue": count}}}}) for key, count in slices]
+    )
 
 
 def test_what_was_measured_of_the_stable_version_holds(pushed):
@@ -107,8 +117,37 @@ def test_what_is_lost_is_measured_again(pushed, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("files", [{}, {"validations": "", "metrics": ""}, {"eval_config.json": "{"}], ids=str)
-def test_what_is_damaged_is_measured_again(pushed, monkeypatch, tmp_path, files):
-    monkeypatch.setattr(gate_decisions, "read_evaluation", read_evaluation)
+def test_what_is_damaged_is_measured_again(pushed, monkeypatch, files):
+    monkeypatch.undo()
+    run = SimpleNamespace(output=lambda component, _: artifact(pushed[0], component))
+    monkeypatch.setattr(metadata_store, "run_by_id", lambda *_: run)
     for name, text in files.items():
-        (tmp_path / name).write_text(text)
+        (Path(artifact(pushed[0], "Evaluator").uri) / name).write_text(text)
     assert measured_before(None, *pushed, 1) is None
+
+
+def test_what_was_measured_of_another_home_is_measured_again(pushed, tmp_path):
+    home, provenance = pushed
+    home.root.rename(tmp_path / "moved")
+    moved = Home(tmp_path / "moved")
+    assert measured_before(None, moved, provenance, 1) is None  # nothing is at the old place
+    shutil.copytree(moved.root, home.root)
+    assert measured_before(None, moved, provenance, 1) is None  # another home is
+    assert measured_before(None, home, provenance, 1)
+
+
+def test_what_was_measured_of_another_model_is_measured_again(pushed):
+    home, provenance = pushed
+    trained = Path(artifact(home, "Trainer").uri, "Format-Serving")
+    (trained / "saved_model.pb").write_bytes(b"another home was here, with as many runs")
+    assert measured_before(None, home, provenance, 1) is None
+
+
+def test_a_measurement_that_lacks_a_class_is_made_again(pushed, monkeypatch):
+    monkeypatch.setattr(gate_decisions.tfma, "load_eval_result", lambda *_: result(range(9)))
+    assert measured_before(None, *pushed, 1) is None
+
+
+def artifact(home, component):
+    kind, number = {"Trainer": ("model", "6"), "Evaluator": ("evaluation", "8")}[component]
+    return metadata_store_pb2.Artifact(uri=str(home.artifacts / "mnist" / component / kind / number))

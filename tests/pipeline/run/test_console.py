@@ -17,7 +17,7 @@ def test_what_ended_has_a_line_and_the_spans_of_the_cache_have_one_for_all(capsy
     assert capsys.readouterr().out.splitlines() == [
         "  ImageExampleGen      done         1.2 s",
         "  1 span               cached       1.2 s",
-        "  ImageExampleGen-span-2 done         1.2 s",
+        "  span-2               done         1.2 s",
         "  2 spans              cached       2.5 s",
         "  Evaluator            done         1.2 s",
     ]
@@ -29,7 +29,7 @@ def test_a_cached_trainer_has_one_line_in_a_terminal(capsys, monkeypatch):
     console.start("Trainer")
     console.end("Trainer", "cached", 0.1)
     out = capsys.readouterr().out
-    up, erase = "\x1b[1A", "\x1b[2K"
+    up, erase = "\x1b[1A", "\r\x1b[2K"
     assert "running" in out
     assert out.index("running") < out.index(up + erase) < out.index("cached")
 

@@ -1,9 +1,14 @@
+import contextlib
+import os
+import signal
 import threading
 from concurrent import futures
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
+from pipeline.home import metadata_store
 from pipeline.run.launch import BESIDE, ComponentFailed, PipelineRunner, Stopped, _ReadOnce
 
 # What each depends on, in the order that TFX puts them in.
@@ -74,6 +79,30 @@ def test_a_stop_is_heeded_before_the_next_component():
     with pytest.raises(Stopped, match=r"Stopped before AtomicPusher\. Run again to continue from there\."):
         run()
     assert set(run.began) == set(NODES) - {"AtomicPusher"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError("KeyboardInterrupt [while running 'Extract']"), KeyboardInterrupt()])
+def test_ctrl_c_stays_ctrl_c_whatever_beam_makes_of_it(monkeypatch, error):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    canceled, ended = [], []
+    monkeypatch.setattr(metadata_store, "cancel_failed", lambda *names: canceled.append(names[1:]))
+    console = SimpleNamespace(start=lambda _: None, end=lambda name, state, _: ended.append((name, state)))
+    runner = PipelineRunner("run", None, console)
+
+    def launch():
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            signal.pause()  # the handler ends it
+        raise error
+
+    try:
+        with pytest.raises(KeyboardInterrupt), runner._seeing_interrupts():
+            runner._launch("Evaluator", SimpleNamespace(launch=launch), mock.MagicMock())
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert canceled == [("run", "Evaluator")]
+    assert ended == [("Evaluator", "stopped")]
 
 
 def test_executions_of_a_context_are_read_once_between_two_changes():
