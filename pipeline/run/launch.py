@@ -4,7 +4,6 @@ import contextlib
 import functools
 import signal
 import sys
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
