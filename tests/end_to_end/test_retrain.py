@@ -52,7 +52,7 @@ def test_spans_are_added_once_retrained_on_and_traced_back(pushed, days, tmp_pat
     assert code == 0, out
     assert re.search(r"ImageExampleGen +cached", out)
     assert re.search(r"StatisticsGen +cached", out)
-    assert re.search(r"ImageExampleGen-span-1 +done", out)
+    assert re.search(r"^  span-1 +done", out, re.MULTILINE)
     assert re.search(r"DriftGate +done", out)
     assert "step 20, training accuracy" in out
     assert "step 30" not in out

@@ -219,7 +219,7 @@ def test_folders_of_pictures(conveyor, tmp_path):
     code, out = conveyor.retrain(*settings, "gate.tolerance=1")
     assert code == 0, out
     assert re.search(r"ImageExampleGen +cached", out)
-    assert re.search(r"ImageExampleGen-span-1 +done", out)
+    assert re.search(r"^  span-1 +done", out, re.MULTILINE)
 
 
 @pytest.mark.usefixtures("cifar10")
