@@ -78,8 +78,10 @@ def with_slots(runner: BeamRunner) -> BeamRunner:
             f"There is no Flink at {master}: {reason}. {runner.source} names its REST address with --flink_master."
         ) from error
     if not free:
-        have = f"{counted(managers, 'TaskManager')} with {counted(slots, 'slot')}" if managers else "no TaskManager"
-        raise ClusterUnfit(f"The Flink cluster at {master} has {have}, and none is free. Start one, or wait.")
+        lacks = (
+            f"none of its {counted(slots, 'slot')} is free; wait, or add one" if managers else "it has no TaskManager"
+        )
+        raise ClusterUnfit(f"The Flink cluster at {master} cannot take a job: {lacks}.")
     if runner.option("parallelism") is not None:
         return runner
     return dataclasses.replace(runner, options=(*runner.options, f"--parallelism={free}"))
