@@ -9,6 +9,7 @@ from pipeline.home.outcome import Outcome, Verdict
 from pipeline.release import rollout
 from pipeline.release.rollout import Settled
 from pipeline.run import runner
+from pipeline.run.console import Console
 
 
 @pytest.mark.parametrize("builds", [True, False])
@@ -25,9 +26,8 @@ def test_what_a_run_is_of_is_remembered_once_its_network_is_built(tmp_path, mnis
 
     monkeypatch.setattr(runner, "prepare", prepare)
     monkeypatch.setattr(runner, "carry_out", carry_out)
-    console = SimpleNamespace(note=lambda _: None)
     with pytest.raises(KeyboardInterrupt if builds else ConfigError):
-        runner.run(load("mnist"), Home(tmp_path), mnist, console, planned=lambda: order.append("remembered"))
+        runner.run(load("mnist"), Home(tmp_path), mnist, Console(), planned=lambda: order.append("remembered"))
     assert order == (["prepared", "remembered"] if builds else ["prepared"])
 
 
