@@ -10,6 +10,7 @@ first two, on one; what a process does first is not timed, but what it does agai
 
 import argparse
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -34,10 +35,10 @@ from components.image_example_gen.executor import Executor, serialize
 from components.image_example_gen.readers import Reader, open_readers
 from components.image_example_gen.shards import plan
 from components.image_example_gen.spans import BASE, Part
+from pipeline.beam.runners import DIRECT
 from pipeline.data.fetch import fetch
 from pipeline.experiments import load
 from pipeline.home.folders import Home
-from pipeline.run.graph import BEAM_ARGS, INGESTION_ARGS
 from trainer import records
 
 DATASET = load("mnist").dataset
@@ -73,9 +74,7 @@ def _plain_examples(reader: Reader) -> Iterator[bytes]:
         yield example.SerializeToString()
 
 
-def run_executor(
-    executor: type, data: Path, folder: Path, dataset: Dataset = DATASET, arguments: Sequence[str] = ()
-) -> None:
+def run_executor(executor: type, data: Path, folder: Path, dataset: Dataset = DATASET, divides: bool = False) -> None:
     component = ImageExampleGen(Part(BASE, data, dataset), {}, "")
     properties = {
         name: proto_utils.proto_to_json(value) if hasattr(value, "DESCRIPTOR") else value
@@ -83,7 +82,8 @@ def run_executor(
     }
     examples = standard_artifacts.Examples()
     examples.uri = str(folder)
-    context = executor.Context(beam_pipeline_args=[*BEAM_ARGS, *arguments], tmp_dir=str(folder), unique_id="1")
+    make = functools.partial(beam.Pipeline, argv=DIRECT.arguments(divides))
+    context = executor.Context(make_beam_pipeline_fn=make, tmp_dir=str(folder), unique_id="1")
     executor(context).Do({}, {"examples": [examples]}, properties)
 
 
@@ -112,8 +112,8 @@ def measure(data: Path, folders: Path, ways: Sequence[str]) -> dict[str, float]:
     """Times each way in this process, the second time that it is gone."""
     made = all_records(data)
     works: dict[str, Callable[[Path], Any]] = {
-        "conveyor": lambda folder: run_executor(Executor, data, folder, DATASET, INGESTION_ARGS),
-        "class folders": lambda folder: run_executor(Executor, folders, folder, FOLDERS, INGESTION_ARGS),
+        "conveyor": lambda folder: run_executor(Executor, data, folder, DATASET, divides=True),
+        "class folders": lambda folder: run_executor(Executor, folders, folder, FOLDERS, divides=True),
         "plain TFX": lambda folder: run_executor(PlainExecutor, data, folder),
         "part: make the records": lambda _: all_records(data),
         "part: write the records": lambda folder: write_records(made, folder),

@@ -33,7 +33,8 @@ VERBS = {
     "serve": ("serving", "Serve the pushed models over gRPC and REST, with a page to try them."),
     "predict": ("serving", "Ask a server for the classes of picture files."),
     "loadtest": ("serving", "Measure a server's throughput and latency."),
-    "doctor": ("doctor", "Check the installation, the home folder and the data."),
+    "doctor": ("machine", "Check the installation, the home folder and the data."),
+    "worker": ("machine", "Start workers for Beam, beside a TaskManager of Flink or an executor of Spark."),
 }
 
 

@@ -189,6 +189,12 @@ METADATA = click.option(
     callback=_kept(_METADATA),
     help="mysql:// or postgresql:// address of the metadata. [default: $CONVEYOR_METADATA, or SQLite in the home]",
 )
+BEAM = click.option(
+    "--beam",
+    metavar="RUNNER",
+    help="What the examples are ingested and evaluated on: direct, multiprocess, flink, spark or dataflow, with Beam's "
+    "options behind it, or a file of them. [default: $CONVEYOR_BEAM, beam.txt in the home, or direct]",
+)
 DATA = click.option(
     "--data",
     type=click.Path(path_type=Path),

@@ -14,7 +14,9 @@ from components.format_export.executor import SAVED_MODEL
 from conveyor import processes
 from conveyor.errors import ConfigError, ConveyorError, ExitCode
 from conveyor.words import counted
+from pipeline.beam.runners import BeamRunner
 from pipeline.cli.options import (
+    BEAM,
     DATA,
     HOME,
     JSON,
@@ -52,9 +54,10 @@ class PipelineVerb(Verb):
 @click.option("--best", is_flag=True, help="With the settings of the best trial of `conveyor tune`.")
 @HOME
 @DATA
+@BEAM
 @METADATA
 @JSON
-def run(chosen: Chosen, home: Home, best: bool) -> ExitCode:
+def run(chosen: Chosen, home: Home, best: bool, beam: str | None) -> ExitCode:
     """Run an experiment's pipeline, from files to a pushed model.
 
     \b
@@ -80,7 +83,8 @@ def run(chosen: Chosen, home: Home, best: bool) -> ExitCode:
     if chosen.choice.record.definition:
         console.note(chosen.description)
     remember = functools.partial(chosen.remember, console.note)
-    outcome = runner.run(chosen.experiment, home, chosen.data, console, planned=remember)
+    on = BeamRunner.chosen(home.root, beam)
+    outcome = runner.run(chosen.experiment, home, chosen.data, console, beam=on, planned=remember)
     _show(outcome, home)
     if chosen.choice.assignments and outcome.verdict is Verdict.PUSHED:
         last = {field_of(assignment): assignment for assignment in chosen.choice.assignments}  # of each field
@@ -137,6 +141,7 @@ class NotifyingVerb(PipelineVerb):
 @SET
 @HOME
 @DATA
+@BEAM
 @METADATA
 @NOTIFIER
 @JSON
@@ -152,6 +157,7 @@ def retrain(
     assignments: tuple[str, ...],
     home: Home,
     data: Path | None,
+    beam: str | None,
     notifications: NotifierOptions,
     collects: bool,
     end_with_parent: bool,
@@ -182,7 +188,8 @@ def retrain(
         chosen = choose(home, experiment, assignments, data)
         about["experiment"] = chosen.experiment.name
         remember = functools.partial(chosen.remember, console.note, replaces=False)
-        outcome = runner.run(chosen.experiment, home, chosen.data, console, only_new=True, planned=remember)
+        on = BeamRunner.chosen(home.root, beam)
+        outcome = runner.run(chosen.experiment, home, chosen.data, console, only_new=True, beam=on, planned=remember)
     _show(outcome, home)
     for problem in notifier.tell(about | outcome.to_dict()):
         warn(problem)

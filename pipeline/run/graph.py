@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,19 +35,6 @@ from pipeline.experiments.config import ROUNDING, Gate
 from pipeline.report.gate_decisions import Measured
 from pipeline.run.plan import RunPlan
 from trainer.settings import TrainingJob
-
-# Beam's own DirectRunner would first look for a runner to download; this one needs nothing but this process, and was
-# faster than several threads or processes at every size tried. It has no use for a container image: naming one keeps
-# TFX from packing itself into an archive for every component, which took longer than to ingest MNIST.
-BEAM_ARGS = [
-    "--sdk_container_image=unused",
-    "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
-    "--direct_running_mode=in_memory",
-    "--direct_num_workers=1",
-]
-
-# Most of the ingestion's work is done without Python's lock: each core takes a shard.
-INGESTION_ARGS = ["--direct_running_mode=multi_threading", f"--direct_num_workers={len(os.sched_getaffinity(0))}"]
 
 
 def create_pipeline(plan: RunPlan, measured: Measured | None) -> Pipeline:
@@ -113,14 +99,13 @@ def _pipeline(plan: RunPlan, components: list[Any]) -> Pipeline:
         metadata_connection_config=home.connection(),
         components=components,
         enable_cache=True,
-        beam_pipeline_args=BEAM_ARGS,
     )
 
 
 def _example_gen(plan: RunPlan, source: Input) -> ImageExampleGen:
     base = plan.inputs[0]
     of_span = BaseFiles(str(base.part.folder), base.part.dataset, base.digest) if source is not base else None
-    return ImageExampleGen(source.part, source.files, source.digest, of_span).with_beam_pipeline_args(INGESTION_ARGS)
+    return ImageExampleGen(source.part, source.files, source.digest, of_span)
 
 
 def _anomaly_gate(examples: BaseChannel, schema: BaseChannel) -> list[Any]:

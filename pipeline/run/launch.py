@@ -1,6 +1,7 @@
 """Launches the components of a compiled pipeline, and shows how each one goes."""
 
 import contextlib
+import functools
 import signal
 import sys
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
 
+import apache_beam as beam
 import tensorflow as tf
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto.metadata_store_pb2 import Execution
@@ -16,11 +18,14 @@ from tfx.dsl.compiler import constants
 from tfx.orchestration import metadata
 from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import launcher, runtime_parameter_utils, tfx_runner
+from tfx.orchestration.portable.beam_executor_operator import BeamExecutorOperator
 from tfx.orchestration.portable.data_types import ExecutionInfo
-from tfx.proto.orchestration import pipeline_pb2
+from tfx.proto.orchestration import executable_spec_pb2, pipeline_pb2
 
 from conveyor import processes
 from conveyor.errors import ConveyorError
+from pipeline.beam import cluster
+from pipeline.beam.runners import BeamRunner
 from pipeline.home import metadata_store
 from pipeline.home.metadata_store import STATES
 from pipeline.run.console import Console
@@ -46,8 +51,9 @@ class PipelineRunner(tfx_runner.IrBasedRunner):
     A component whose work is a process of its own runs beside the others, as soon as its inputs are there.
     """
 
-    def __init__(self, run_id: str, store: MetadataStore, console: Console) -> None:
+    def __init__(self, run_id: str, store: MetadataStore, console: Console, beam_runner: BeamRunner) -> None:
         self._run_id = run_id
+        self._on_beam = {executable_spec_pb2.BeamExecutableSpec: functools.partial(_OnBeam, beam_runner)}
         self._store = store
         self._console = console
         self._stop = threading.Event()
@@ -76,6 +82,7 @@ class PipelineRunner(tfx_runner.IrBasedRunner):
                 pipeline_runtime_spec=pipeline.runtime_spec,
                 executor_spec=runner_utils.extract_executor_spec(config, name),
                 custom_driver_spec=runner_utils.extract_custom_driver_spec(config, name),
+                custom_executor_operators=self._on_beam,
             )
             self._launch(name, component, shared)
 
@@ -164,6 +171,24 @@ class PipelineRunner(tfx_runner.IrBasedRunner):
             self._console.end(name, "failed", time.perf_counter() - started)
             raise ComponentFailed(name) from error
         self._console.end(name, state, time.perf_counter() - started)
+
+
+class _OnBeam(BeamExecutorOperator):
+    """Runs a component on the runner that this run has chosen.
+
+    Arguments that the pipeline itself holds would be part of the key of TFX's cache, and make TFX pack itself into an
+    archive for every component.
+    """
+
+    def __init__(self, runner: BeamRunner, executor_spec: Any, platform_config: Any = None) -> None:
+        super().__init__(executor_spec, platform_config)
+        self._runner = runner
+
+    def run_executor(self, execution_info: Any, make_beam_pipeline_fn: Any = None) -> Any:
+        arguments = self._runner.arguments(getattr(self._executor_cls, "RELEASES_LOCK", False))
+        make = make_beam_pipeline_fn or functools.partial(beam.Pipeline, argv=arguments)
+        with cluster.explained(self._runner):
+            return super().run_executor(execution_info, make)
 
 
 class _SharedStore(metadata.Metadata):

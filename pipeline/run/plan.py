@@ -13,6 +13,7 @@ from components.image_example_gen.spans import span
 from conveyor.errors import ConfigError
 from conveyor.settings import to_json
 from conveyor.words import counted
+from pipeline.beam.runners import DIRECT, BeamRunner
 from pipeline.data.inputs import Input, read_files, read_inputs
 from pipeline.experiments.config import Experiment
 from pipeline.experiments.network import copy_code
@@ -39,6 +40,7 @@ class RunPlan:
       warm_start: whether the training starts from the baseline's weights.
       checkpoints: folder of this training's checkpoints, named after all that determines its result.
       provenance: what the model will come from.
+      beam: what the examples are ingested and evaluated on; the results are the same bytes on all.
     """
 
     run_id: str
@@ -53,6 +55,7 @@ class RunPlan:
     warm_start: bool
     checkpoints: Path
     provenance: Provenance
+    beam: BeamRunner = DIRECT
 
     @property
     def drift_sides(self) -> tuple[tuple[Input, ...], tuple[Input, ...]]:
@@ -72,13 +75,14 @@ class RunPlan:
         copy_code(self.experiment.network, Path(self.job.network.folder))
 
 
-def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
+def make_plan(experiment: Experiment, home: Home, folder: Path, beam: BeamRunner = DIRECT) -> RunPlan:
     """Returns the plan of a run of an experiment.
 
     Args:
       experiment: the settings.
       home: where everything goes.
       folder: the input files; see `pipeline.data.inputs.input_folder`.
+      beam: what the examples are ingested and evaluated on.
 
     Raises:
       BaselineDamaged: the stable version is not the model that was pushed.
@@ -120,6 +124,7 @@ def make_plan(experiment: Experiment, home: Home, folder: Path) -> RunPlan:
         warm_start=warm_start,
         checkpoints=checkpoints,
         provenance=provenance,
+        beam=beam,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from conveyor import processes
 from conveyor.errors import ConveyorError, ExitCode
 from conveyor.words import counted
+from pipeline.beam.runners import DIRECT, BeamRunner
 from pipeline.data.inputs import input_folder
 from pipeline.experiments.config import Experiment
 from pipeline.home import backup
@@ -51,6 +52,7 @@ def run(
     source: Path | None,
     console: Console,
     only_new: bool = False,
+    beam: BeamRunner = DIRECT,
     planned: Callable[[], object] = lambda: None,
 ) -> Outcome:
     """Takes an experiment from its files to a pushed model, or says why not.
@@ -62,10 +64,12 @@ def run(
       console: where progress is shown.
       only_new: whether to leave it at the verdict of the last completed run, also where that was a rejection, if data,
         settings and code are what they were.
+      beam: what the examples are ingested and evaluated on.
       planned: called once it is known that the run can begin: nothing is wrong with its settings, folders and network.
 
     Raises:
       BaselineDamaged: the stable version is not the model that was pushed.
+      ClusterUnfit: Beam's cluster cannot do the work.
       ConfigError: the experiment needs `source` and there is none.
       DataError: a span is damaged.
       FetchError: the data could not be had.
@@ -79,7 +83,7 @@ def run(
     """
     with locked(home), console.cleared():
         backup.check(home)
-        plan = make_plan(experiment, home, input_folder(experiment, home, source, console.note))
+        plan = make_plan(experiment, home, input_folder(experiment, home, source, console.note), beam)
         if repeated := repeated_outcome(plan, also_rejected=only_new):
             planned()
             return repeated
@@ -145,16 +149,19 @@ def carry_out(plan: RunPlan, store: Any, pipeline: Any, console: Console, log: P
     """Runs the components of a TFX pipeline.
 
     Raises:
+      ClusterUnfit: Beam's cluster cannot do the work.
       RunDrifted, RunFailed, RunStopped: see `run`.
     """
     from ml_metadata.proto.metadata_store_pb2 import Execution
 
     from components.drift_gate.executor import DriftStopped
+    from pipeline.beam import cluster
     from pipeline.home import metadata_store
     from pipeline.run.launch import ComponentFailed, PipelineRunner, Stopped
 
     try:
-        PipelineRunner(plan.run_id, store, console).run(pipeline)
+        beam = cluster.ready(plan.beam, plan.home.root, console.note)
+        PipelineRunner(plan.run_id, store, console, beam).run(pipeline)
     except Stopped as error:
         raise RunStopped(str(error), plan.run_id) from error
     except ComponentFailed as error:

@@ -11,6 +11,7 @@ from components.image_example_gen.dataset import HashedSplits
 from components.network_tuner.trials import Trial, read
 from conveyor.errors import ConfigError, ConveyorError
 from conveyor.settings import to_json
+from pipeline.beam.runners import BeamRunner
 from pipeline.data.inputs import input_folder
 from pipeline.experiments.config import Experiment
 from pipeline.experiments.network import copy_code
@@ -72,9 +73,10 @@ def tune(
     """
     check(experiment)
     cold = dataclasses.replace(experiment, training=dataclasses.replace(experiment.training, warm_steps=0))
-    with locked(home):
+    with locked(home), console.cleared():
         backup.check(home)
-        plan = make_plan(cold, home, input_folder(cold, home, source, console.note))
+        beam = BeamRunner.chosen(home.root)
+        plan = make_plan(cold, home, input_folder(cold, home, source, console.note), beam)
         _check_batches(plan)
         folder = home.tuning / cold.name / _key(plan)
         log = home.log(plan.run_id)

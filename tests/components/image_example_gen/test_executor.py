@@ -1,7 +1,9 @@
 import dataclasses
+import functools
 import hashlib
 import shutil
 
+import apache_beam as beam
 import numpy as np
 import PIL.Image
 import pytest
@@ -14,8 +16,8 @@ from components.image_example_gen.data_error import DataError
 from components.image_example_gen.dataset import Dataset, HashedSplits
 from components.image_example_gen.executor import BaseFiles, Executor, read_test_sources, serialize
 from components.image_example_gen.spans import BASE, Part, span
+from pipeline.beam.runners import DIRECT, BeamRunner
 from pipeline.run.error_text import error_text
-from pipeline.run.graph import BEAM_ARGS
 from tests.digits import held_out, read_idx, write_idx
 from tests.pictures import draw_classes
 from trainer.examples import read_split
@@ -29,21 +31,19 @@ def properties_of(component):
     }
 
 
-def run(component, target, workers=1):
+def run(component, target, runner=DIRECT, divides=False):
     """Runs the executor as the launcher would, and returns the artifact."""
     examples = standard_artifacts.Examples()
     examples.uri = str(target)
-    arguments = [*BEAM_ARGS[:-1], f"--direct_num_workers={workers}"]
-    if workers > 1:
-        arguments[1] = "--direct_running_mode=multi_threading"
-    context = Executor.Context(beam_pipeline_args=arguments, tmp_dir=str(target), unique_id="1")
+    make = functools.partial(beam.Pipeline, argv=runner.arguments(divides))
+    context = Executor.Context(make_beam_pipeline_fn=make, tmp_dir=str(target), unique_id="1")
     Executor(context).Do({}, {"examples": [examples]}, properties_of(component))
     return examples
 
 
-def ingest(folder, dataset, target, workers=1, name=BASE):
+def ingest(folder, dataset, target, runner=DIRECT, divides=False, name=BASE):
     """Runs the executor, and returns the SHA-256 of each file it wrote."""
-    run(ImageExampleGen(Part(name, folder, dataset), {}, ""), target, workers)
+    run(ImageExampleGen(Part(name, folder, dataset), {}, ""), target, runner, divides)
     return {
         str(path.relative_to(target)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(target.rglob("*tfrecord*"))
@@ -124,13 +124,16 @@ def test_examples_are_the_images_in_order(small_mnist, mnist_dataset, tmp_path):
         assert feature["image_size"].int64_list.value[0] == 784
 
 
-def test_two_runs_write_the_same_bytes(small_mnist, mnist_dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("runner", "divides"), [(DIRECT, True), pytest.param(BeamRunner("multiprocess"), False, marks=pytest.mark.slow)]
+)
+def test_all_runners_write_the_same_bytes(small_mnist, mnist_dataset, tmp_path, monkeypatch, runner, divides):
     monkeypatch.setattr("components.image_example_gen.shards.MAX_SHARD_BYTES", 784 * 256)
     dataset = held_out(mnist_dataset, 300)
     first = ingest(small_mnist, dataset, tmp_path / "a")
     files = 2 + 7 + 2  # of eval, train and test
     assert len(first) == 2 * files + 2  # with their indexes; and where those of test come from
-    assert first == ingest(small_mnist, dataset, tmp_path / "b", workers=2)
+    assert first == ingest(small_mnist, dataset, tmp_path / "b", runner, divides)
 
 
 def test_data_without_splits_is_divided(small_mnist, mnist_dataset, tmp_path):

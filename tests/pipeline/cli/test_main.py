@@ -316,7 +316,7 @@ def ran(monkeypatch):
     """What runs were asked for: their experiments and data folders."""
     asked = []
 
-    def run(experiment, home, source, console, only_new=False, planned=lambda: None):
+    def run(experiment, home, source, console, only_new=False, beam=None, planned=lambda: None):
         planned()
         asked.append((experiment, source))
         return Outcome(Verdict.PUSHED, "r1")

@@ -88,5 +88,4 @@ def create_pipeline(plan: RunPlan, measured: None) -> Pipeline:
         metadata_connection_config=plan.home.connection(),
         components=[*example_gens, *graph._baseline_import(plan), trainer, evaluator, servability_check, pusher],
         enable_cache=True,
-        beam_pipeline_args=graph.BEAM_ARGS,
     )

@@ -8,6 +8,7 @@ from unittest import mock
 
 import pytest
 
+from pipeline.beam.runners import DIRECT
 from pipeline.home import metadata_store
 from pipeline.run.launch import BESIDE, ComponentFailed, PipelineRunner, Stopped, _ReadOnce
 
@@ -26,7 +27,7 @@ class Run:
 
     def __init__(self, **acts):
         self.acts, self.began = acts, []
-        self.runner = PipelineRunner("run", None, None)
+        self.runner = PipelineRunner("run", None, None, DIRECT)
 
     def __call__(self):
         nodes = {name: SimpleNamespace(upstream_nodes=upstream) for name, upstream in NODES.items()}
@@ -87,7 +88,7 @@ def test_ctrl_c_stays_ctrl_c_whatever_beam_makes_of_it(monkeypatch, error):
     canceled, ended = [], []
     monkeypatch.setattr(metadata_store, "cancel_failed", lambda *names: canceled.append(names[1:]))
     console = SimpleNamespace(start=lambda _: None, end=lambda name, state, _: ended.append((name, state)))
-    runner = PipelineRunner("run", None, console)
+    runner = PipelineRunner("run", None, console, DIRECT)
 
     def launch():
         with contextlib.suppress(KeyboardInterrupt):

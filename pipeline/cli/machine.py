@@ -1,4 +1,4 @@
-"""The verb that checks what a run needs, and says what is wrong and how to mend it: doctor."""
+"""The verbs of a machine: doctor, which checks what a run needs and says how to mend it, and worker."""
 
 import dataclasses
 import os
@@ -8,6 +8,7 @@ import click
 
 from conveyor.errors import ConfigError, ExitCode
 from conveyor.words import counted
+from pipeline.beam.runners import WORKERS
 from pipeline.cli.options import HOME, JSON, METADATA
 from pipeline.cli.output import Verb, reply, warn
 from pipeline.home import backup
@@ -68,4 +69,34 @@ def doctor(home: Home, restore_metadata: bool, moved: bool) -> ExitCode:
     return ExitCode.SUCCESS if all(finding.ok for finding in findings) else ExitCode.FAILED
 
 
-VERBS = (doctor,)
+@click.command(cls=Verb)
+@click.option(
+    "--address",
+    default=WORKERS,
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where a runner on this machine asks for workers. Whoever reaches it can run any code here.",
+)
+def worker(address: str) -> ExitCode:
+    """Start workers for Beam, beside a TaskManager of Flink or an executor of Spark.
+
+    \b
+    conveyor worker
+    conveyor worker --address localhost:50001
+
+    Each machine of the cluster needs one, with this version of Conveyor, Python and their libraries, and with the home
+    folder and the data at the same paths. It starts a process for each worker that the runner asks for, and ends with
+    SIGTERM. `conveyor run --beam flink` looks at all of them before it sends a job.
+
+    \b
+    Exit codes  0  stopped by a signal
+                1  another process listens there
+                2  it is no address, or stands for all of the machine's
+    """
+    from pipeline.beam import worker as pool  # with gRPC
+
+    pool.serve(address, lambda: click.echo(f"Workers for Beam at {address}"))
+    return ExitCode.SUCCESS
+
+
+VERBS = (doctor, worker)

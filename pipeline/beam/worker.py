@@ -1,0 +1,139 @@
+"""A pool of Beam's workers with Conveyor on them, beside a TaskManager of Flink or an executor of Spark."""
+
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent import futures
+
+import grpc
+from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
+
+from conveyor.errors import ConfigError, ConveyorError
+
+_LOG = logging.getLogger(__name__)
+_WORKER = "from apache_beam.runners.worker.sdk_worker import SdkHarness as H; H({url!r}, worker_id={worker!r}).run()"
+GRACE_SECONDS = 10  # for a worker that is told to stop
+
+
+class AddressTaken(ConveyorError):
+    """Another process listens there."""
+
+
+class Pool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
+    """Starts and stops workers, each a process of its own, as a runner asks for them.
+
+    Beam's own pool listens on every address of the machine, to whoever can reach it, and stops when a worker has
+    printed more than a pipe holds.
+    """
+
+    def __init__(self) -> None:
+        self._workers: dict[str, subprocess.Popen[bytes]] = {}
+        self._lock = threading.Lock()
+
+    def StartWorker(self, request: beam_fn_api_pb2.StartWorkerRequest, _: grpc.ServicerContext) -> object:  # noqa: N802
+        """Starts a worker that takes its work from the address that the request names."""
+        code = _WORKER.format(url=request.control_endpoint.url, worker=request.worker_id)
+        try:
+            with self._lock:
+                self._workers[request.worker_id] = subprocess.Popen([sys.executable, "-c", code])
+        except OSError as error:
+            return beam_fn_api_pb2.StartWorkerResponse(error=str(error))
+        _LOG.info("worker %s works for %s", request.worker_id, request.control_endpoint.url)
+        return beam_fn_api_pb2.StartWorkerResponse()
+
+    def StopWorker(self, request: beam_fn_api_pb2.StopWorkerRequest, _: grpc.ServicerContext) -> object:  # noqa: N802
+        """Stops a worker; nothing where it is not known."""
+        with self._lock:
+            worker = self._workers.pop(request.worker_id, None)
+        if worker:
+            _stop([worker])
+            _LOG.info("worker %s is stopped", request.worker_id)
+        return beam_fn_api_pb2.StopWorkerResponse()
+
+    def stop(self) -> None:
+        """Stops all workers."""
+        with self._lock:
+            workers = list(self._workers.values())
+            self._workers.clear()
+        _stop(workers)
+
+
+def _stop(workers: list[subprocess.Popen[bytes]]) -> None:
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        try:
+            worker.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+
+
+def serve(address: str, started: Callable[[], object]) -> None:
+    """Runs a pool until SIGTERM or SIGINT comes.
+
+    Whoever reaches the address can run any code here, as Beam's workers do: it must be one that only the runner
+    reaches, and never all of the machine's.
+
+    Args:
+      address: HOST:PORT.
+      started: called when the pool listens.
+
+    Raises:
+      AddressTaken: another process listens there.
+      ConfigError: it is no address, or stands for all addresses of the machine.
+    """
+    host, port = parsed(address)
+    server = grpc.server(futures.ThreadPoolExecutor(), options=[("grpc.so_reuseport", 0)])
+    pool = Pool()
+    beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
+    try:
+        server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    except RuntimeError as error:
+        raise AddressTaken(f"{address} cannot be listened to: {_why_not(host, port)}.") from error
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    server.start()
+    started()
+    stop.wait()
+    server.stop(None)
+    pool.stop()
+
+
+def parsed(address: str) -> tuple[str, int]:
+    """Returns the host and the port of an address.
+
+    Raises:
+      ConfigError: it is none, or stands for all addresses of the machine.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ConfigError(f"{address!r} is no address; it must look like localhost:50000.")
+    try:
+        everywhere = ipaddress.ip_address(host).is_unspecified
+    except ValueError:  # a name
+        everywhere = False
+    if everywhere:
+        raise ConfigError(
+            f"{address} stands for every address of this machine, and whoever reaches a worker can run any code on it. "
+            "Name the address that the runner beside it reaches, such as localhost:50000."
+        )
+    return host, int(port)
+
+
+def _why_not(host: str, port: int) -> str:
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(place)
+    except OSError as error:
+        return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+    return "it is taken"
