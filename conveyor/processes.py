@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from conveyor.errors import ConveyorError
 from conveyor.fork_server import Program
@@ -273,6 +273,28 @@ def on_stop(act: Callable[[], Any]) -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
             _SIGTERM.came = _SIGTERM.killing = False
         _SIGTERM.acts.remove(act)
+
+
+_ABANDONED = threading.Event()
+LEAVE_SECONDS = 3  # for what is registered to be done at the end
+
+
+def abandon_threads() -> None:
+    """Says that threads of a library may never end, so that `leave` does not wait for them."""
+    _ABANDONED.set()
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process with an exit code."""
+    if _ABANDONED.is_set():
+        ending = threading.Timer(LEAVE_SECONDS, os._exit, [code])
+        ending.daemon = True
+        ending.start()
+        atexit._run_exitfuncs()  # which the interpreter does only when all threads have ended
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from conveyor import processes
 from conveyor.errors import ConveyorError, storage_errors
 from conveyor.words import counted
 from pipeline.beam import probe
@@ -88,7 +89,7 @@ def with_slots(runner: BeamRunner) -> BeamRunner:
 
 
 def look_at_workers(runner: BeamRunner, home: Path) -> list[Worker]:
-    """Sends a small job ahead, which finds out whether every worker can take part; returns those that it met.
+    """Sends a small job ahead, which finds out whether its workers can take part; returns those that it met.
 
     Args:
       runner: of a cluster.
@@ -99,9 +100,13 @@ def look_at_workers(runner: BeamRunner, home: Path) -> list[Worker]:
     """
     import apache_beam as beam
 
+    if runner.name in ("flink", "spark") and not runner.option("job_endpoint") and not shutil.which("java"):
+        raise ClusterUnfit(
+            f"{runner.name}: Beam needs Java here, to start its job server; or name one: --job_endpoint."
+        )
     with _token(home) as (folder, token):
-        looks = LOOKS * int(runner.option("parallelism") or SLOTS)
-        with explained(runner), beam.Pipeline(argv=[*runner.arguments(False), *_no_second_try(runner)]) as job:
+        looks = LOOKS * max(1, int(runner.option("parallelism") or SLOTS))
+        with _explained(runner), beam.Pipeline(argv=[*runner.arguments(False), *_no_second_try(runner)]) as job:
             _ = job | beam.Create(range(looks), reshuffle=True) | beam.ParDo(probe.Look(str(folder), token))
         found = [Worker(**json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
     if not found:
@@ -130,26 +135,27 @@ def _token(home: Path) -> Iterator[tuple[Path, str]]:
 
 
 @contextlib.contextmanager
-def explained(runner: BeamRunner) -> Iterator[None]:
-    """Says in a sentence what is wrong with a cluster where a job of the block fails because of it."""
+def _explained(runner: BeamRunner) -> Iterator[None]:
+    """Says in a sentence why a job of the block could not be done."""
     try:
         yield
     except Exception as error:
-        sentence = _sentence(str(error), runner)
-        if sentence is None:
-            raise
-        raise ClusterUnfit(sentence) from error
+        raise ClusterUnfit(_sentence(str(error), runner)) from error
+    except KeyboardInterrupt:
+        processes.abandon_threads()  # of Beam's, some wait for an answer of a cluster for ever
+        raise
 
 
-def _sentence(text: str, runner: BeamRunner) -> str | None:
-    """Returns what a failed job's text says of the cluster; None where it says nothing of it."""
+def _sentence(text: str, runner: BeamRunner) -> str:
+    """Returns what a failed job's text says of the cluster."""
     if unfit := re.search(r"\bUnfit: (.+?)(?: \[while running|\\n|\n|$)", text):
         return f"{runner.name}: {unfit[1]}. Every worker needs this Conveyor, its libraries and the home folder."
     if "No module named 'pipeline" in text or "No module named 'components" in text:
         return f"{runner.name}: a worker has no Conveyor, or an older one. Start its pool with `conveyor worker`."
     workers = runner.option("environment_config") or WORKERS
-    if "UNAVAILABLE" in text and workers.rpartition(":")[2] in text:
+    if "UNAVAILABLE" in text and re.search(rf"\b{workers.rpartition(':')[2]}\b", text):
         return f"{runner.name}: no worker answers at {workers}, beside the runner. Start one there: conveyor worker."
     if "NoResourceAvailable" in text or "Could not acquire the minimum required resources" in text:
         return f"{runner.name}: the cluster has too few free slots. Ask for fewer with --parallelism, or add some."
-    return None
+    last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it says nothing")
+    return f"{runner.name} ({runner.source}): a small job that was sent ahead failed: {last}"

@@ -46,7 +46,9 @@ class Look(beam.DoFn):
             raise Unfit(f"the worker on {host} sees another folder at {folder.parent}")
         found = json.dumps({"host": host, "process": os.getpid()})
         try:
-            (folder / f"{host}-{os.getpid()}.json").write_text(found)
+            scratch = folder / f".{host}-{os.getpid()}"
+            scratch.write_text(found)
+            scratch.replace(folder / f"{host}-{os.getpid()}.json")
         except OSError as error:
             raise Unfit(f"the worker on {host} cannot write to this home folder: {error}") from error
         yield from ()

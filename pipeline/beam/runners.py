@@ -14,8 +14,13 @@ VARIABLE = "CONVEYOR_BEAM"
 FILE = "beam.txt"  # in the home folder
 # Beam's own DirectRunner would first look for a runner to download; this one needs nothing but this process.
 _IN_PROCESS = "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"
-_BEAMS_NAMES = {"flink": "FlinkRunner", "spark": "SparkRunner", "dataflow": "DataflowRunner"}
-NAMES = ("direct", "multiprocess", *_BEAMS_NAMES)
+NAMES = ("direct", "multiprocess", "flink", "spark", "dataflow")
+_BEAMS_NAMES = {
+    "direct": "DirectRunner",
+    "flink": "FlinkRunner",
+    "spark": "SparkRunner",
+    "dataflow": "DataflowRunner",
+}
 WORKERS = "localhost:50000"  # beside each TaskManager or executor, as `conveyor worker` listens
 # A job that lost a machine begins its lost part again, where Flink by itself would give up.
 _FLINK_OPTIONS = ("--number_of_execution_retries=5", "--execution_retry_delay=2000")
@@ -46,13 +51,12 @@ class BeamRunner:
         Raises:
           ConfigError: it is no runner.
         """
-        if given:
+        if given is not None:
             return cls.of(given, "--beam")
         if text := os.environ.get(VARIABLE, ""):
             return cls.of(text, f"${VARIABLE}")
-        if (home / FILE).is_file():
-            return cls.of(str(home / FILE), str(home / FILE))
-        return DIRECT
+        path = home / FILE
+        return cls._of_words(_words_of_file(path, str(path)), str(path)) if os.path.lexists(path) else DIRECT
 
     @classmethod
     def of(cls, text: str, source: str) -> "BeamRunner":
@@ -65,10 +69,16 @@ class BeamRunner:
           source: where it was found, in words.
 
         Raises:
-          ConfigError: it is no runner.
+          ConfigError: it is no runner, or the file cannot be read.
         """
-        path = Path(text).expanduser()
-        words = _words(path.read_text(encoding="utf-8") if path.is_file() else text, source)
+        words = _words(text, source)
+        is_named = bool(words) and (words[0] in NAMES or words[0].startswith("-"))
+        if not is_named and os.path.exists(text):  # noqa: PTH110  # a Path refuses a text that is too long for one
+            words = _words_of_file(Path(text), source)
+        return cls._of_words(words, source)
+
+    @classmethod
+    def _of_words(cls, words: list[str], source: str) -> "BeamRunner":
         name = words[0] if words and not words[0].startswith("-") else ""
         options = tuple(words[1:] if name else words)
         wrong = [option for option in options if not option.startswith("--")]
@@ -76,7 +86,7 @@ class BeamRunner:
             raise ConfigError(
                 f"{source}: {wrong[0]!r} is no option of Beam's; they look like --flink_master=host:8081."
             )
-        runners = [option.partition("=")[2] for option in options if option.startswith("--runner=")]
+        runners = [option.partition("=")[2] for option in options if option.partition("=")[0] == "--runner"]
         if name and runners:
             raise ConfigError(f"{source}: it names two runners, {name} and {runners[-1]}.")
         if name and name not in NAMES:
@@ -84,9 +94,16 @@ class BeamRunner:
                 f"{source}: there is no runner {name!r}, and no file of that name. There are {', '.join(NAMES)}; "
                 "Beam's own options, in a file, may name any with --runner."
             )
-        if not name and not runners:
+        name = name or (runners[-1] if runners else "")
+        if not name:
             raise ConfigError(f"{source}: it names no runner. There are {', '.join(NAMES)}, and Beam's own --runner.")
-        return cls(name or runners[-1], options, source)
+        ours = next((our for our, beams in _BEAMS_NAMES.items() if name.lower() in (our, beams.lower())), name)
+        if ours in NAMES:
+            options = tuple(option for option in options if option.partition("=")[0] != "--runner")
+        runner = cls(ours, options, source)
+        if not (runner.option("parallelism") or "1").lstrip("-").isdecimal():
+            raise ConfigError(f"{source}: --parallelism={runner.option('parallelism')} is no number.")
+        return runner
 
     @property
     def is_here(self) -> bool:
@@ -96,7 +113,7 @@ class BeamRunner:
     @property
     def is_flink(self) -> bool:
         """Whether it is Flink's."""
-        return self.name in ("flink", "FlinkRunner")
+        return self.name == "flink"
 
     def option(self, name: str) -> str | None:
         """Returns the value of one of its options; None where it is not given. The last one counts."""
@@ -136,3 +153,11 @@ def _words(text: str, source: str) -> list[str]:
         return shlex.split(text, comments=True)
     except ValueError as error:
         raise ConfigError(f"{source}: {error}.") from error
+
+
+def _words_of_file(path: Path, source: str) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source}: {path} cannot be read: {error}.") from error
+    return _words(text, source)

@@ -182,12 +182,12 @@ def _reported(as_json: bool, interrupted: str, lines: bool) -> Iterator[_Replies
             yield replies
     except ConveyorError as problem:
         error(problem)
-        sys.exit(int(problem.exit_code))
+        processes.leave(int(problem.exit_code))
     except KeyboardInterrupt:
         for number in (signal.SIGINT, signal.SIGTERM):  # a second one ends the process at once
             signal.signal(number, signal.SIG_DFL)
         error(interrupted)
-        sys.exit(int(ExitCode.INTERRUPTED))
+        processes.leave(int(ExitCode.INTERRUPTED))
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -24,13 +24,13 @@ from tfx.proto.orchestration import executable_spec_pb2, pipeline_pb2
 
 from conveyor import processes
 from conveyor.errors import ConveyorError
-from pipeline.beam import cluster
 from pipeline.beam.runners import BeamRunner
 from pipeline.home import metadata_store
 from pipeline.home.metadata_store import STATES
 from pipeline.run.console import Console
 
 BESIDE = ("FormatExport", "ServabilityCheck")  # wait for a process of their own
+CANCEL_SECONDS = 3  # for a cluster to answer
 
 
 class ComponentFailed(ConveyorError):
@@ -53,7 +53,9 @@ class PipelineRunner(tfx_runner.IrBasedRunner):
 
     def __init__(self, run_id: str, store: MetadataStore, console: Console, beam_runner: BeamRunner) -> None:
         self._run_id = run_id
-        self._on_beam = {executable_spec_pb2.BeamExecutableSpec: functools.partial(_OnBeam, beam_runner)}
+        self._on_beam = {
+            executable_spec_pb2.BeamExecutableSpec: functools.partial(_OnBeam, beam_runner, self._asked_to_stop)
+        }
         self._store = store
         self._console = console
         self._stop = threading.Event()
@@ -180,15 +182,47 @@ class _OnBeam(BeamExecutorOperator):
     archive for every component.
     """
 
-    def __init__(self, runner: BeamRunner, executor_spec: Any, platform_config: Any = None) -> None:
+    def __init__(
+        self, runner: BeamRunner, stop: Callable[[], object], executor_spec: Any, platform_config: Any = None
+    ) -> None:
         super().__init__(executor_spec, platform_config)
         self._runner = runner
+        self._stop = stop
 
-    def run_executor(self, execution_info: Any, make_beam_pipeline_fn: Any = None) -> Any:
+    def run_executor(self, execution_info: Any, _: Any = None) -> Any:
+        jobs: list[beam.Pipeline] = []
         arguments = self._runner.arguments(getattr(self._executor_cls, "RELEASES_LOCK", False))
-        make = make_beam_pipeline_fn or functools.partial(beam.Pipeline, argv=arguments)
-        with cluster.explained(self._runner):
+
+        def make() -> beam.Pipeline:
+            jobs.append(beam.Pipeline(argv=arguments))
+            return jobs[-1]
+
+        if self._runner.is_here:
             return super().run_executor(execution_info, make)
+        with processes.on_stop(self._give_up):
+            try:
+                return super().run_executor(execution_info, make)
+            except BaseException:
+                _cancel(jobs)
+                processes.abandon_threads()  # of Beam's, some wait for an answer of a cluster for ever
+                raise
+
+    def _give_up(self) -> None:
+        self._stop()
+        raise Stopped("Stopped, and the job on Beam's cluster is canceled. Run again to continue from there.")
+
+
+def _cancel(jobs: Sequence[beam.Pipeline]) -> None:
+    """Cancels jobs on a cluster, unless it does not answer."""
+
+    def cancel() -> None:
+        for job in jobs:
+            with contextlib.suppress(Exception):  # it has not begun, or has ended
+                job.result.cancel()
+
+    thread = threading.Thread(target=cancel, daemon=True)
+    thread.start()
+    thread.join(CANCEL_SECONDS)
 
 
 class _SharedStore(metadata.Metadata):

@@ -37,3 +37,7 @@ def begun(command: list[str], folder: Path = ROOT) -> Iterator[subprocess.Popen]
             yield process
         finally:
             process.terminate()  # or its workers would stay
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()

@@ -122,6 +122,18 @@ def test_a_worker_that_is_unfit_says_why(look, attribute, value, says):
         list(look.process(1))
 
 
+def test_a_job_server_needs_java(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ClusterUnfit, match="spark: Beam needs Java here, to start its job server; or name one"):
+        look_at_workers(BeamRunner.of("spark", "--beam"), tmp_path)
+
+
+@pytest.mark.slow
+def test_whatever_fails_a_job_is_one_sentence(tmp_path):
+    with pytest.raises(ClusterUnfit, match=r"dataflow \(--beam\): a small job that was sent ahead failed: .*\S"):
+        look_at_workers(BeamRunner.of("dataflow", "--beam"), tmp_path)
+
+
 @pytest.mark.slow
 def test_where_no_worker_answers_it_is_told(tmp_path):
     runner = on_loopback(f"127.0.0.1:{free_port()}")

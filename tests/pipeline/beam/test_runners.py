@@ -34,6 +34,11 @@ def test_a_file_holds_a_name_or_beams_own_options(tmp_path):
         ("--flink_master=host:8081", "it names no runner"),
         ("'", "No closing quotation"),
         (" ", "it names no runner"),
+        ("", "it names no runner"),
+        ("--runner=", "it names no runner"),
+        ("flink --parallelism=x", "--parallelism=x is no number"),
+        ("~nouser/x", "there is no runner '~nouser/x'"),
+        (f"flonk{'k' * 300}", "there is no runner 'flonkk"),
     ],
 )
 def test_what_is_no_runner_is_a_sentence(text, says):
@@ -52,10 +57,41 @@ def test_the_command_comes_before_the_environment_and_that_before_the_home(tmp_p
     assert BeamRunner.chosen(tmp_path, "direct") == BeamRunner("direct", (), "--beam")
 
 
+def test_a_runner_comes_before_a_file_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "direct").write_text("flink --flink_master=elsewhere:1")
+    assert BeamRunner.of("direct", "--beam").name == "direct"
+
+
+def test_beams_own_names_are_ours():
+    assert BeamRunner.of("--runner=DirectRunner", "") == BeamRunner("direct", (), "")
+    assert BeamRunner.of("--runner=dataflow --region=r", "") == BeamRunner("dataflow", ("--region=r",), "")
+    assert BeamRunner.of("--runner=FlinkRunner", "").is_flink
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", None, "link", b"\xef\xbb\xbfmultiprocess"])
+def test_a_homes_file_that_cannot_be_read_is_told(tmp_path, monkeypatch, content):
+    monkeypatch.delenv("CONVEYOR_BEAM", raising=False)
+    path = tmp_path / FILE
+    if content is None:
+        path.mkdir()
+    elif content == "link":
+        path.symlink_to("nowhere")
+    else:
+        path.write_bytes(content)
+    if content == b"\xef\xbb\xbfmultiprocess":  # with the mark that some editors write
+        assert BeamRunner.chosen(tmp_path).name == "multiprocess"
+    else:
+        with pytest.raises(ConfigError, match=f"{path} cannot be read"):
+            BeamRunner.chosen(tmp_path)
+
+
 def test_what_is_here_needs_no_cluster():
     assert DIRECT.is_here
     assert BeamRunner("multiprocess").is_here
-    assert not any(BeamRunner.of(name, "").is_here for name in ("flink", "spark", "dataflow", "--runner=DirectRunner"))
+    assert not any(
+        BeamRunner.of(name, "").is_here for name in ("flink", "spark", "dataflow", "--runner=PortableRunner")
+    )
 
 
 def test_work_without_pythons_lock_gets_a_thread_a_core():
