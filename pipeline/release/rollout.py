@@ -21,7 +21,6 @@ from pipeline.release.server_folder import FolderHeld, ServerFolder, ServerRecor
 from pipeline.release.server_processes import not_loaded, states
 from serving.client import Client, ServingError
 from serving.model_store import LabelsDamaged
-from serving.model_store.labels import STABLE
 
 WAIT_SECONDS = 60
 FAILED_SECONDS = 5  # until a failure is of this change, and not of an earlier one
@@ -208,8 +207,8 @@ def _answers_as_labelled(home: Home, model: str, target: str, seconds: float) ->
     started = time.monotonic()
     while time.monotonic() < started + seconds:
         wanted = server_files.labelled(home, model)
-        moved = answering(target, model, STABLE) == {wanted.labels.get(STABLE)}
-        if moved and answering(target, model) == set(wanted.versions):
+        moved = all(answering(target, model, label) == {version} for label, version in wanted.labels.items())
+        if wanted.labels and moved and answering(target, model) == set(wanted.versions):
             return True
         if time.monotonic() > started + FAILED_SECONDS and failure(target, model, wanted.versions):
             break

@@ -62,6 +62,6 @@ def test_ctrl_c_in_training_is_a_stop_and_no_failure(conveyor):
         os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all
         rest = process.stdout.read()
     assert process.returncode == 130, rest
-    assert "Interrupted. Run again to continue" in rest
+    assert "run again to continue from there" in rest
     (run,) = json.loads(conveyor("runs", "--json")[1])["runs"]
     assert (run["state"], run["component"], run["reason"]) == ("stopped", "Trainer", None)

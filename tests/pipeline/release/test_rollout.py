@@ -157,6 +157,18 @@ def test_a_running_server_is_waited_for(home, monkeypatch):
     assert rollout.endpoint(home, "m") is None
 
 
+def test_a_canarys_label_is_waited_for(home, monkeypatch):
+    server = Server(monkeypatch)
+    server.loaded, server.labels = {2, 3}, {"stable": 2, "canary": 2}  # it has loaded it, and not moved the label
+    monkeypatch.setattr(rollout, "WAIT_SECONDS", 0.5)
+    folder(home).write_record(ServerRecord("localhost:8500", ("m",)))
+    label(home, Labels(2, 3, None))
+    with folder(home).held():
+        assert rollout.settle(home, "m") == [Settled("localhost:8500", made=False)]
+        server.labels["canary"] = 3
+        assert rollout.settle(home, "m") == [Settled("localhost:8500", made=True)]
+
+
 def test_a_server_that_does_not_follow_is_said_not_to(home, monkeypatch):
     Server(monkeypatch)
     monkeypatch.setattr(rollout, "WAIT_SECONDS", 0.5)
