@@ -18,7 +18,7 @@ from pipeline.beam import probe
 from pipeline.beam.runners import WORKERS, BeamRunner
 
 SECONDS = 10  # for an answer of Flink's
-LOOKS = 8  # for each slot: they are dealt out in turn, so that no worker is left out
+LOOKS = 8  # for each slot: they are dealt out in turn, so that each worker should get some
 SLOTS = 16  # of a cluster that cannot be asked
 
 
@@ -66,7 +66,7 @@ def with_slots(runner: BeamRunner) -> BeamRunner:
       ClusterUnfit: there is no such cluster, or it has no slot.
     """
     master = runner.option("flink_master")
-    if not runner.is_flink or master is None or master.startswith("["):  # Flink within the job server
+    if runner.name != "flink" or master is None or master.startswith("["):  # Flink within the job server
         return runner
     url = (master if "://" in master else f"http://{master}").rstrip("/") + "/overview"
     try:
@@ -117,7 +117,7 @@ def look_at_workers(runner: BeamRunner, home: Path) -> list[Worker]:
 
 
 def _no_second_try(runner: BeamRunner) -> list[str]:
-    return ["--number_of_execution_retries=0"] if runner.is_flink else []
+    return ["--number_of_execution_retries=0"] if runner.name == "flink" else []
 
 
 @contextlib.contextmanager

@@ -31,11 +31,14 @@ class Look(beam.DoFn):
         self._python = platform.python_version()
         self._digest = whole_digest()
 
+    def setup(self) -> None:
+        self._found = whole_digest()  # once a worker, and not for each of its looks
+
     def process(self, _: Any) -> Iterator[Any]:
         host = socket.gethostname()
         if platform.python_version() != self._python:
             raise Unfit(f"the worker on {host} runs Python {platform.python_version()}, and this is {self._python}")
-        if whole_digest() != self._digest:
+        if self._found != self._digest:
             raise Unfit(f"the worker on {host} has another version of Conveyor, or of its libraries, than this one")
         folder = Path(self._folder)
         try:

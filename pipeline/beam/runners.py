@@ -1,6 +1,6 @@
 """Which of Beam's runners takes the examples through ingestion and evaluation, and with which of its options.
 
-The results are the same bytes on all of them, so that nothing here is part of a cache's key.
+The examples are the same bytes on all of them, and the metrics the same, so that nothing here is part of a cache's key.
 """
 
 import dataclasses
@@ -110,11 +110,6 @@ class BeamRunner:
         """Whether all of its work is done on this machine, by this process and its children."""
         return self.name in ("direct", "multiprocess")
 
-    @property
-    def is_flink(self) -> bool:
-        """Whether it is Flink's."""
-        return self.name == "flink"
-
     def option(self, name: str) -> str | None:
         """Returns the value of one of its options; None where it is not given. The last one counts."""
         return next((o.partition("=")[2] for o in reversed(self.options) if o.partition("=")[0] == f"--{name}"), None)
@@ -142,7 +137,7 @@ class BeamRunner:
         if self.name == "dataflow":  # it starts workers of its own, from an image
             return named
         workers = ["--environment_type=EXTERNAL", f"--environment_config={WORKERS}"]
-        return [*named, *workers, *(_FLINK_OPTIONS if self.is_flink else ())]
+        return [*named, *workers, *(_FLINK_OPTIONS if self.name == "flink" else ())]
 
 
 DIRECT = BeamRunner()

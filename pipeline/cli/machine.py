@@ -86,7 +86,7 @@ def worker(address: str) -> ExitCode:
 
     Each machine of the cluster needs one, with this version of Conveyor, Python and their libraries, and with the home
     folder and the data at the same paths. It starts a process for each worker that the runner asks for, and ends with
-    SIGTERM. `conveyor run --beam flink` looks at all of them before it sends a job.
+    SIGTERM. `conveyor run --beam flink` looks at them before it sends a job.
 
     \b
     Exit codes  0  stopped by a signal

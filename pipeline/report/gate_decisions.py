@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow_model_analysis as tfma
 from ml_metadata.metadata_store import MetadataStore
+from tfx.utils import path_utils
 
 from components.drift_gate.executor import DRIFT, DriftMeasurement
 from components.format_export.executor import FORMATS_FILE
@@ -17,7 +18,6 @@ from pipeline.home.folders import Home
 from pipeline.home.provenance import Provenance
 
 ACCURACY = "sparse_categorical_accuracy"
-TRAINED = "Format-Serving"  # below a Trainer's output: where TFX has the SavedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +130,7 @@ def measured_before(store: MetadataStore, home: Home, provenance: Provenance, ve
         run = metadata_store.run_by_id(store, record.run)
         trained = metadata_store.folder(run.output("Trainer", "model"))
         folder = metadata_store.folder(run.output("Evaluator", "evaluation"))
-        if not trained or not folder or not model.is_made_of(version, trained / TRAINED):
+        if not trained or not folder or not model.is_made_of(version, Path(path_utils.serving_model_dir(str(trained)))):
             return None
         if not all(path.is_relative_to(home.artifacts) for path in (trained, folder)):
             return None

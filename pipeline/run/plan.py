@@ -40,7 +40,7 @@ class RunPlan:
       warm_start: whether the training starts from the baseline's weights.
       checkpoints: folder of this training's checkpoints, named after all that determines its result.
       provenance: what the model will come from.
-      beam: what the examples are ingested and evaluated on; the results are the same bytes on all.
+      beam: what the examples are ingested and evaluated on; the results are the same on all.
     """
 
     run_id: str

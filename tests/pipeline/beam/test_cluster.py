@@ -99,7 +99,9 @@ def look(tmp_path):
     """Looks as on a worker, at a home whose token is there."""
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / probe.TOKEN).write_text("t")
-    return probe.Look(str(tmp_path / "b"), "t")
+    made = probe.Look(str(tmp_path / "b"), "t")
+    made.setup()
+    return made
 
 
 def test_a_fit_worker_writes_who_it_is(look, tmp_path):

@@ -66,7 +66,7 @@ def test_a_runner_comes_before_a_file_of_its_name(tmp_path, monkeypatch):
 def test_beams_own_names_are_ours():
     assert BeamRunner.of("--runner=DirectRunner", "") == BeamRunner("direct", (), "")
     assert BeamRunner.of("--runner=dataflow --region=r", "") == BeamRunner("dataflow", ("--region=r",), "")
-    assert BeamRunner.of("--runner=FlinkRunner", "").is_flink
+    assert BeamRunner.of("--runner=FlinkRunner", "").name == "flink"
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", None, "link", b"\xef\xbb\xbfmultiprocess"])
