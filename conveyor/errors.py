@@ -28,7 +28,7 @@ class ConveyorError(Exception):
       exit_code: what the command ends with.
     """
 
-    exit_code = ExitCode.FAILED
+    exit_code: int = ExitCode.FAILED
 
 
 class ConfigError(ConveyorError):

@@ -19,5 +19,9 @@ for client in min-tfs-client tensorflow-serving-client-grpc; do
   printf '%s\nprotobuf<3.21\n' "$client" | "$uv" pip compile - --quiet --universal --python-version 3.10 \
     --generate-hashes --no-header --no-emit-index-url --no-annotate --output-file "requirements/clients/$client.lock"
 done
+# Ray, beside a stack that has what else it needs; its tests add it to theirs.
+printf 'ray==2.55.1\nfsspec\nmsgpack\ntensorboardx\n' | "$uv" pip compile - --quiet --no-deps --universal \
+  --python-version 3.10 --generate-hashes --no-header --no-emit-index-url --no-annotate \
+  --output-file requirements/extras/ray.lock
 echo "uv==0.13.9" | "$uv" pip compile - --quiet --universal --generate-hashes --no-header --no-emit-index-url \
   --output-file requirements/uv.lock

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 from pathlib import Path
 
@@ -8,14 +9,18 @@ import filelock
 import hypothesis
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from components.image_example_gen.dataset import Dataset
+from components.image_example_gen.executor import serialize
+from conveyor.settings import to_json
 from pipeline.data.fetch import FetchError, fetch
 from pipeline.experiments import load
 from tests.compatibility import pytest_collection_modifyitems, pytest_runtest_logreport, pytest_sessionfinish  # noqa: F401
 from tests.digits import read_idx, write_idx
+from tests.ray_cluster import cluster, ray  # noqa: F401
 from trainer.examples import Split
-from trainer.settings import TrainingJob
+from trainer.settings import TrainingJob, TrainingSpec
 
 # The same examples each time, so that no test fails now and then; `--hypothesis-profile=search` draws others.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)
@@ -67,6 +72,38 @@ def digits(mnist) -> Split:
     """The first 1,000 training images of real MNIST."""
     images, labels = read_idx(mnist, "train", 1000)
     return Split(images[..., np.newaxis], labels.astype(np.int64))
+
+
+@pytest.fixture
+def short_job(mnist_job):
+    """Twelve steps of 16 images, a line and a checkpoint every four."""
+    training = dataclasses.replace(
+        mnist_job.training, steps=12, batch_size=16, log_every=4, checkpoint_every=4, eval_every=8
+    )
+    return dataclasses.replace(mnist_job, training=training)
+
+
+@pytest.fixture
+def spec(short_job, digits, tmp_path):
+    """Writes a specification of a training on 800 digits, and 200 to test with."""
+    for split, part in (("train", slice(0, 800)), ("test", slice(800, 1000))):
+        folder = tmp_path / "examples" / f"Split-{split}"
+        folder.mkdir(parents=True)
+        with tf.io.TFRecordWriter(str(folder / "data")) as writer:
+            for record in serialize(digits.images[part], digits.labels[part]):
+                writer.write(record.content)
+
+    def write(learning_rate=1e-4, initial=None, **changes):
+        training = dataclasses.replace(short_job.training, **changes)
+        parameters = short_job.network.parameters | {"learning_rate": learning_rate}
+        network = dataclasses.replace(short_job.network, parameters=parameters)
+        job = dataclasses.replace(short_job, training=training, network=network)
+        folders = {name: str(tmp_path / name) for name in ("examples", "checkpoints", "model", "run")}
+        written = TrainingSpec(job=job, train=(folders["examples"],), spans={}, initial=initial, **folders)
+        (tmp_path / "spec.json").write_text(to_json(written))
+        return tmp_path / "spec.json"
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,9 @@
 A process of its own, because it alone may see a GPU, takes all of its memory with it when it ends, and can be killed
 without taking the pipeline with it. SPEC is a JSON file with the fields of `trainer.settings.TrainingSpec`.
 
+Several such processes train together where each has its own `TF_CONFIG`, as TensorFlow documents it, and all see the
+same files.
+
 It reports its progress on standard output, and ends with 0, or with another code and one sentence on standard error.
 """
 
@@ -23,7 +26,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from conveyor import modules, processes
-from conveyor.errors import ConveyorError
+from conveyor.errors import ConveyorError, ExitCode
 from conveyor.settings import from_json
 from serving import servability
 from serving.servability import NotServable
@@ -36,11 +39,19 @@ PROVEN = 16  # images whose answers are compared before a long training
 
 def main(spec: TrainingSpec) -> None:
     """Trains, measures on the test split, and writes the model and the record of the training; of a trial, trains."""
-    job, run, examples = spec.job, Path(spec.run), Path(spec.examples)
-    run.mkdir(parents=True, exist_ok=True)
+    Path(spec.run).mkdir(parents=True, exist_ok=True)
     tf.config.experimental.enable_op_determinism()
-    chosen = devices.choose(job.training.precision)
-    tqdm.write(f"Training on {chosen.description}.")
+    with devices.loss_told():
+        chosen = devices.choose(spec.job.training.precision)
+        _train(spec, chosen)
+        chosen.wait_for_all()  # TensorFlow ends all workers where one is gone
+
+
+def _train(spec: TrainingSpec, chosen: devices.Devices) -> None:
+    """Trains; the chief writes what comes of it."""
+    job, run, examples = spec.job, Path(spec.run), Path(spec.examples)
+    if chosen.is_chief:
+        tqdm.write(f"Training on {chosen.description}.")
     eval_folder = examples / "Split-eval"
     train = read_splits([Path(folder) / "Split-train" for folder in spec.train], job.pictures)
     sample = train.images[:PROVEN]
@@ -54,9 +65,17 @@ def main(spec: TrainingSpec) -> None:
         initial=export.read_weights(Path(spec.initial)) if spec.initial else None,
         prove=functools.partial(_prove, job, sample, run) if spec.model else None,
     )
-    (run / "history.json").write_text(json.dumps(result.history))
-    if not spec.model:
-        return
+    if chosen.is_chief:
+        (run / "history.json").write_text(json.dumps(result.history))
+        if spec.model:
+            _write(spec, Path(spec.model), chosen, result, sample)
+
+
+def _write(
+    spec: TrainingSpec, model: Path, chosen: devices.Devices, result: loop.TrainingResult, sample: np.ndarray
+) -> None:
+    """Measures a trained network on the test split, and writes the model and the record of the training."""
+    job, run, examples = spec.job, Path(spec.run), Path(spec.examples)
     test = read_split(examples / "Split-test", job.pictures)
     with _not_servable():
         network, predict = _in_float32(result.model, job)
@@ -66,9 +85,9 @@ def main(spec: TrainingSpec) -> None:
     with futures.ThreadPoolExecutor(1) as thread:  # TensorFlow predicts while Python writes
         predicted = thread.submit(predict, test.images) if is_pure else None
         with _not_servable():
-            export.write(network, job, Path(spec.model), run)
+            export.write(network, job, model, run)
     with _not_servable():
-        _check(network, job, Path(spec.model), sample, answers, to_prove=not result.proven)
+        _check(network, job, model, sample, answers, to_prove=not result.proven)
     scores = predicted.result() if predicted else predict(test.images)
     accuracy, _ = loop.accuracy_and_loss(scores, test.labels)
     tqdm.write(f"test accuracy {accuracy:.4f}")
@@ -148,15 +167,21 @@ def _held_out(predict: loop.Predict, spans: dict[str, str], rules: Pictures) -> 
     return measured
 
 
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m trainer SPEC.json")
-    processes.end_with_parent()
+def run(spec: Path) -> int:
+    """Runs the trainer as the whole of this process, and returns its exit code; an error's sentence goes to stderr."""
     try:
-        given = from_json(TrainingSpec, Path(sys.argv[1]).read_bytes())
+        given = from_json(TrainingSpec, spec.read_bytes())
         with modules.importable(Path(given.job.network.folder)):  # a network may import in the midst of a call
             main(given)
         gc.freeze()  # else the interpreter looks through TensorFlow's objects once more, for a second, before it ends
     except ConveyorError as error:
         print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+        return error.exit_code
+    return ExitCode.SUCCESS
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m trainer SPEC.json")
+    processes.end_with_parent()
+    sys.exit(run(Path(sys.argv[1])))

@@ -1,9 +1,17 @@
-"""Chooses what a network is trained on: processors, arithmetic and compilation."""
+"""Chooses what a network is trained on: processors, workers, arithmetic and compilation."""
 
+import contextlib
 import dataclasses
+import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
+
+from conveyor.errors import ConfigError, ConveyorError
+from conveyor.words import counted
 
 BFLOAT16_CAPABILITY = (8, 0)  # NVIDIA's Ampere, the first whose tensor cores compute in bfloat16
 
@@ -17,39 +25,116 @@ class Devices:
       precision: `float32` or `mixed_bfloat16`.
       xla: whether the gradients are compiled by XLA, which helps on a GPU and slows a CPU down.
       description: the choice in words, for the person who waits.
+      workers: how many processes train together.
+      is_chief: whether this one writes and says what comes of the training, which one of them does.
     """
 
     strategy: tf.distribute.Strategy
     precision: str
     xla: bool
     description: str
+    workers: int = 1
+    is_chief: bool = True
 
     @property
     def is_one_cpu(self) -> bool:
         """Whether nothing is spread, and there is no GPU."""
         return not self.xla and self.strategy.num_replicas_in_sync == 1
 
+    def wait_for_all(self) -> None:
+        """Returns when all workers have come here."""
+        self.agree_on(0)
+
+    def agree_on(self, number: int) -> bool:
+        """Returns, when all workers have come here, whether they have the same number; at least one learns if not."""
+        return self.workers == 1 or _mean(self.strategy, number) == number
+
+
+class WorkerLost(ConveyorError):
+    """Another worker of the training is gone; it goes on from its last checkpoint when all are begun anew."""
+
+    exit_code = os.EX_TEMPFAIL
+
+
+@contextlib.contextmanager
+def loss_told() -> Iterator[None]:
+    """Raises a `WorkerLost` where an operation of the block waits for a worker that is gone."""
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        raise WorkerLost("Another worker of the training is gone. Run again to continue.") from error
+
 
 def choose(precision: str) -> Devices:
     """Returns all GPUs that TensorFlow sees, or the CPU where there is none.
 
+    Of several workers, which `TF_CONFIG` tells of, it returns those of all, when all have come here.
+
     Args:
-      precision: `auto` takes bfloat16 where the hardware computes in it; anything else is taken as it is.
+      precision: `auto` takes bfloat16 where the hardware of all workers computes in it; anything else is taken as it
+        is.
+
+    Raises:
+      ConfigError: `TF_CONFIG` is none of workers.
     """
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
-    has_bfloat16 = _gpus_have_bfloat16(gpus) if gpus else _cpu_has_bfloat16(Path("/proc/cpuinfo"))
+    workers, is_chief = _workers(os.environ.get("TF_CONFIG", ""))
+    if workers > 1:
+        strategy: tf.distribute.Strategy = _over_workers(gpus)
+    else:
+        strategy = tf.distribute.MirroredStrategy() if gpus else tf.distribute.get_strategy()
     if precision == "auto":
-        precision = "mixed_bfloat16" if has_bfloat16 else "float32"
-    if not gpus:
-        return Devices(tf.distribute.get_strategy(), precision, False, f"CPU, {precision}")
-    # Where float32 is asked for, it is float32: in TensorFloat-32, which has 10 bits, scores differ from those of the
-    # exported model on a processor by more than rounding.
-    tf.config.experimental.enable_tensor_float_32_execution(False)
+        has_bfloat16 = _gpus_have_bfloat16(gpus) if gpus else _cpu_has_bfloat16(Path("/proc/cpuinfo"))
+        have_all = has_bfloat16 if workers == 1 else _mean(strategy, has_bfloat16) == 1
+        precision = "mixed_bfloat16" if have_all else "float32"
+    if gpus:
+        # Where float32 is asked for, it is float32: in TensorFloat-32, which has 10 bits, scores differ from those of
+        # the exported model on a processor by more than rounding.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+    of_each = f"{counted(workers, 'worker')}, each with " if workers > 1 else ""
+    return Devices(strategy, precision, bool(gpus), f"{of_each}{_named(gpus)}, {precision}", workers, is_chief)
+
+
+def _named(gpus: list[tf.config.PhysicalDevice]) -> str:
     names = {tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus}
-    description = f"{len(gpus)} x {', '.join(sorted(names))}, {precision}"
-    return Devices(tf.distribute.MirroredStrategy(), precision, True, description)
+    return f"{len(gpus)} x {', '.join(sorted(names))}" if gpus else "CPU"
+
+
+def _workers(config: str) -> tuple[int, bool]:
+    """Returns how many workers a `TF_CONFIG` tells of, and whether this is their chief; without one, this is alone.
+
+    Raises:
+      ConfigError: it is no JSON, or has tasks of other kinds.
+    """
+    try:
+        told = json.loads(config or "{}")
+        tasks = {kind: list(addresses) for kind, addresses in told.get("cluster", {}).items()}
+        task = told.get("task", {"type": "worker", "index": 0})
+        kind, index = task["type"], int(task["index"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ConfigError(f"TF_CONFIG is not what TensorFlow documents: {config}") from None
+    if not {*tasks} <= {"chief", "worker"} or (tasks and index not in range(len(tasks.get(kind, ())))):
+        raise ConfigError(f"TF_CONFIG must tell of a chief and workers alone, and which of them this is: {config}")
+    return max(1, sum(map(len, tasks.values()))), kind == "chief" or ("chief" not in tasks and index == 0)
+
+
+def _over_workers(gpus: list[Any]) -> tf.distribute.Strategy:
+    """Returns a strategy over the workers of `TF_CONFIG`, when all are there; on processors, it adds up in a ring."""
+    kinds = tf.distribute.experimental.CommunicationImplementation
+    options = tf.distribute.experimental.CommunicationOptions(implementation=kinds.AUTO if gpus else kinds.RING)
+    return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+
+
+def _mean(strategy: tf.distribute.Strategy, value: float) -> float:
+    """Returns the mean of the workers' values, when all have come here."""
+
+    @tf.function(autograph=False)
+    def reduced(own: tf.Tensor) -> tf.Tensor:
+        return strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(lambda: tf.identity(own)), axis=None)
+
+    return float(reduced(tf.constant(value, tf.float64)))
 
 
 def _gpus_have_bfloat16(gpus: list[tf.config.PhysicalDevice]) -> bool:

@@ -135,24 +135,29 @@ def _files_of(folder: Path) -> list[Path]:
     return files
 
 
-def batches(split: Split, order: "ShuffledOrder", first_step: int = 0, replicas: int = 1) -> tf.data.Dataset:
-    """Returns the batches of a training's steps, each in its share for every replica.
+def batches(
+    split: Split, order: "ShuffledOrder", first_step: int = 0, replicas: int = 1, here: range | None = None
+) -> tf.data.Dataset:
+    """Returns the batches of a training's steps, each in its share for every replica that this worker has.
 
     Args:
       split: the examples.
       order: which examples each step sees.
       first_step: the number of the first step to return, from 0.
       replicas: how many devices share a batch.
+      here: which of them this worker has; None for all. It reads nothing of what the others take.
 
     Returns:
       Elements of images, uint8 [n, height, width, channels], and labels, int64 [n]; the `replicas` elements of a step
       make up its batch.
     """
+    here = range(replicas) if here is None else here
     batch_size, shape = order.batch_size, split.images[:1].shape[1:]
     encoded = split.images if isinstance(split.images, EncodedImages) else None
 
     def read(element: np.int64) -> tuple[np.ndarray, np.ndarray]:
-        step, replica = divmod(int(element), replicas)
+        step, place = divmod(int(element), len(here))
+        replica = here[place]
         chosen = order[step][replica * batch_size // replicas : (replica + 1) * batch_size // replicas]
         return encoded.files(chosen) if encoded else split.images[chosen], split.labels[chosen]
 
@@ -167,7 +172,7 @@ def batches(split: Split, order: "ShuffledOrder", first_step: int = 0, replicas:
     # gone.
     options = tf.data.Options()
     options.autotune.enabled = False
-    elements = tf.data.Dataset.range(first_step * replicas, len(order) * replicas)
+    elements = tf.data.Dataset.range(first_step * len(here), len(order) * len(here))
     return elements.map(share, READERS).prefetch(PREFETCHED).with_options(options)
 
 

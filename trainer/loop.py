@@ -1,5 +1,6 @@
 """Trains a network: blocks of steps between two lines, checkpoints that a killed run continues from."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -17,7 +18,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from conveyor import processes
-from conveyor.errors import ConveyorError, ExitCode
+from conveyor.errors import ConfigError, ConveyorError, ExitCode
 from trainer import export, networks
 from trainer.devices import Devices
 from trainer.examples import Images, ShuffledOrder, Split
@@ -34,6 +35,10 @@ PROVEN_FROM = 500  # steps of a training that is worth to be proved not to be in
 
 class TrainingDiverged(ConveyorError):
     """The loss is not a number any more, and no further step can mend it."""
+
+
+class OtherCheckpoints(ConveyorError):
+    """Workers of a training do not see the same checkpoints."""
 
 
 class TrainingStopped(ConveyorError):
@@ -111,6 +116,9 @@ def train(
     comes next, without dropout, as the tutorial does. It writes a checkpoint every `checkpoint_every` steps. To the
     network's callbacks, `eval_every` steps are an epoch; they begin anew where a training is continued.
 
+    Of several workers, each takes its share of every batch, and does all else as the others do; the chief alone says
+    and writes it, and hears SIGTERM.
+
     Args:
       job: the network and how it is trained.
       devices: what it is trained on.
@@ -124,16 +132,28 @@ def train(
         draw random numbers. It raises where more training is no use, and returns whether it could say.
 
     Raises:
+      ConfigError: there are more devices than images in a batch.
       NetworkError: the network cannot be built.
       ExamplesChanged: a file of examples is not what it was.
+      OtherCheckpoints: the workers' folders of checkpoints are not the same.
       TrainingDiverged: the loss became infinite or not a number.
       TrainingStopped: SIGTERM came.
     """
     training = job.training
+    if training.batch_size < devices.strategy.num_replicas_in_sync:
+        raise ConfigError(
+            f"training.batch_size is {training.batch_size}, and {devices.strategy.num_replicas_in_sync} devices are to "
+            "share it: it must be that, or more."
+        )
     model, saver = _prepare(job, devices, checkpoints, functools.partial(_sample, train_split, job))
     if initial is not None:
         export.set_weights(model, initial)
     first_step, history = saver.restore()
+    if not devices.agree_on(first_step):
+        raise OtherCheckpoints(
+            f"The workers do not see the same checkpoints in {checkpoints}: it must be on a file system that all share."
+        )
+    say = say if devices.is_chief else _say_nothing
     if first_step:
         say(f"Continuing from the checkpoint at step {first_step}.")
     order = ShuffledOrder(len(train_split), training.batch_size, training.steps + 1, training.seed)
@@ -142,10 +162,11 @@ def train(
     callbacks = Callbacks(job, model)
     stopped = threading.Event()
     proven, started = False, time.perf_counter()
+    writer = tf.summary.create_file_writer(str(logs)).as_default() if devices.is_chief else contextlib.nullcontext()
     with (
-        _bar(first_step, training.steps) as bar,
-        tf.summary.create_file_writer(str(logs)).as_default(),
-        processes.on_stop(stopped.set),
+        _bar(first_step, training.steps, shown=devices.is_chief) as bar,
+        writer,
+        processes.on_stop(stopped.set if devices.is_chief else _do_nothing),
     ):
         step, ends = first_step, bool(history) and "ended" in history[-1]
         if not ends:
@@ -164,7 +185,7 @@ def train(
                             history[-1] = measure(step, ends)
                         history[-1]["ended"] = 1
                     say(_line(history[-1]))
-                if ends or step % training.checkpoint_every == 0 or stopped.is_set():
+                if devices.is_chief and (ends or step % training.checkpoint_every == 0 or stopped.is_set()):
                     saver.save(step, history)
             if ends:
                 break
@@ -182,6 +203,14 @@ def train(
                 proven = prove(model)
             callbacks.trained(step, count, loss)
     return TrainingResult(model, step, first_step, time.perf_counter() - started, history, proven)
+
+
+def _say_nothing(line: str) -> None:
+    """Leaves it to the chief."""
+
+
+def _do_nothing() -> None:
+    """Leaves it to the chief, without whom this worker ends."""
 
 
 def _steps_to_next_event(step: int, training: Training) -> int:
@@ -204,7 +233,7 @@ def _prepare(
     with devices.strategy.scope():
         model = networks.build(job, devices.precision, images)
         model.optimizer.build(model.trainable_variables)
-        return model, Checkpoints(checkpoints, model, job.training.keep_checkpoints)
+    return model, Checkpoints(checkpoints, model, job.training.keep_checkpoints)
 
 
 def _sample(split: Split, job: TrainingJob) -> np.ndarray:
@@ -218,7 +247,7 @@ def _at_once(shape: tuple[int, int, int]) -> int:
     return max(1, FLOAT_BYTES // (4 * math.prod(shape)))
 
 
-def _bar(first_step: int, steps: int) -> Any:
+def _bar(first_step: int, steps: int, *, shown: bool) -> Any:
     """Returns a bar with steps a second and the time left, on standard output; nothing where that is no terminal."""
     return tqdm(
         total=steps,
@@ -228,7 +257,7 @@ def _bar(first_step: int, steps: int) -> Any:
         leave=False,
         dynamic_ncols=True,
         file=sys.stdout,
-        disable=None,
+        disable=None if shown else True,
     )
 
 

@@ -48,7 +48,7 @@ class Training:
     """How long a network is trained, on how much at a time; its optimizer and loss are its own.
 
     Attributes:
-      batch_size: examples in a step, over all devices.
+      batch_size: examples in a step, over all devices of all workers.
       steps: optimizer steps in all.
       warm_steps: steps of a training that starts from the weights of the stable version; 0 to train from scratch.
       log_every: steps between two printed lines.
@@ -58,6 +58,7 @@ class Training:
       precision: `auto` (bfloat16 where the processor or GPU is faster in it, else float32), `float32` or
         `mixed_bfloat16`. Variables are float32 in each, and so is the exported model.
       keep_checkpoints: how many checkpoints are kept.
+      workers: processes that train together: on this machine, or on a Ray cluster where `$RAY_ADDRESS` names one.
     """
 
     batch_size: Annotated[int, Field(ge=1)]
@@ -69,6 +70,7 @@ class Training:
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 2019
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     keep_checkpoints: Annotated[int, Field(ge=1)] = 3
+    workers: Annotated[int, Field(ge=1)] = 1
 
 
 @settings("pictures")

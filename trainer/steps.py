@@ -33,9 +33,14 @@ class Steps:
         first_step: int,
         say: Callable[[str], Any],
     ) -> None:
-        strategy = devices.strategy
-        shares = batches(train_split, order, first_step, strategy.num_replicas_in_sync)
-        self._new_iterator = lambda: iter(strategy.distribute_datasets_from_function(lambda _: shares))
+        strategy, replicas = devices.strategy, devices.strategy.num_replicas_in_sync
+
+        def shares(worker: tf.distribute.InputContext) -> tf.data.Dataset:
+            local = replicas // worker.num_input_pipelines
+            first = worker.input_pipeline_id * local
+            return batches(train_split, order, first_step, replicas, range(first, first + local))
+
+        self._new_iterator = lambda: iter(strategy.distribute_datasets_from_function(shares))
         self._new_loop = functools.partial(_compiled_loop, job, devices, model, _update(job, devices, model, say))
         layers = uncompilable(model)
         if devices.xla and layers:

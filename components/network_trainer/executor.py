@@ -1,9 +1,13 @@
 """Runs the trainer in a process of its own, and completes its SavedModel with warm-up requests."""
 
 import dataclasses
+import importlib.util
 import json
+import os
+import re
 import shutil
 import signal
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +20,8 @@ from trainer.examples import read_split
 from trainer.settings import SPEC, TrainingJob, TrainingSpec
 
 PROGRAM = "trainer"
+ON_THIS_MACHINE, ON_RAY = "components.network_trainer.local_workers", "components.network_trainer.ray_workers"
+CONNECT_SECONDS = 10  # to a cluster
 
 
 class TrainingFailed(ConveyorError):
@@ -81,7 +87,10 @@ def _why(number: int) -> str:
 
 
 def run_trainer(spec: Path, output: IO[str] | None = None) -> None:
-    """Runs the trainer, and waits for it. What it writes to standard error goes through ours.
+    """Runs the trainer, or its workers, and waits for it. What it writes to standard error goes through ours.
+
+    A job controller that has set `TF_CONFIG` has placed the workers, and this process with them; several workers are
+    on the Ray cluster that `$RAY_ADDRESS` names, or else on this machine.
 
     Args:
       spec: its specification's file; the process runs in that folder.
@@ -91,10 +100,32 @@ def run_trainer(spec: Path, output: IO[str] | None = None) -> None:
       TrainingFailed: it ended with an error, or was stopped.
     """
     # In the run's own folder: a network's callbacks may write files by relative paths.
-    code, last_line = processes.run([PROGRAM, str(spec)], spec.parent, {}, output, stops=True)
+    program = placed(from_json(TrainingSpec, spec.read_bytes()).job.training.workers)
+    code, last_line = processes.run([program, str(spec)], spec.parent, {}, output, stops=True)
     if code < 0:
         raise TrainerKilled(f"The trainer was killed by signal {-code}{_why(-code)}.")
     if code == ExitCode.INTERRUPTED:
         raise TrainerKilled(last_line)
     if code:
         raise TrainingFailed(last_line)
+
+
+def placed(workers: int) -> str:
+    """Returns the program that trains with so many workers.
+
+    Raises:
+      TrainingFailed: `RAY_ADDRESS` names a cluster, and nobody answers there, or there is no Ray here.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    if workers == 1 or "TF_CONFIG" in os.environ:
+        return PROGRAM
+    if not address:
+        return ON_THIS_MACHINE
+    if importlib.util.find_spec("ray") is None:
+        raise TrainingFailed("RAY_ADDRESS names a cluster, and there is no Ray here: pip install 'conveyor-tfx[ray]'.")
+    if found := re.fullmatch(r"\[?(.+?)\]?:(\d+)", address):  # Ray itself tries for minutes, and ends its process
+        try:
+            socket.create_connection((found[1], int(found[2])), CONNECT_SECONDS).close()
+        except OSError as error:
+            raise TrainingFailed(f"There is no Ray cluster at {address}, as RAY_ADDRESS says: {error}.") from error
+    return ON_RAY

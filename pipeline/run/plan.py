@@ -167,7 +167,9 @@ def _training_key(experiment: Experiment, job: TrainingJob, provenance: Provenan
       initial: digest of the model whose weights the training starts from; empty for none.
     """
     code = code_digest("trainer.__main__", "trainer.layers", "components.image_example_gen.executor")
-    job = dataclasses.replace(job, network=dataclasses.replace(job.network, folder=""))  # wherever it stands
+    # Wherever the code stands, and however many train: one that lost a machine goes on with fewer.
+    network, training = dataclasses.replace(job.network, folder=""), dataclasses.replace(job.training, workers=1)
+    job = dataclasses.replace(job, network=network, training=training)
     settings = [to_json(job), to_json(experiment.dataset), to_json(experiment.spans)]
     whole = "\n".join([*settings, provenance.data_digest, initial, code])
     return hashlib.sha256(whole.encode()).hexdigest()[:16]

@@ -127,6 +127,7 @@ def prepare(plan: RunPlan, console: Console) -> Any:
     processes.import_ahead()
     import tensorflow as tf
 
+    from components.network_trainer.executor import placed
     from pipeline.home import metadata_store
     from pipeline.run import graph  # noqa: F401  # which takes most of the time
     from trainer import networks
@@ -135,6 +136,7 @@ def prepare(plan: RunPlan, console: Console) -> Any:
     plan.stage_network()
     networks.build(plan.job, "float32")  # what is wrong with it is told of before any work is done
     networks.callbacks(plan.job.network)
+    placed(plan.job.training.workers)
     store = metadata_store.connect(plan.home)
     for name in metadata_store.close_abandoned(store, died=True):
         console.note(f"An earlier run was stopped in {name}; this one continues from there.")

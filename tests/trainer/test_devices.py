@@ -1,6 +1,9 @@
+import json
+
 import pytest
 import tensorflow as tf
 
+from conveyor.errors import ConfigError
 from trainer import devices
 
 
@@ -72,3 +75,44 @@ def test_without_a_gpu_the_processor_is_taken(gpus, monkeypatch):
     monkeypatch.setattr(devices, "_cpu_has_bfloat16", lambda path: str(path) == "/proc/cpuinfo")
     chosen = devices.choose("auto")
     assert (chosen.precision, chosen.xla, chosen.description) == ("mixed_bfloat16", False, "CPU, mixed_bfloat16")
+
+
+def config(cluster, kind, index):
+    return json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("", (1, True)),
+        (config({}, "worker", 0), (1, True)),
+        (config({"worker": ["a:1", "b:1"]}, "worker", 0), (2, True)),
+        (config({"worker": ["a:1", "b:1"]}, "worker", 1), (2, False)),
+        (config({"chief": ["c:1"], "worker": ["a:1"]}, "worker", 0), (2, False)),
+        (config({"chief": ["c:1"], "worker": ["a:1"]}, "chief", 0), (2, True)),
+    ],
+)
+def test_workers_are_those_that_tf_config_tells_of(told, expected):
+    assert devices._workers(told) == expected
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "{",
+        "[]",
+        "2",
+        config({"worker": ["a:1", "b:1"]}, "worker", 2),
+        config({"worker": ["a:1"], "ps": ["b:1"]}, "worker", 0),
+        config({"worker": ["a:1"]}, "evaluator", 0),
+        json.dumps({"cluster": {"worker": ["a:1"]}, "task": {}}),
+    ],
+)
+def test_a_tf_config_that_tells_of_no_workers_is_refused(told):
+    with pytest.raises(ConfigError, match="TF_CONFIG"):
+        devices._workers(told)
+
+
+def test_a_lost_worker_is_one_sentence():
+    with pytest.raises(devices.WorkerLost, match="Another worker of the training is gone"), devices.loss_told():
+        raise tf.errors.UnavailableError(None, None, "Collective ops is aborted by: ...")

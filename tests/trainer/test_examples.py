@@ -75,3 +75,19 @@ def test_replicas_share_each_batch(replicas):
     seen = np.concatenate([labels for _, labels in shares]).reshape(5, 10)
     assert (seen == np.array(list(order))[2:]).all()
     assert all((images.ravel() == labels).all() for images, labels in shares)
+
+
+def test_a_worker_reads_its_rows_alone():
+    class Watched:
+        def __init__(self):
+            self.read = []
+
+        def __getitem__(self, numbers):
+            self.read.extend(np.atleast_1d(numbers).tolist() if isinstance(numbers, np.ndarray) else [])
+            return np.zeros((*np.arange(40)[numbers].shape, 1, 1, 1), np.uint8)
+
+    images, labels, order = Watched(), np.arange(40, dtype=np.int64), ShuffledOrder(40, 10, 7, seed=3)
+    shares = list(batches(Split(images, labels), order, replicas=4, here=range(2, 4)).as_numpy_iterator())
+    seen = np.concatenate([labels for _, labels in shares]).reshape(7, 5)
+    assert (seen == np.array(list(order))[:, 5:]).all()
+    assert sorted(images.read) == sorted(seen.ravel())

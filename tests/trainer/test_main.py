@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import os
 import re
@@ -12,37 +11,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from components.image_example_gen.executor import serialize
-from conveyor.settings import to_json
-from tests.trainer.conftest import with_parameters
 from trainer.__main__ import _state
-from trainer.settings import TrainingSpec
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow  # each test is a process of its own that imports TensorFlow
-
-
-@pytest.fixture
-def spec(short_job, digits, tmp_path):
-    for split, part in (("train", slice(0, 800)), ("test", slice(800, 1000))):
-        folder = tmp_path / "examples" / f"Split-{split}"
-        folder.mkdir(parents=True)
-        with tf.io.TFRecordWriter(str(folder / "data")) as writer:
-            for record in serialize(digits.images[part], digits.labels[part]):
-                writer.write(record.content)
-
-    def write(steps=12, learning_rate=1e-4, initial=None):
-        training = dataclasses.replace(short_job.training, steps=steps)
-        network = with_parameters(short_job.network, learning_rate=learning_rate)
-        job = dataclasses.replace(short_job, training=training, network=network)
-        folders = {name: str(tmp_path / name) for name in ("examples", "checkpoints", "model", "run")}
-        written = TrainingSpec(job=job, train=(folders["examples"],), spans={}, initial=initial, **folders)
-        (tmp_path / "spec.json").write_text(to_json(written))
-        return tmp_path / "spec.json"
-
-    return write
 
 
 def start(spec):

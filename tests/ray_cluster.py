@@ -1,0 +1,61 @@
+"""Ray, beside this stack, and a cluster of two nodes that are processes of this machine."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import filelock
+import pytest
+
+LOCK = Path(__file__).parents[1] / "requirements" / "extras" / "ray.lock"
+LOST_SOON = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "2"}
+
+
+@pytest.fixture(scope="session")
+def ray(request) -> dict[str, str]:
+    """The environment that makes Ray importable: the lock has what the stack lacks."""
+    site = request.config.cache.mkdir("conveyor-ray") / f"{sys.version_info.major}.{sys.version_info.minor}"
+    uv = Path(sys.executable).with_name("uv")
+    with filelock.FileLock(f"{site}.lock"):
+        if not site.is_dir():
+            command = [uv, "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--python", sys.executable]
+            done = subprocess.run([*command, "--target", f"{site}.part", "-r", LOCK], capture_output=True, text=True)
+            if done.returncode:
+                shutil.rmtree(f"{site}.part", ignore_errors=True)
+                pytest.skip(f"needs Ray: {done.stderr.strip()[-300:]}")
+            Path(f"{site}.part").rename(site)
+    return {"PYTHONPATH": str(site), "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@pytest.fixture
+def cluster(ray):
+    """A Ray cluster of two nodes with a processor each: its address, and the second node's daemon."""
+    folder = tempfile.mkdtemp(prefix="ray-")  # a short one: the names of sockets lie in it
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address, port = "127.0.0.1", free.getsockname()[1]
+
+    def start(*arguments):
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--num-cpus=1", "--disable-usage-stats"]
+        command += [f"--node-ip-address={address}", *arguments]
+        subprocess.run(command, env=os.environ | ray | LOST_SOON, check=True, capture_output=True)
+
+    try:
+        start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}")
+        start(f"--address={address}:{port}")
+        yield f"{address}:{port}", _process(f"--raylet_socket_name={folder}/", "/raylet.1")
+    finally:
+        subprocess.run(["pkill", "-9", "-f", folder], check=False)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _process(*parts):
+    """Returns the process with all of these in one of its arguments."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        if any(all(part in argument for part in parts) for argument in path.read_text(errors="replace").split("\0")):
+            return int(path.parent.name)
+    raise AssertionError(f"no process has {parts}")
