@@ -42,6 +42,7 @@ bench: setup  ## Runs every benchmark, and stores the results
 	.venv/bin/python -m benchmarks.pipeline_overhead
 	.venv/bin/python -m benchmarks.retraining
 	.venv/bin/python -m benchmarks.training
+	.venv/bin/python -m benchmarks.training_workers
 	.venv/bin/python -m benchmarks.serving
 	.venv/bin/python -m benchmarks.serving_processes
 

@@ -302,6 +302,25 @@ def training() -> str:
     )
 
 
+def workers() -> str:
+    """Returns the section on several workers of a training."""
+    stored = result("training_workers")
+    rows = []
+    for network, found in stored["networks"].items():
+        images = [spread(seen, 0) for seen in found["images"].values()]
+        shares = {key: 100 * value for key, value in found["communication"].items()}
+        rows.append([f"`{network}`", *images, spread(found["gain"], 2), spread(shares, 0, " %")])
+    ways = list(next(iter(stored["networks"].values()))["images"])
+    return f"""## Several workers
+
+`python -m benchmarks.training_workers`: images a second in training, n = {stored["n"]}, in turn, {stored["steps"]} steps each time, with one core a
+worker, all on one machine. What two workers take longer for a step than one with half the batch is communication. The optimizer of
+one worker alone is compiled by XLA.
+
+{table(["network", *ways, "two / one", "communication"], rows)}
+{machine(stored)}"""
+
+
 def page() -> str:
     """Returns the whole page."""
     head = """<!-- Made by docs/make_measurements.py from benchmarks/results/. -->
@@ -313,7 +332,7 @@ the benchmark and of the code. The tables show medians and ranges, as "median (l
 do not compare; ratios within one run do.
 
 """
-    sections = (overhead(), retraining(), training(), serving(), processes(), ingestion(), data_size())
+    sections = (overhead(), retraining(), training(), workers(), serving(), processes(), ingestion(), data_size())
     return head + "\n".join(sections)
 
 

@@ -80,9 +80,9 @@ def choose(precision: str) -> Devices:
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
-    workers, is_chief = _workers(os.environ.get("TF_CONFIG", ""))
+    workers, is_chief = workers_of(os.environ.get("TF_CONFIG", ""))
     if workers > 1:
-        strategy: tf.distribute.Strategy = _over_workers(gpus)
+        strategy: tf.distribute.Strategy = _overworkers_of(gpus)
     else:
         strategy = tf.distribute.MirroredStrategy() if gpus else tf.distribute.get_strategy()
     if precision == "auto":
@@ -102,7 +102,7 @@ def _named(gpus: list[tf.config.PhysicalDevice]) -> str:
     return f"{len(gpus)} x {', '.join(sorted(names))}" if gpus else "CPU"
 
 
-def _workers(config: str) -> tuple[int, bool]:
+def workers_of(config: str) -> tuple[int, bool]:
     """Returns how many workers a `TF_CONFIG` tells of, and whether this is their chief; without one, this is alone.
 
     Raises:
@@ -120,7 +120,7 @@ def _workers(config: str) -> tuple[int, bool]:
     return max(1, sum(map(len, tasks.values()))), kind == "chief" or ("chief" not in tasks and index == 0)
 
 
-def _over_workers(gpus: list[Any]) -> tf.distribute.Strategy:
+def _overworkers_of(gpus: list[Any]) -> tf.distribute.Strategy:
     """Returns a strategy over the workers of `TF_CONFIG`, when all are there; on processors, it adds up in a ring."""
     kinds = tf.distribute.experimental.CommunicationImplementation
     options = tf.distribute.experimental.CommunicationOptions(implementation=kinds.AUTO if gpus else kinds.RING)

@@ -1,5 +1,6 @@
 """Runs the trainer in a process of its own, and completes its SavedModel with warm-up requests."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -8,12 +9,14 @@ import re
 import shutil
 import signal
 import socket
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from conveyor import processes
 from conveyor.errors import ConveyorError, ExitCode
+from conveyor.files import replace_file
 from conveyor.settings import from_json, to_json
 from serving import warmup
 from trainer.examples import read_split
@@ -22,6 +25,7 @@ from trainer.settings import SPEC, TrainingJob, TrainingSpec
 PROGRAM = "trainer"
 ON_THIS_MACHINE, ON_RAY = "components.network_trainer.local_workers", "components.network_trainer.ray_workers"
 CONNECT_SECONDS = 10  # to a cluster
+LOOK_SECONDS = 1  # between two looks for what the chief has begun
 
 
 class TrainingFailed(ConveyorError):
@@ -62,9 +66,36 @@ def run_fn(fn_args: Any) -> None:
         run=str(run),
     )
     (run / SPEC).write_text(to_json(spec))
-    run_trainer(run / SPEC)
+    with _told(spec) if "TF_CONFIG" in os.environ else contextlib.nullcontext():
+        run_trainer(run / SPEC)
     images = read_split(examples / "Split-test", job.pictures).images[: max(config["warmup_batches"], default=0)]
     warmup.write(Path(fn_args.serving_model_dir), images, config["warmup_batches"])
+
+
+@contextlib.contextmanager
+def _told(spec: TrainingSpec) -> Iterator[None]:
+    """Tells the other workers that a job controller has placed what is trained, as long as the block lasts."""
+    Path(spec.checkpoints).mkdir(parents=True, exist_ok=True)
+    replace_file(Path(spec.checkpoints, SPEC), to_json(spec))
+    try:
+        yield
+    finally:
+        Path(spec.checkpoints, SPEC).unlink(missing_ok=True)
+
+
+def join(checkpoints: Path) -> None:
+    """Trains as a worker that is not the chief, when that one has begun; `TF_CONFIG` says which they are.
+
+    Args:
+      checkpoints: folder of the training's checkpoints, as the chief has it.
+
+    Raises:
+      TrainingFailed: it ended with an error, or was stopped.
+    """
+    spec = checkpoints / SPEC
+    while not spec.exists():
+        time.sleep(LOOK_SECONDS)
+    run_trainer(spec)
 
 
 def example_folders(train_files: Iterable[str]) -> dict[str, Path]:

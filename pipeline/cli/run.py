@@ -80,6 +80,9 @@ def run(chosen: Chosen, home: Home, best: bool, beam: str | None) -> ExitCode:
     """
     console = Console()
     chosen = _with_best(chosen, home, console) if best else chosen
+    if runner.takes_part():
+        runner.take_part(chosen.experiment, home, chosen.data, console)
+        return ExitCode.SUCCESS
     if chosen.choice.record.definition:
         console.note(chosen.description)
     remember = functools.partial(chosen.remember, console.note)

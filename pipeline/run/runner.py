@@ -1,5 +1,6 @@
 """Runs an experiment's pipeline on this machine: lock, data, components, verdict."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,38 @@ def run(
             if outcome.version is not None:
                 _settle(home, experiment.serving.model_name, outcome, console)
         return outcome
+
+
+def takes_part() -> bool:
+    """Whether a job controller has placed this process beside another, which has the run: see `take_part`.
+
+    Raises:
+      ConfigError: `TF_CONFIG` is none of workers.
+    """
+    if "TF_CONFIG" not in os.environ:
+        return False
+    from trainer import devices  # with TensorFlow
+
+    return not devices.workers_of(os.environ["TF_CONFIG"])[1]
+
+
+def take_part(experiment: Experiment, home: Home, source: Path | None, console: Console) -> None:
+    """Trains as one of the workers of a run, whose chief is elsewhere and has the same settings, home and data.
+
+    Raises:
+      RunFailed: the training failed, or was stopped.
+      ConveyorError: see `run`, as for the settings, the data and the home folder.
+    """
+    from components.network_trainer.executor import TrainingFailed, join
+
+    plan = make_plan(experiment, home, input_folder(experiment, home, source, console.note))
+    log = home.log(plan.run_id)
+    console.note(f"Takes part in a training whose chief is elsewhere (TF_CONFIG), when that begins; log {log}")
+    with redirected(log):
+        try:
+            join(plan.checkpoints)
+        except TrainingFailed as error:
+            raise RunFailed(str(error), plan.run_id, log) from error
 
 
 def _settle(home: Home, model: str, outcome: Outcome, console: Console) -> None:

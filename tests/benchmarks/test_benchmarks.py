@@ -17,6 +17,7 @@ SMALLEST = {
     "retraining": ["--runs", "1", "--steps", "20", "--warm-steps", "10", "--spans", "1"],
     "serving": ["--runs", "1", "--seconds", "1", "--networks", "mnist"],
     "serving_processes": ["--runs", "1", "--seconds", "1", "--networks", "mnist"],
+    "training_workers": ["--runs", "1", "--steps", "3", "--networks", "mnist"],
     "training": ["--runs", "1", "--steps", "3", "--networks", "mnist"],
 }
 

@@ -3,6 +3,8 @@
 import os
 import signal
 
+from components.network_trainer.local_workers import _free_ports, tf_config
+
 
 def test_two_workers_train_what_one_goes_on_with(conveyor):
     code, out = conveyor.run("training.workers=2", "training.precision=float32")
@@ -11,6 +13,22 @@ def test_two_workers_train_what_one_goes_on_with(conveyor):
     assert conveyor.reports()[-1]["training"]["device"] == "2 workers, each with CPU, float32"
     code, out = conveyor.run("training.precision=float32")
     assert "Continuing from the checkpoint at step 30." in out  # where the others ended: it is the same training
+
+
+def test_a_job_controller_places_the_workers(conveyor, monkeypatch):
+    addresses = [f"127.0.0.1:{port}" for port in _free_ports(2)]
+    arguments = conveyor.run_arguments("training.precision=float32")
+    monkeypatch.setenv("TF_CONFIG", tf_config(addresses, 1))
+    with conveyor.start(*arguments) as other:
+        monkeypatch.setenv("TF_CONFIG", tf_config(addresses, 0))
+        code, out = conveyor(*arguments)
+        printed = other.stdout.read()
+    assert code == 0, out
+    assert "Training on 2 workers, each with CPU, float32." in out
+    assert other.returncode == 0, printed
+    assert "Takes part in a training whose chief is elsewhere (TF_CONFIG)" in printed
+    assert "step" not in printed
+    assert conveyor.versions() == ["1"]
 
 
 def test_a_ray_cluster_trains_and_goes_on_without_the_node_that_it_loses(conveyor, ray, cluster, monkeypatch):

@@ -93,7 +93,7 @@ def config(cluster, kind, index):
     ],
 )
 def test_workers_are_those_that_tf_config_tells_of(told, expected):
-    assert devices._workers(told) == expected
+    assert devices.workers_of(told) == expected
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_workers_are_those_that_tf_config_tells_of(told, expected):
 )
 def test_a_tf_config_that_tells_of_no_workers_is_refused(told):
     with pytest.raises(ConfigError, match="TF_CONFIG"):
-        devices._workers(told)
+        devices.workers_of(told)
 
 
 def test_a_lost_worker_is_one_sentence():
