@@ -19,6 +19,11 @@ for client in min-tfs-client tensorflow-serving-client-grpc; do
   printf '%s\nprotobuf<3.21\n' "$client" | "$uv" pip compile - --quiet --universal --python-version 3.10 \
     --generate-hashes --no-header --no-emit-index-url --no-annotate --output-file "requirements/clients/$client.lock"
 done
+printf 'kfp==2.17.0\n' | "$uv" pip compile - --quiet --universal --python-version 3.10 --generate-hashes --no-header \
+  --no-emit-index-url --no-annotate --output-file requirements/clients/kfp.lock
+# The protocol of Kubeflow Pipelines that TFX 1.16 is made for.
+printf 'kfp-pipeline-spec==0.2.2\n' | "$uv" pip compile - --quiet --no-deps --universal --python-version 3.10 \
+  --generate-hashes --no-header --no-emit-index-url --no-annotate --output-file requirements/extras/kubeflow.lock
 # Ray, beside a stack that has what else it needs; its tests add it to theirs.
 printf 'ray==2.55.1\nfsspec\nmsgpack\ntensorboardx\n' | "$uv" pip compile - --quiet --no-deps --universal \
   --python-version 3.10 --generate-hashes --no-header --no-emit-index-url --no-annotate \

@@ -8,27 +8,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-import filelock
 import pytest
 
-LOCK = Path(__file__).parents[1] / "requirements" / "extras" / "ray.lock"
+from tests.extras import extra
+
 LOST_SOON = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "2"}
 
 
 @pytest.fixture(scope="session")
 def ray(request) -> dict[str, str]:
-    """The environment that makes Ray importable: the lock has what the stack lacks."""
-    site = request.config.cache.mkdir("conveyor-ray") / f"{sys.version_info.major}.{sys.version_info.minor}"
-    uv = Path(sys.executable).with_name("uv")
-    with filelock.FileLock(f"{site}.lock"):
-        if not site.is_dir():
-            command = [uv, "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--python", sys.executable]
-            done = subprocess.run([*command, "--target", f"{site}.part", "-r", LOCK], capture_output=True, text=True)
-            if done.returncode:
-                shutil.rmtree(f"{site}.part", ignore_errors=True)
-                pytest.skip(f"needs Ray: {done.stderr.strip()[-300:]}")
-            Path(f"{site}.part").rename(site)
-    return {"PYTHONPATH": str(site), "RAY_USAGE_STATS_ENABLED": "0"}
+    """The environment that makes Ray importable."""
+    return {"PYTHONPATH": str(extra(request, "ray")), "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @pytest.fixture

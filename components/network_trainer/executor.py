@@ -10,7 +10,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,7 +48,7 @@ def run_fn(fn_args: Any) -> None:
     config = fn_args.custom_config
     run = Path(fn_args.model_run_dir)
     run.mkdir(parents=True, exist_ok=True)
-    folders = example_folders(fn_args.train_files)
+    folders = example_folders(fn_args.train_files, config["parts"])
     base, *spans = config["parts"]
     examples = folders[base["component"]]
     job = from_json(TrainingJob, json.dumps(config["job"]))
@@ -98,13 +98,17 @@ def join(checkpoints: Path) -> None:
     run_trainer(spec)
 
 
-def example_folders(train_files: Iterable[str]) -> dict[str, Path]:
+def example_folders(train_files: Iterable[str], parts: Sequence[Mapping[str, Any]]) -> dict[str, Path]:
     """Returns the folders of the splits, by the component that made them: TFX hands the parts over in any order.
 
     Args:
-      train_files: patterns, `<component>/examples/<execution>/Split-train/*`.
+      train_files: patterns, `<component>/examples/<execution>/Split-train/*`; of one part, wherever its examples are.
+      parts: of the data, each with its `component`.
     """
-    return {Path(pattern).parents[3].name: Path(pattern).parents[1] for pattern in train_files}
+    patterns = [Path(pattern) for pattern in train_files]
+    if len(parts) == 1 and len(patterns) == 1:
+        return {parts[0]["component"]: patterns[0].parents[1]}
+    return {pattern.parents[3].name: pattern.parents[1] for pattern in patterns}
 
 
 def _why(number: int) -> str:

@@ -46,7 +46,8 @@ def tuner_fn(fn_args: Any) -> TunerFnResult:
       fn_args: TFX's `FnArgs`. Its `custom_config` has the arguments of `component.network_tuner`.
     """
     config = fn_args.custom_config
-    folders, parts = example_folders(fn_args.train_files), config["parts"]
+    parts = config["parts"]
+    folders = example_folders(fn_args.train_files, parts)
     spec = TrainingSpec(
         job=from_json(TrainingJob, json.dumps(config["job"])),
         examples=str(folders[parts[0]["component"]]),

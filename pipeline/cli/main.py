@@ -15,6 +15,7 @@ VERBS = {
     "run": ("run", "Run an experiment's pipeline, from files to a pushed model."),
     "retrain": ("run", "Run an experiment's pipeline again, if there is anything new."),
     "schedule": ("schedule", "Retrain by the clock."),
+    "compile": ("schedule", "Write a run as a pipeline for Kubeflow Pipelines or Vertex."),
     "new": ("experiments", "Write the Python file of a new experiment, for a folder of pictures."),
     "settings": ("experiments", "Show an experiment's settings, and where each comes from."),
     "set": ("experiments", "Change settings of an experiment for all commands to come."),

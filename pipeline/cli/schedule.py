@@ -1,4 +1,4 @@
-"""The verb that retrains by the clock."""
+"""The verbs that have runs begun: schedule, by the clock, and compile, for Kubeflow Pipelines."""
 
 import dataclasses
 import os
@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from conveyor.errors import ConfigError, storage_errors
+from conveyor.words import counted
 from pipeline.cli.options import (
     DATA,
     EXPERIMENT_NAME,
@@ -15,14 +16,17 @@ from pipeline.cli.options import (
     METADATA,
     NOTIFIER,
     SET,
+    Chosen,
     NotifierOptions,
     bundle,
     choose,
+    experiment_or_folder,
 )
-from pipeline.cli.output import StreamingVerb, reply, reply_now, table, warn
+from pipeline.cli.output import StreamingVerb, Verb, reply, reply_now, table, warn
 from pipeline.data.inputs import check_source
 from pipeline.data.published import CANONICAL
 from pipeline.home.folders import Home
+from pipeline.home.lock import locked
 from pipeline.schedule import daemon, export
 from pipeline.schedule.cron import Cron, zone
 
@@ -159,4 +163,42 @@ def _export(files: dict[str, str], folder: Path | None) -> None:
     reply(files)
 
 
-VERBS = (schedule,)
+@click.command(name="compile", cls=Verb)
+@experiment_or_folder
+@click.option("--image", required=True, help="Container image with this version of Conveyor.")
+@click.option("--root", required=True, metavar="URI", help="Where artifacts go, such as gs://bucket/conveyor.")
+@click.option(
+    "--output",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The YAML file. [default: <experiment>.yaml here]",
+)
+@SET
+@HOME
+@DATA
+@JSON
+def compile_(chosen: Chosen, image: str, root: str, file: Path | None, home: Home) -> None:
+    """Write a run as a pipeline for Kubeflow Pipelines or Vertex.
+
+    \b
+    conveyor compile mnist --image registry/conveyor:1 --root gs://bucket/runs
+
+    Each component becomes a task in a container. The home folder must be at the same path in all of them: it has the
+    data, the checkpoints, and the served models, where the version is pushed to. The pipeline is of the data, the
+    settings and the stable version of now; a later run is compiled anew. It needs the extra `kubeflow`.
+
+    \b
+    Exit codes  0  written
+                1  the extra is not installed, or something failed
+                2  the command or a setting is wrong; the experiment has spans
+    """
+    from pipeline.kubeflow.compiled import compile_run
+
+    file = file or Path(f"{chosen.experiment.name}.yaml")
+    with locked(home):
+        compiled = compile_run(chosen.experiment, home, chosen.data, image, root, file, warn)
+    click.echo(f"{counted(len(compiled.tasks), 'task')} of run {compiled.run_id} are in {file}")
+    reply(dataclasses.asdict(compiled) | {"file": str(file)})
+
+
+VERBS = (schedule, compile_)

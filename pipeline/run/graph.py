@@ -53,7 +53,7 @@ def create_pipeline(plan: RunPlan, measured: Measured | None) -> Pipeline:
     gates = [*_anomaly_gate(examples[0], schema), *_drift_gate(plan, ingested, schema)]
     imports = _baseline_import(plan)
     trainer = network_trainer(
-        examples=union(examples),
+        examples=_all_of(examples),
         parts=[source.part for source in plan.inputs],
         base_model=imports[0].outputs["result"] if plan.warm_start else None,
         job=plan.job,
@@ -100,6 +100,11 @@ def _pipeline(plan: RunPlan, components: list[Any]) -> Pipeline:
         components=components,
         enable_cache=True,
     )
+
+
+def _all_of(channels: Sequence[BaseChannel]) -> BaseChannel:
+    """Returns one channel of several; of one, itself: not every compiler of TFX's knows unions."""
+    return channels[0] if len(channels) == 1 else union(channels)
 
 
 def _example_gen(plan: RunPlan, source: Input) -> ImageExampleGen:
