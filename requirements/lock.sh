@@ -19,6 +19,8 @@ for client in min-tfs-client tensorflow-serving-client-grpc; do
   printf '%s\nprotobuf<3.21\n' "$client" | "$uv" pip compile - --quiet --universal --python-version 3.10 \
     --generate-hashes --no-header --no-emit-index-url --no-annotate --output-file "requirements/clients/$client.lock"
 done
+printf 'apache-airflow==2.10.5\n' | "$uv" pip compile - --quiet --universal --python-version 3.10 --generate-hashes \
+  --no-header --no-emit-index-url --no-annotate --output-file requirements/clients/airflow.lock
 printf 'kfp==2.17.0\n' | "$uv" pip compile - --quiet --universal --python-version 3.10 --generate-hashes --no-header \
   --no-emit-index-url --no-annotate --output-file requirements/clients/kfp.lock
 # The protocol of Kubeflow Pipelines that TFX 1.16 is made for.

@@ -1,4 +1,4 @@
-"""Writes what other schedulers need to run a retraining: a crontab line, a systemd service and timer, a CronJob."""
+"""Writes what other schedulers need to run a retraining: a crontab line, units of systemd, a CronJob, a DAG."""
 
 import getpass
 import re
@@ -14,7 +14,7 @@ from pipeline.home.folders import Home
 from pipeline.schedule.cron import have_same_time, zone
 from pipeline.schedule.daemon import SchedulePlan
 
-KINDS = ("crontab", "systemd", "kubernetes")
+KINDS = ("crontab", "systemd", "kubernetes", "airflow")
 CONTAINER_HOME = Path("/conveyor")
 IMAGE = "conveyor:latest"
 
@@ -66,6 +66,7 @@ def files(
             "jitter": plan.jitter,
             "delay": f"sleep $(shuf -i 0-{plan.jitter} -n 1)\n{' ' * 18}" if plan.jitter else "",
             "command": shlex.join([_program(), "retrain", *plan.arguments]),
+            "words": [_program(), "retrain", *plan.arguments],
             "container_command": _container_command(plan, home, needs) if kind == "kubernetes" else "",
             "user": getpass.getuser(),
             "writes": [_quoted(path) for path in (home.root, *writes)],
@@ -82,6 +83,8 @@ def files(
         return {f"{unit}.crontab": module.crontab()}
     if kind == "systemd":
         return {f"{unit}.service": module.service(), f"{unit}.timer": module.timer()}
+    if kind == "airflow":
+        return {f"{unit.replace('-', '_')}.py": module.airflow()}
     return {f"{unit}.yaml": module.kubernetes()}
 
 

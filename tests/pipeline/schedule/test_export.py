@@ -1,8 +1,11 @@
+import json
 import os
+import re
 import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,6 +19,8 @@ from pipeline.schedule import cron, export
 from pipeline.schedule.cron import Cron
 from pipeline.schedule.daemon import SchedulePlan
 from tests.serving.server_process import has_mounts_of_its_own
+
+AIRFLOW = Path(__file__).parents[3] / "requirements" / "clients" / "airflow.lock"
 
 
 def plan(cron="30 3 * * mon-fri", **changes):
@@ -212,3 +217,58 @@ def container(home):
 def test_seconds_are_refused_where_nobody_knows_them(home, kind):
     with pytest.raises(ConfigError, match=f"{kind} knows no seconds"):
         export.files(kind, plan("*/10 * * * * *"), home)
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory):
+    """Airflow in an environment of its own, with SQLite."""
+    folder = tmp_path_factory.mktemp("airflow")
+    uv, python = Path(sys.executable).with_name("uv"), folder / "environment" / "bin" / "python"
+    environment = {
+        **os.environ,
+        "AIRFLOW_HOME": str(folder),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"),
+        "PATH": f"{python.parent}:{os.environ['PATH']}",
+    }
+    for command in (
+        [uv, "venv", "--quiet", "--python", sys.executable, python.parents[1]],
+        [uv, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", AIRFLOW],
+        [python, "-m", "airflow", "db", "migrate"],
+    ):
+        done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"needs Airflow: {done.stderr.strip()[-300:]}")
+    (folder / "dags").mkdir()
+
+    def run(text):
+        """Returns the state of a DAG's one task, and what was logged."""
+        (folder / "dags" / "dag.py").write_text(text)
+        command = [python, "-m", "airflow", "dags", "test", "conveyor-mnist", "2026-01-01"]
+        done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+        out = done.stdout + done.stderr
+        return re.findall(r"Marking task as (\w+)", out), out
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("code", "answer", "state", "said"),
+    [
+        (4, {"verdict": "nothing new"}, "SKIPPED", "There is nothing new."),
+        (3, {"reasons": ["accuracy 0.1 is below 0.9"]}, "FAILED", "The model was rejected: accuracy 0.1 is below 0.9"),
+        (-9, None, "FAILED", "conveyor ended with -9; the log above says why."),
+    ],
+)
+def test_airflow_shows_how_a_run_ended(airflow, home, monkeypatch, tmp_path, code, answer, state, said):
+    stub = tmp_path / "conveyor"
+    ends = "kill -9 $$" if code < 0 else f"exit {code}"
+    stub.write_text(f"#!/bin/sh\necho 'as it runs' >&2\nprintf %s '{json.dumps(answer) if answer else ''}'\n{ends}\n")
+    stub.chmod(0o755)
+    monkeypatch.setattr(export, "_program", lambda: str(stub))
+    (text,) = export.files("airflow", plan(), home).values()
+    states, out = airflow(text)
+    assert states == [state], out
+    assert said in out
+    assert "as it runs" in out
