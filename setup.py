@@ -46,7 +46,7 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
     "gpu": ["tensorflow[and-cuda]"],  # CUDA and cuDNN from PyPI, for machines that have a driver only
     "kubeflow": ["kfp-pipeline-spec"],  # the protocol of Kubeflow Pipelines; TFX says which of its versions
-    "ray": ["ray[train,tune]>=2.55,<3"],  # training and trials on the machines of a Ray cluster
+    "ray": ["ray[train]>=2.55,<3"],  # training on the machines of a Ray cluster
     "gcp": ["apache-beam[gcp]"],  # Beam on Dataflow and files on Google Cloud Storage
     # Linters, types, the direction of imports, and tests, two at a time (make test); hypothesis, which draws the
     # examples of tests of properties; kubernetes-validate and pyyaml, which know the schema of a CronJob; ovmsclient, a

@@ -6,6 +6,7 @@ none of them pays for the imports again, and none inherits a thread, a lock or a
 
 import atexit
 import contextlib
+import ctypes
 import dataclasses
 import functools
 import json
@@ -24,6 +25,7 @@ from conveyor.errors import ConveyorError
 from conveyor.fork_server import Program
 
 ROOT = Path(__file__).resolve().parents[1]
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 IMPORTED = ("trainer.export", "trainer.loop", "serving.server.models.bundle", "serving.warmup")  # by our programs
 
 
@@ -44,6 +46,20 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """Has the kernel kill this process when the thread that started it ends.
+
+    For what waits with Python's lock, as TensorFlow does for other workers: no thread of ours could end it then.
+
+    Args:
+      parent: the process that started it; None for the one that is its parent now.
+    """
+    parent = parent or os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended meanwhile
+        os._exit(1)
 
 
 class _ForkServer:

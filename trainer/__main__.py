@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import gc
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -184,4 +185,6 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m trainer SPEC.json")
     processes.end_with_parent()
+    if "TF_CONFIG" in os.environ:
+        processes.die_with_parent()
     sys.exit(run(Path(sys.argv[1])))

@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,14 @@ class Devices:
 
     def agree_on(self, number: int) -> bool:
         """Returns, when all workers have come here, whether they have the same number; at least one learns if not."""
-        return self.workers == 1 or _mean(self.strategy, number) == number
+        return self.workers == 1 or _sum(self.strategy, [number])[0] == number * self.strategy.num_replicas_in_sync
+
+    def of_chief(self, values: Sequence[float]) -> list[float]:
+        """Returns the chief's values to every worker, when all have come here: what is decided by them is the same."""
+        if self.workers == 1:
+            return list(values)
+        local = self.strategy.num_replicas_in_sync // self.workers
+        return [value / local for value in _sum(self.strategy, values if self.is_chief else [0.0] * len(values))]
 
 
 class WorkerLost(ConveyorError):
@@ -62,6 +71,8 @@ def loss_told() -> Iterator[None]:
     try:
         yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        if "TF_CONFIG" not in os.environ:
+            raise
         raise WorkerLost("Another worker of the training is gone. Run again to continue.") from error
 
 
@@ -75,19 +86,19 @@ def choose(precision: str) -> Devices:
         is.
 
     Raises:
-      ConfigError: `TF_CONFIG` is none of workers.
+      ConfigError: `TF_CONFIG` tells of something else than workers.
     """
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     workers, is_chief = workers_of(os.environ.get("TF_CONFIG", ""))
     if workers > 1:
-        strategy: tf.distribute.Strategy = _overworkers_of(gpus)
+        strategy: tf.distribute.Strategy = _strategy_over_workers(gpus)
     else:
         strategy = tf.distribute.MirroredStrategy() if gpus else tf.distribute.get_strategy()
     if precision == "auto":
         has_bfloat16 = _gpus_have_bfloat16(gpus) if gpus else _cpu_has_bfloat16(Path("/proc/cpuinfo"))
-        have_all = has_bfloat16 if workers == 1 else _mean(strategy, has_bfloat16) == 1
+        have_all = has_bfloat16 if workers == 1 else _sum(strategy, [has_bfloat16])[0] == strategy.num_replicas_in_sync
         precision = "mixed_bfloat16" if have_all else "float32"
     if gpus:
         # Where float32 is asked for, it is float32: in TensorFloat-32, which has 10 bits, scores differ from those of
@@ -120,21 +131,34 @@ def workers_of(config: str) -> tuple[int, bool]:
     return max(1, sum(map(len, tasks.values()))), kind == "chief" or ("chief" not in tasks and index == 0)
 
 
-def _overworkers_of(gpus: list[Any]) -> tf.distribute.Strategy:
+def _strategy_over_workers(gpus: list[Any]) -> tf.distribute.Strategy:
     """Returns a strategy over the workers of `TF_CONFIG`, when all are there; on processors, it adds up in a ring."""
+    cluster = json.loads(os.environ["TF_CONFIG"])["cluster"]
+    hosts = {address.rpartition(":")[0] for addresses in cluster.values() for address in addresses}
+    # gRPC asks a proxy, which `http_proxy` names, and that does not reach them.
+    os.environ["no_grpc_proxy"] = ",".join(sorted(hosts))  # noqa: SIM112
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     kinds = tf.distribute.experimental.CommunicationImplementation
     options = tf.distribute.experimental.CommunicationOptions(implementation=kinds.AUTO if gpus else kinds.RING)
-    return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+    signal.signal(signal.SIGTERM, on_sigterm)  # TensorFlow has taken the signal, and does nothing when it comes
+    return strategy
 
 
-def _mean(strategy: tf.distribute.Strategy, value: float) -> float:
-    """Returns the mean of the workers' values, when all have come here."""
+def _sum(strategy: tf.distribute.Strategy, values: Sequence[float]) -> list[float]:
+    """Returns the sums of the values of all replicas, when all workers have come here."""
+    return [float(value) for value in _adder(strategy, len(values))(tf.constant(values, tf.float64))]
 
-    @tf.function(autograph=False)
-    def reduced(own: tf.Tensor) -> tf.Tensor:
-        return strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(lambda: tf.identity(own)), axis=None)
 
-    return float(reduced(tf.constant(value, tf.float64)))
+@functools.lru_cache
+def _adder(strategy: tf.distribute.Strategy, count: int) -> Any:
+    """Returns a function of so many values, which is traced once."""
+
+    @tf.function(input_signature=[tf.TensorSpec([count], tf.float64)], autograph=False)
+    def added(own: tf.Tensor) -> tf.Tensor:
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: tf.identity(own)), axis=None)
+
+    return added
 
 
 def _gpus_have_bfloat16(gpus: list[tf.config.PhysicalDevice]) -> bool:

@@ -16,7 +16,6 @@ from trainer import pictures
 from trainer.records import Records
 from trainer.settings import Pictures
 
-READERS = len(os.sched_getaffinity(0))  # threads that make batches
 _COMPUTING = threading.Lock()
 PREFETCHED = 8  # batches made ahead of the step that takes them
 
@@ -173,7 +172,8 @@ def batches(
     options = tf.data.Options()
     options.autotune.enabled = False
     elements = tf.data.Dataset.range(first_step * len(here), len(order) * len(here))
-    return elements.map(share, READERS).prefetch(PREFETCHED).with_options(options)
+    readers = len(os.sched_getaffinity(0))  # threads
+    return elements.map(share, readers).prefetch(PREFETCHED).with_options(options)
 
 
 @dataclasses.dataclass(frozen=True)

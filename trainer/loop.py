@@ -158,7 +158,7 @@ def train(
         say(f"Continuing from the checkpoint at step {first_step}.")
     order = ShuffledOrder(len(train_split), training.batch_size, training.steps + 1, training.seed)
     steps = Steps(job, devices, model, train_split, order, first_step, say)
-    measure = _Measure(job, model, train_split, eval_split, order)
+    measure = _Measure(job, devices, model, train_split, eval_split, order)
     callbacks = Callbacks(job, model)
     stopped = threading.Event()
     proven, started = False, time.perf_counter()
@@ -173,10 +173,10 @@ def train(
             callbacks.begin(first_step)
         while not ends:
             if step > first_step or not history:  # else the restored step was measured and saved before
-                ends = step == training.steps or callbacks.ask_for_the_end
+                ends = step == training.steps or callbacks.asks_for_the_end(devices)
                 if ends or any(step % every == 0 for every in (training.log_every, training.eval_every)):
                     history.append(measure(step, ends))
-                    asked, ends = ends, callbacks.measured(history[-1], ends) or ends
+                    asked, ends = ends, callbacks.measured(history[-1], ends, devices) or ends
                     if ends:
                         model.optimizer.finalize_variable_values(model.trainable_variables)
                         callbacks.end()
@@ -285,10 +285,9 @@ class Callbacks:
         """Whether there are any."""
         return bool(self._list.callbacks)
 
-    @property
-    def ask_for_the_end(self) -> bool:
-        """Whether a callback has stopped the training."""
-        return self._model.stop_training
+    def asks_for_the_end(self, devices: Devices) -> bool:
+        """Whether a callback has stopped the training: of several workers', the chief's."""
+        return self.are_there and bool(devices.of_chief([self._model.stop_training])[0])
 
     def begin(self, step: int) -> None:
         """Tells of the beginning, or that a training is continued from a step."""
@@ -300,15 +299,23 @@ class Callbacks:
         self._list.on_train_batch_begin(step - count)
         self._list.on_train_batch_end(step - 1, {"loss": loss})
 
-    def measured(self, entry: dict[str, float], ends: bool) -> bool:
-        """Tells of a measurement, where it ends an epoch; returns whether a callback wants the training to end."""
+    def measured(self, entry: dict[str, float], ends: bool, devices: Devices) -> bool:
+        """Tells of a measurement, where it ends an epoch; returns whether a callback wants the training to end.
+
+        Of several workers, each has callbacks of its own; they hear of the chief's measurement, and the chief's
+        learning rate and end are those of all.
+        """
         step = int(entry["step"])
         if step and (ends or step % self._every == 0):
             logs = {name.replace("eval_", "val_"): value for name, value in entry.items() if name != "step"}
             self._list.on_epoch_end(math.ceil(step / self._every) - 1, logs)
             if not ends and not self._model.stop_training:
                 self._list.on_epoch_begin(step // self._every)
-        return self._model.stop_training
+            optimizer = self._model.optimizer
+            if self.are_there and isinstance(optimizer._learning_rate, keras.Variable):  # else it follows the steps
+                (rate,) = devices.of_chief([float(keras.ops.convert_to_numpy(optimizer.learning_rate))])
+                optimizer.learning_rate = rate
+        return self.asks_for_the_end(devices)
 
     def end(self) -> None:
         """Tells of the end."""
@@ -319,9 +326,16 @@ class _Measure:
     """Accuracy and loss at a step, for the printed line, the run report and TensorBoard."""
 
     def __init__(
-        self, job: TrainingJob, model: keras.Model, train_split: Split, eval_split: Split | None, order: ShuffledOrder
+        self,
+        job: TrainingJob,
+        devices: Devices,
+        model: keras.Model,
+        train_split: Split,
+        eval_split: Split | None,
+        order: ShuffledOrder,
     ) -> None:
         self._training = job.training
+        self._devices = devices
         self._predict = predictor(model, job.shape)
         self._train = train_split
         self._eval = eval_split
@@ -335,6 +349,7 @@ class _Measure:
             entry["eval_accuracy"], entry["eval_loss"] = accuracy_and_loss(
                 self._predict(self._eval.images), self._eval.labels
             )
+        entry = dict(zip(entry, (step, *self._devices.of_chief(list(entry.values())[1:])), strict=True))
         for name, value in entry.items():
             if name != "step":
                 tf.summary.scalar(name, value, step)

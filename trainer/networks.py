@@ -62,7 +62,7 @@ def build(job: TrainingJob, precision: str, images: Callable[[], np.ndarray] | N
     finally:
         keras.config.set_dtype_policy(before)
     optimizer = model.optimizer if model.compiled else keras.optimizers.Adam()
-    if not model.compiled or (model.loss is None and not _has_own(model, "compute_loss")):
+    if not model.compiled or (model.loss is None and not has_own_loss(model)):
         model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     _check_loss(model, job)
     return model
@@ -167,6 +167,11 @@ def _has_wrong_gradient(layer: keras.layers.Layer) -> bool:
     if not isinstance(layer, keras.layers.Conv2D) or not layer.trainable or tf.config.list_physical_devices("GPU"):
         return False
     return tuple(layer.kernel_size) == (1, 1) and max(layer.strides) > 1 and layer.kernel.shape[2] < ONEDNN_BLOCK
+
+
+def has_own_loss(model: keras.Model) -> bool:
+    """Whether a model's `compute_loss` is its own."""
+    return _has_own(model, "compute_loss")
 
 
 def _has_own(model: keras.Model, method: str) -> bool:

@@ -14,6 +14,7 @@ from trainer.examples import ShuffledOrder, Split, batches
 from trainer.settings import TrainingJob
 
 COMPILED_FROM = 500  # steps of a training whose optimizer is compiled by XLA
+TRIED = 2  # images that a model's own loss is tried with
 
 
 class Steps:
@@ -34,6 +35,7 @@ class Steps:
         say: Callable[[str], Any],
     ) -> None:
         strategy, replicas = devices.strategy, devices.strategy.num_replicas_in_sync
+        _check_spread(model, replicas)
 
         def shares(worker: tf.distribute.InputContext) -> tf.data.Dataset:
             local = replicas // worker.num_input_pipelines
@@ -69,6 +71,50 @@ class Steps:
         return loss
 
 
+def _check_spread(model: keras.Model, replicas: int) -> None:
+    """Refuses what several devices would do each with its own share of the gradients, where one does it with all.
+
+    Raises:
+      NetworkError: the optimizer clips or accumulates gradients.
+    """
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    names = ("clipnorm", "global_clipnorm", "clipvalue", "gradient_accumulation_steps")
+    if replicas > 1 and (set_ones := [name for name in names if getattr(optimizer, name, None)]):
+        raise networks.NetworkError(
+            f"The optimizer has {', '.join(set_ones)}, which is not the same on {replicas} devices as on one: each "
+            "would do it with its own share of the gradients. Leave it out, or train on one device with one worker."
+        )
+
+
+def _loss_scale(job: TrainingJob, devices: Devices, model: keras.Model) -> float:
+    """Returns what the loss of a replica is multiplied by, so that the replicas' gradients add up to those of one.
+
+    Keras's losses are divided by the number of replicas; a `compute_loss` of one's own may not be.
+
+    Raises:
+      NetworkError: a `compute_loss` of one's own does neither.
+    """
+    replicas = devices.strategy.num_replicas_in_sync
+    if replicas == 1 or not networks.has_own_loss(model):
+        return 1.0
+    labels = tf.range(TRIED, dtype=tf.int64) % len(job.classes)
+    targets = labels if networks.takes_class_numbers(model) else tf.one_hot(labels, len(job.classes))
+    given = tf.zeros([TRIED, *job.shape]), targets, tf.zeros([TRIED, len(job.classes)])
+
+    @tf.function(autograph=False)
+    def spread() -> Any:
+        return devices.strategy.run(lambda: model.compute_loss(*given))
+
+    inside, outside = devices.strategy.experimental_local_results(spread())[0], model.compute_loss(*given)
+    for scale, expected in ((1.0, outside / replicas), (1 / replicas, outside)):
+        if abs(float(inside - expected)) <= 1e-4 * abs(float(expected)):
+            return scale
+    raise networks.NetworkError(
+        f"The model's own compute_loss is {float(outside):.4g} on one device and {float(inside):.4g} on each of "
+        f"{replicas}, for the same images: its gradients would not add up to those of one."
+    )
+
+
 def _refusal(error: tf.errors.OpError) -> str | None:
     """Returns what XLA says where it does not compile, without where in the graph it arose; None of other failures."""
     lines = [re.sub(r"\(\d+\) [A-Z_]+: *|\{\{.*?\}\}", "", line).strip() for line in error.message.splitlines()]
@@ -101,6 +147,7 @@ def _compiled_loop(
     """Returns a function of an iterator and a count that takes so many steps and returns the last one's loss."""
     variables = model.trainable_variables
     by_number, replicas = networks.takes_class_numbers(model), devices.strategy.num_replicas_in_sync
+    scale = _loss_scale(job, devices, model)
 
     @tf.function(jit_compile=xla, autograph=False)
     def gradients(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -111,7 +158,7 @@ def _compiled_loop(
             # The mean over the whole batch: Keras divides by the number of replicas, whose gradients the optimiser adds
             # up, and which have shares that may differ by one image.
             share = tf.cast(tf.shape(images)[0] * replicas, tf.float32) / job.training.batch_size
-            loss = model.compute_loss(pixels, targets, logits) * share
+            loss = model.compute_loss(pixels, targets, logits) * share * scale
             scaled = model.optimizer.scale_loss(loss)
         return loss, tape.gradient(scaled, variables)
 

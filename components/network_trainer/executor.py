@@ -10,15 +10,17 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from conveyor import processes
-from conveyor.errors import ConveyorError, ExitCode
+from conveyor.errors import ConfigError, ConveyorError, ExitCode
 from conveyor.files import replace_file
 from conveyor.settings import from_json, to_json
+from conveyor.words import counted
 from serving import warmup
+from trainer import devices
 from trainer.examples import read_split
 from trainer.settings import SPEC, TrainingJob, TrainingSpec
 
@@ -26,6 +28,7 @@ PROGRAM = "trainer"
 ON_THIS_MACHINE, ON_RAY = "components.network_trainer.local_workers", "components.network_trainer.ray_workers"
 CONNECT_SECONDS = 10  # to a cluster
 LOOK_SECONDS = 1  # between two looks for what the chief has begun
+BEGIN_SECONDS = 600  # in which the chief's run must begin
 
 
 class TrainingFailed(ConveyorError):
@@ -83,19 +86,30 @@ def _told(spec: TrainingSpec) -> Iterator[None]:
         Path(spec.checkpoints, SPEC).unlink(missing_ok=True)
 
 
-def join(checkpoints: Path) -> None:
+def join(checkpoints: Path, runs: Callable[[], bool]) -> bool:
     """Trains as a worker that is not the chief, when that one has begun; `TF_CONFIG` says which they are.
 
     Args:
       checkpoints: folder of the training's checkpoints, as the chief has it.
+      runs: whether the chief's run goes on.
+
+    Returns:
+      Whether it took part; not where the chief's run has ended without this training.
 
     Raises:
-      TrainingFailed: it ended with an error, or was stopped.
+      TrainingFailed: it ended with an error, or was stopped; or no run has begun for `BEGIN_SECONDS`.
     """
-    spec = checkpoints / SPEC
+    spec, begun, deadline = checkpoints / SPEC, False, time.monotonic() + BEGIN_SECONDS
     while not spec.exists():
+        is_running = runs()
+        if begun and not is_running:
+            return False
+        begun = begun or is_running
+        if not begun and time.monotonic() > deadline:
+            raise TrainingFailed(f"No run has begun within {BEGIN_SECONDS // 60} minutes that this worker could join.")
         time.sleep(LOOK_SECONDS)
     run_trainer(spec)
+    return True
 
 
 def example_folders(train_files: Iterable[str], parts: Sequence[Mapping[str, Any]]) -> dict[str, Path]:
@@ -134,12 +148,13 @@ def run_trainer(spec: Path, output: IO[str] | None = None) -> None:
     Raises:
       TrainingFailed: it ended with an error, or was stopped.
     """
+    given = from_json(TrainingSpec, spec.read_bytes())
+    program = placed(given.job.training.workers)
     # In the run's own folder: a network's callbacks may write files by relative paths.
-    program = placed(from_json(TrainingSpec, spec.read_bytes()).job.training.workers)
-    code, last_line = processes.run([program, str(spec)], spec.parent, {}, output, stops=True)
+    code, last_line = processes.run([program, str(spec)], Path(given.run), {}, output, stops=True)
     if code < 0:
         raise TrainerKilled(f"The trainer was killed by signal {-code}{_why(-code)}.")
-    if code == ExitCode.INTERRUPTED:
+    if code in (ExitCode.INTERRUPTED, os.EX_TEMPFAIL):
         raise TrainerKilled(last_line)
     if code:
         raise TrainingFailed(last_line)
@@ -149,18 +164,24 @@ def placed(workers: int) -> str:
     """Returns the program that trains with so many workers.
 
     Raises:
+      ConfigError: `TF_CONFIG` tells of others, or of something else than workers.
       TrainingFailed: `RAY_ADDRESS` names a cluster, and nobody answers there, or there is no Ray here.
     """
     address = os.environ.get("RAY_ADDRESS", "")
-    if workers == 1 or "TF_CONFIG" in os.environ:
+    if config := os.environ.get("TF_CONFIG"):
+        told, _ = devices.workers_of(config)
+        if workers not in (1, told):
+            raise ConfigError(f"training.workers is {workers}, and TF_CONFIG tells of {counted(told, 'worker')}.")
+        return PROGRAM
+    if workers == 1:
         return PROGRAM
     if not address:
         return ON_THIS_MACHINE
     if importlib.util.find_spec("ray") is None:
         raise TrainingFailed("RAY_ADDRESS names a cluster, and there is no Ray here: pip install 'conveyor-tfx[ray]'.")
-    if found := re.fullmatch(r"\[?(.+?)\]?:(\d+)", address):  # Ray itself tries for minutes, and ends its process
+    if found := re.fullmatch(r"\[?([^/]+?)\]?:(\d+)", address):  # Ray itself tries for minutes, and ends its process
         try:
             socket.create_connection((found[1], int(found[2])), CONNECT_SECONDS).close()
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             raise TrainingFailed(f"There is no Ray cluster at {address}, as RAY_ADDRESS says: {error}.") from error
     return ON_RAY

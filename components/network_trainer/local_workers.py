@@ -12,17 +12,23 @@ import contextlib
 import ctypes
 import fcntl
 import json
+import math
 import os
 import selectors
 import signal
 import socket
 import struct
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import tensorflow as tf
+
+from conveyor import processes
 from conveyor.errors import ConfigError, ConveyorError, ExitCode, storage_errors
 from conveyor.settings import from_json
 from conveyor.words import counted
@@ -31,15 +37,17 @@ from trainer.settings import TrainingSpec
 
 RESTARTS = 3  # of a training whose workers are killed
 GRACE_SECONDS = 10  # in which the others end when one has
+LOOK_SECONDS = 1  # between two looks for a stop signal
 LOOPBACK = "127.0.0.1"
 OWN_PORT = 2222  # of the first worker, in a network that has nothing else in it
 _NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000  # of unshare(2)
 _SET_FLAGS, _UP = 0x8914, 0x1  # of netdevice(7)
-_DIE_WITH_PARENT = 1  # of prctl(2)
 
 
 def main(spec: Path) -> int:
     """Trains with as many workers as a specification says; returns the exit code, or ends by the signal of a worker."""
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     given = from_json(TrainingSpec, spec.read_bytes())
     count, cores = given.job.training.workers, sorted(os.sched_getaffinity(0))
     gpus = _shared_out(_gpus(), count)
@@ -47,7 +55,7 @@ def main(spec: Path) -> int:
     if not is_private:
         print("The workers listen on all addresses of this machine: it does not let them have a network of their own.")
     for restart in range(RESTARTS + 1):
-        workers = _Workers(Path(given.run))
+        workers = _Workers(Path(given.run), stopped)
         ports = range(OWN_PORT, OWN_PORT + count) if is_private else _free_ports(count)
         addresses = [f"{LOOPBACK}:{port}" for port in ports]
         for number in range(count):
@@ -55,7 +63,7 @@ def main(spec: Path) -> int:
             workers.fork(number, spec, cores[number::count] or cores, environment)
         number, code = workers.wait()
         is_lost = code < 0 or code == os.EX_TEMPFAIL
-        if not is_lost or workers.stopped or restart == RESTARTS:
+        if not is_lost or stopped.is_set() or restart == RESTARTS:
             break
         what = f"Worker {number} was killed by signal {-code}" if code < 0 else "A worker does not reach the others"
         print(f"{what}: all begin anew, from the last checkpoint.", flush=True)
@@ -72,15 +80,10 @@ def tf_config(addresses: Sequence[str], number: int) -> str:
 
 
 class _Workers:
-    """The processes of one attempt, from the first fork until all have ended.
+    """The processes of one attempt, from the first fork until all have ended."""
 
-    Attributes:
-      stopped: whether the chief was asked to stop.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.stopped = False
-        self._folder = folder
+    def __init__(self, folder: Path, stopped: threading.Event) -> None:
+        self._folder, self._stopped = folder, stopped
         self._codes: dict[int, int] = {}  # by number, in the order of their ends; of none that this process killed
         self._running: dict[int, int] = {}  # processes, by number
         self._ended = selectors.DefaultSelector()
@@ -89,26 +92,27 @@ class _Workers:
     def fork(self, number: int, spec: Path, cores: Sequence[int], environment: Mapping[str, str]) -> None:
         """Begins a worker."""
         sys.stdout.flush()
-        path = self._log(number) if number else Path(os.devnull)
-        with storage_errors("The log of a worker cannot be written"), path.open("ab") as log, _sigterm_held():
-            parent = os.getpid()
+        path, parent = self._log(number) if number else Path(os.devnull), os.getpid()
+        with contextlib.ExitStack() as stack:
+            with storage_errors("The log of a worker cannot be written"):
+                log = stack.enter_context(path.open("ab"))
+            stack.enter_context(_sigterm_held())
             process = os.fork()
             if process == 0:
                 _be_worker(spec, parent, log.fileno() if number else None, cores, environment)
-            self._running[number] = process
+        self._running[number] = process
         self._ended.register(os.pidfd_open(process), selectors.EVENT_READ, number)
 
     def wait(self) -> tuple[int, int]:
         """Waits until all have ended; returns the number and the code of the worker that tells how.
 
-        When one has ended, the others have a while to do so too, and none where it was killed or is the chief.
+        When one has ended, the others have a while to do so too, and none where it was killed or is the chief. A stop
+        is the chief's alone: it writes a checkpoint, and the others end with it.
         """
-        signal.signal(signal.SIGTERM, lambda *_: self._stop())
         self._ended.register(sys.stdin, selectors.EVENT_READ)
-        timeout, killing = None, False
+        deadline, killing = math.inf, False
         while self._running:
-            ready = self._ended.select(timeout)
-            for key, _ in ready:
+            for key, _ in self._ended.select(LOOK_SECONDS):
                 if key.data is None:  # who started this process is gone
                     os._exit(ExitCode.FAILED)
                 number = key.data
@@ -117,20 +121,20 @@ class _Workers:
                 os.close(key.fd)
                 if not killing:
                     self._codes[number] = code
-                timeout = GRACE_SECONDS
+                deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
                 killing = killing or code < 0 or (number == 0 and code != ExitCode.SUCCESS)
-            killing = killing or not ready
+            killing = killing or time.monotonic() > deadline
             if killing:
-                for process in self._running.values():
-                    os.kill(process, signal.SIGKILL)
+                self._signal(signal.SIGKILL, *self._running)
+            elif self._stopped.is_set():
+                self._signal(signal.SIGTERM, 0)  # again and again: TensorFlow takes one that comes while it connects
         self._ended.close()
         return _telling(self._codes)
 
-    def _stop(self) -> None:
-        """Asks the chief to stop; it writes a checkpoint, and the others end with it."""
-        self.stopped = True
-        if 0 in self._running:
-            os.kill(self._running[0], signal.SIGTERM)
+    def _signal(self, number: signal.Signals, *workers: int) -> None:
+        for worker in workers:
+            if worker in self._running:
+                os.kill(self._running[worker], number)
 
     def _log(self, number: int) -> Path:
         return self._folder / f"worker-{number}.log"
@@ -170,15 +174,10 @@ def _sigterm_held() -> Iterator[None]:
 def _be_worker(
     spec: Path, parent: int, log: int | None, cores: Sequence[int], environment: Mapping[str, str]
 ) -> NoReturn:
-    """Is a worker, as long as this process, which has just been forked, and its parent last.
-
-    By the kernel's own means: TensorFlow waits for the other workers with Python's lock, and no thread could end it.
-    """
+    """Is a worker, as long as this process, which has just been forked, and its parent last."""
     code = int(ExitCode.FAILED)
     try:
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(code)
+        processes.die_with_parent(parent)
         if log is not None:
             os.dup2(log, 1)
             os.dup2(log, 2)
@@ -203,15 +202,25 @@ def _end_by(number: signal.Signals) -> None:
 
 
 def _gpus() -> list[str]:
-    """Returns the GPUs, as `CUDA_VISIBLE_DEVICES` names them; TensorFlow, which cannot be forked then, is not asked."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
-    return [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
+    """Returns the GPUs that TensorFlow sees, as `CUDA_VISIBLE_DEVICES` names them.
+
+    A child asks it: who has asked for GPUs cannot be forked any more.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, str(len(tf.config.list_physical_devices("GPU"))).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        count = int(answer.read() or 0)
+    os.waitpid(child, 0)
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
 
 
 def _shared_out(gpus: Sequence[str], count: int) -> list[dict[str, str]]:
-    """Returns the environment of each worker that gives it its GPUs.
+    """Returns the environment of each worker that gives it its GPUs: as many as every other one has.
 
     Raises:
       ConfigError: there are fewer GPUs than workers.
@@ -223,7 +232,8 @@ def _shared_out(gpus: Sequence[str], count: int) -> list[dict[str, str]]:
             f"training.workers is {count}, and this machine has {counted(len(gpus), 'GPU')}: each worker needs one. "
             "One worker trains on all of them."
         )
-    return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[number::count])} for number in range(count)]
+    share = len(gpus) // count
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[number * share : (number + 1) * share])} for number in range(count)]
 
 
 def _free_ports(count: int) -> list[int]:

@@ -6,6 +6,8 @@ runs in a process of its own, and hears of the others by the `TF_CONFIG` that Ra
 """
 
 import contextlib
+import json
+import math
 import os
 import signal
 import socket
@@ -14,7 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import ray
 import ray.train
@@ -22,8 +24,10 @@ import ray.train.tensorflow
 from ray.exceptions import RayError
 
 from components.code_digest import whole_digest
+from conveyor import processes
 from conveyor.errors import ConveyorError, ExitCode
 from conveyor.settings import from_json
+from conveyor.words import counted
 from trainer.settings import TrainingSpec
 
 RESTARTS = 3  # of a training whose workers are lost
@@ -47,18 +51,18 @@ def main(spec: Path) -> int:
     """
     given = from_json(TrainingSpec, spec.read_bytes())
     run, count = Path(given.run), given.job.training.workers
-    for file in _code_files(run):  # of an attempt before
-        file.unlink()
     _connect(os.environ["RAY_ADDRESS"])
-    gpus = int(ray.cluster_resources().get("GPU", 0))
+    each = _share(ray.nodes(), count)
+    print(f"Ray places up to {counted(count, 'worker')}, each with {each} of a node.", flush=True)
     trainer = ray.train.tensorflow.TensorflowTrainer(
         train_on_worker,
         train_loop_config={"spec": str(spec), "run": str(run), "digest": whole_digest()},
         scaling_config=ray.train.ScalingConfig(
             num_workers=(1, count),
-            use_gpu=gpus > 0,
-            resources_per_worker={"CPU": 1} | ({"GPU": max(1, gpus // count)} if gpus else {}),
-            placement_strategy="PACK" if gpus else "SPREAD",
+            use_gpu="GPU" in each,
+            resources_per_worker=each,
+            placement_strategy="PACK" if "GPU" in each else "SPREAD",
+            elastic_resize_monitor_interval_s=math.inf,  # it would end workers that are well, without a checkpoint
         ),
         run_config=ray.train.RunConfig(
             name="ray", storage_path=str(run), failure_config=ray.train.FailureConfig(max_failures=RESTARTS)
@@ -72,9 +76,7 @@ def main(spec: Path) -> int:
         except (RayError, ray.train.TrainingFailedError, SystemExit) as error:
             if not stopped.is_set():
                 raise RayFailed(_reason(error)) from error
-    if stopped.is_set():
-        print("Stopped. Run again to continue from the last checkpoint.", file=sys.stderr)
-        return ExitCode.INTERRUPTED
+            return _stopped()
     return _outcome(run)
 
 
@@ -96,35 +98,65 @@ def train_on_worker(told: dict[str, str]) -> None:
         # The trainer ends with this process, which holds its standard input.
         command = [sys.executable, "-m", "trainer", told["spec"]]
         code = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=log, cwd=run).wait()
-    if code > 0 and code != os.EX_TEMPFAIL:  # an error of its own, which it would make again
-        _file(run, rank, "code").write_text(str(code))
-    elif code and not _code_files(run):
+    attempt = os.environ["TF_CONFIG"].partition("task")[0]  # the addresses of all, which are new each time
+    failed = [told for told in _ends(run) if told["attempt"] == attempt and _is_own_error(told["code"])]
+    if code < 0 or (code == os.EX_TEMPFAIL and not failed):
         how = f"was killed by signal {-code}" if code < 0 else "lost another"
         raise Unfit(f"Worker {rank}, on {host}, {how}.")
+    # An error of its own is no reason for Ray to begin anew: it would be made again.
+    _file(run, rank, "end").write_text(json.dumps({"attempt": attempt, "rank": rank, "code": code}))
+
+
+def _share(nodes: list[dict[str, Any]], count: int) -> dict[str, int]:
+    """Returns what each worker has of its node: as many GPUs as leave enough for all the others.
+
+    Args:
+      nodes: as `ray.nodes` tells of them.
+      count: how many workers there are to be.
+    """
+    gpus = [int(node["Resources"].get("GPU", 0)) for node in nodes if node["Alive"]]
+    shares = [share for share in range(1, max(gpus, default=0) + 1) if sum(each // share for each in gpus) >= count]
+    return {"CPU": 1} | ({"GPU": max(shares, default=1)} if any(gpus) else {})
 
 
 def _file(run: Path, rank: str, kind: str) -> Path:
-    """Returns where a worker writes what it prints, `out`, logs, `log`, and the code of an error of its own, `code`."""
+    """Returns where a worker writes what it prints, `out`, logs, `log`, and how it ended, `end`."""
     return run / f"worker-{rank}.{kind}"
 
 
-def _code_files(run: Path) -> list[Path]:
-    return sorted(run.glob("worker-*.code"))
+def _ends(run: Path) -> list[dict[str, Any]]:
+    """Returns how workers have ended, in any attempt."""
+    return [json.loads(file.read_text()) for file in sorted(run.glob("worker-*.end"))]
+
+
+def _is_own_error(code: int) -> bool:
+    return code > 0 and code != os.EX_TEMPFAIL
 
 
 def _outcome(run: Path) -> int:
     """Returns the exit code of a training that Ray has come to an end with, when the reason of a failure is said."""
-    failed = _code_files(run)
+    ends = _ends(run)
+    (last,) = (told["attempt"] for told in ends if told["rank"] == CHIEF)
+    failed = [told for told in ends if told["attempt"] == last and _is_own_error(told["code"])]
     if not failed:
         return ExitCode.SUCCESS
-    lines = failed[0].with_suffix(".log").read_text(encoding="utf-8", errors="replace").splitlines()
-    print(lines[-1] if lines else "it said nothing", file=sys.stderr)
-    return int(failed[0].read_text())
+    rank = failed[0]["rank"]
+    lines = _file(run, rank, "log").read_text(encoding="utf-8", errors="replace").splitlines()
+    said = lines[-1] if lines else "it said nothing"
+    print(said if rank == CHIEF else f"Worker {rank}: {said}", file=sys.stderr)
+    return int(failed[0]["code"])
 
 
 def _stop(stopped: threading.Event) -> None:
     stopped.set()
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, signal.SIG_DFL, signal.default_int_handler):
+        os._exit(_stopped())  # Ray has begun nothing yet
     signal.raise_signal(signal.SIGINT)  # on which Ray ends the workers
+
+
+def _stopped() -> int:
+    print("Stopped. Run again to continue from the last checkpoint.", file=sys.stderr, flush=True)
+    return ExitCode.INTERRUPTED
 
 
 def _connect(address: str) -> None:
@@ -174,6 +206,7 @@ def _repeat(file: TextIO, ended: threading.Event) -> None:
 
 
 if __name__ == "__main__":
+    processes.end_with_parent()
     try:
         sys.exit(main(Path(sys.argv[1])))
     except ConveyorError as error:

@@ -158,7 +158,7 @@ def _compared(
 
 
 def _training_key(experiment: Experiment, job: TrainingJob, provenance: Provenance, initial: str) -> str:
-    """Returns 16 hexadecimal digits of all that determines the weights of a training at each of its steps.
+    """Returns 16 hexadecimal digits of all that determines a training, but for what it is spread over.
 
     Args:
       experiment: whose data set.

@@ -1,5 +1,6 @@
 """Runs an experiment's pipeline on this machine: lock, data, components, verdict."""
 
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -7,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from conveyor import processes
-from conveyor.errors import ConveyorError, ExitCode
+from conveyor.errors import ConfigError, ConveyorError, ExitCode
 from conveyor.words import counted
 from pipeline.beam.runners import DIRECT, BeamRunner
 from pipeline.data.inputs import input_folder
 from pipeline.experiments.config import Experiment
 from pipeline.home import backup
 from pipeline.home.folders import Home
-from pipeline.home.lock import locked
+from pipeline.home.lock import is_busy, locked
 from pipeline.home.outcome import Outcome, Verdict
 from pipeline.run.console import Console, redirected
 from pipeline.run.error_text import error_text
@@ -82,6 +83,8 @@ def run(
       RunStopped: SIGTERM came.
       StorageError: the home folder cannot be written to.
     """
+    if takes_part():
+        raise ConfigError("TF_CONFIG makes this a worker beside a chief: `conveyor run` alone lets it take part.")
     with locked(home), console.cleared():
         backup.check(home)
         plan = make_plan(experiment, home, input_folder(experiment, home, source, console.note), beam)
@@ -132,7 +135,11 @@ def take_part(experiment: Experiment, home: Home, source: Path | None, console: 
     console.note(f"Takes part in a training whose chief is elsewhere (TF_CONFIG), when that begins; log {log}")
     with redirected(log):
         try:
-            join(plan.checkpoints)
+            if not join(plan.checkpoints, functools.partial(is_busy, home)):
+                console.note(
+                    "The run has ended, and this worker took no part: it needed no training, or its settings, data or "
+                    "code are not what they are here."
+                )
         except TrainingFailed as error:
             raise RunFailed(str(error), plan.run_id, log) from error
 
@@ -164,12 +171,14 @@ def prepare(plan: RunPlan, console: Console) -> Any:
     from pipeline.home import metadata_store
     from pipeline.run import graph  # noqa: F401  # which takes most of the time
     from trainer import networks
+    from trainer.settings import SPEC
 
     tf.config.set_visible_devices([], "GPU")  # only the trainer's process may take one
     plan.stage_network()
     networks.build(plan.job, "float32")  # what is wrong with it is told of before any work is done
     networks.callbacks(plan.job.network)
     placed(plan.job.training.workers)
+    (plan.checkpoints / SPEC).unlink(missing_ok=True)  # of a chief that was killed: no worker is to join that
     store = metadata_store.connect(plan.home)
     for name in metadata_store.close_abandoned(store, died=True):
         console.note(f"An earlier run was stopped in {name}; this one continues from there.")

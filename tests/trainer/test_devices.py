@@ -113,6 +113,7 @@ def test_a_tf_config_that_tells_of_no_workers_is_refused(told):
         devices.workers_of(told)
 
 
-def test_a_lost_worker_is_one_sentence():
+def test_a_lost_worker_is_one_sentence(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", config({"worker": ["a:1", "b:1"]}, "worker", 0))
     with pytest.raises(devices.WorkerLost, match="Another worker of the training is gone"), devices.loss_told():
         raise tf.errors.UnavailableError(None, None, "Collective ops is aborted by: ...")

@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from components.network_trainer import local_workers
-from components.network_trainer.local_workers import _free_ports, _gpus, _shared_out, _telling, tf_config
+from components.network_trainer.local_workers import _free_ports, _shared_out, _telling, tf_config
 from conveyor.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
@@ -47,17 +47,57 @@ def test_who_tells_how_all_ended(codes, told):
     assert _telling(codes) == told
 
 
-def test_gpus_are_shared_out(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,3")
-    assert _shared_out(_gpus(), 2) == [{"CUDA_VISIBLE_DEVICES": "0,3"}, {"CUDA_VISIBLE_DEVICES": "2"}]
+def test_gpus_are_shared_out_evenly():
+    gpus = ["0", "2", "3"]
+    assert _shared_out(gpus, 2) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "2"}]
+    assert _shared_out(gpus, 1) == [{"CUDA_VISIBLE_DEVICES": "0,2,3"}]
     with pytest.raises(ConfigError, match=r"workers is 4, and this machine has 3 GPUs: each worker needs one"):
-        _shared_out(_gpus(), 4)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert _shared_out(_gpus(), 2) == [{}, {}]
+        _shared_out(gpus, 4)
+    assert _shared_out([], 2) == [{}, {}]
 
 
 def test_ports_differ():
     assert len(set(_free_ports(8))) == 8
+
+
+NETWORK = """
+import json
+import os
+
+import keras
+
+OPTIMIZER = {optimizer}
+
+class StopsOneWorker(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 1:
+            self.model.stop_training = True
+            self.model.optimizer.learning_rate = 0.5
+
+class OwnLoss(keras.Sequential):
+    def compute_loss(self, x, y, y_pred, *rest, **named):
+        return keras.ops.mean(keras.losses.sparse_categorical_crossentropy(y, y_pred, from_logits=True))
+
+def build(shape, classes):
+    layers = [keras.Input(shape), keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(classes)]
+    model = OwnLoss(layers)
+    model.compile(OPTIMIZER)
+    return model
+
+def callbacks():
+    return [StopsOneWorker()]
+"""
+
+
+def with_network(spec, folder, optimizer="keras.optimizers.SGD(0.1)", callbacks="callbacks"):
+    """Gives a training another network, of one's own; returns its file."""
+    (folder / "code").mkdir(exist_ok=True)
+    (folder / "code" / "own.py").write_text(NETWORK.format(optimizer=optimizer))
+    told = json.loads(spec.read_text())
+    own = {"folder": str(folder / "code"), "module": "own", "build": "build", "callbacks": callbacks, "parameters": {}}
+    told["job"]["network"] |= own
+    spec.write_text(json.dumps(told))
+    return spec
 
 
 @contextlib.contextmanager
@@ -117,10 +157,14 @@ def test_two_workers_come_to_the_weights_of_one(spec, tmp_path):
 @pytest.mark.slow
 def test_it_goes_on_when_a_worker_is_killed_and_stops_when_it_is_told(spec, tmp_path):
     with training(spec(steps=100_000, workers=2)) as process:
-        first = next(line for line in process.stdout if line.startswith(("step 8", "TensorFlow's workers listen")))
-        if first.startswith("step"):  # they have a network of their own
-            listening = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
-            assert f":{local_workers.OWN_PORT:04X} " not in listening
+        until = []
+        for line in process.stdout:
+            until.append(line)
+            if line.startswith("step 8"):
+                break
+        networks = {Path(f"/proc/{each}/ns/net").readlink() for each in ("self", *children(process))}
+        has_own = not any(line.startswith("The workers listen on all addresses") for line in until)
+        assert len(networks) == 1 + has_own
         os.kill(children(process)[1], signal.SIGKILL)
         printed = []
         for line in process.stdout:
@@ -147,6 +191,46 @@ def test_an_error_of_theirs_is_one_sentence_and_the_exit_code(spec):
         assert (
             process.log().strip().splitlines()[-1].startswith("training.batch_size is 16, and 17 devices are to share")
         )
+
+
+@pytest.mark.slow
+def test_a_loss_of_ones_own_is_that_of_one_worker(spec, tmp_path):
+    found = []
+    for workers in (1, 2):
+        finished(with_network(spec(workers=workers, precision="float32"), tmp_path, callbacks=""))
+        found.append(weights(tmp_path))
+        shutil.rmtree(tmp_path / "checkpoints")
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_callbacks_decide_as_the_chiefs_do(spec, tmp_path):
+    out = finished(with_network(spec(workers=2, steps=24), tmp_path))  # the other worker's would end it at step 8
+    assert "step 24, training accuracy" in out
+
+
+@pytest.mark.slow
+def test_clipped_gradients_are_refused(spec, tmp_path):
+    with training(with_network(spec(workers=2), tmp_path, "keras.optimizers.SGD(clipnorm=1.0)")) as process:
+        process.stdout.read()
+        assert process.wait() == 2
+        assert "The optimizer has clipnorm, which is not the same on 2 devices" in process.log().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_stop_before_the_first_step_is_heard(spec):
+    with training(spec(steps=100_000, workers=2)) as process:
+        next(line for line in process.stdout if line.startswith("Training on 2 workers"))
+        process.terminate()
+        process.stdout.read()
+        assert process.wait() in (130, -signal.SIGTERM)
+
+
+@pytest.mark.slow
+def test_a_proxy_is_not_asked_for_the_workers(spec, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://192.0.2.1:3128")
+    assert "Training on 2 workers" in finished(spec(workers=2))
 
 
 @pytest.mark.slow
