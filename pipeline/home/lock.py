@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 
 from conveyor.errors import ConveyorError, storage_errors
@@ -17,6 +18,9 @@ class HomeBusy(ConveyorError):
 def locked(home: Home) -> Iterator[None]:
     """Holds the home folder. The system releases the lock when the process dies.
 
+    It is one of flock(2), which Linux hands to the server where the folder is on NFS: it holds on all machines then,
+    unless they mount it with `local_lock`.
+
     Raises:
       HomeBusy: another process holds it.
       StorageError: the folder cannot be written to.
@@ -30,11 +34,11 @@ def locked(home: Home) -> Iterator[None]:
             try:
                 stack.enter_context(filelock.FileLock(home.lock, timeout=LOOK_SECONDS))
             except filelock.Timeout:
-                pid = holder.read_text() if holder.exists() else "unknown"
+                who = holder.read_text() if holder.exists() else "process unknown"
                 raise HomeBusy(
-                    f"Another run (process {pid}) is using {home.root}. Wait for it, or choose another --home."
+                    f"Another run ({who}) is using {home.root}. Wait for it, or choose another --home."
                 ) from None
-            holder.write_text(str(os.getpid()))
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 from pathlib import Path
@@ -258,7 +259,7 @@ def test_stop_signal_in_training_writes_a_checkpoint_and_a_second_run_is_refused
         wait_for(process, "step 0,")
         code, out = conveyor.retrain(*settings)
         assert code == 1
-        assert f"Another run (process {process.pid}) is using" in out
+        assert f"Another run (process {process.pid} on {socket.gethostname()}) is using" in out
         os.kill(process.pid, signal.SIGTERM)
         rest = process.stdout.read()
     assert process.returncode == 130, rest

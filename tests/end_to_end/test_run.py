@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import time
 
 import numpy as np
@@ -147,7 +148,7 @@ def test_second_run_at_once_is_told_so_and_a_dead_ones_lock_is_no_obstacle(conve
         wait_for(first, "DatasetSchemaGen")
         code, out = conveyor.run()
         assert code == 1
-        assert f"Another run (process {first.pid}) is using {conveyor.home}" in out
+        assert f"Another run (process {first.pid} on {socket.gethostname()}) is using {conveyor.home}" in out
         os.kill(first.pid, signal.SIGKILL)
     code, out = conveyor.run("gate.min_accuracy=1")
     assert code == 3, out

@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ def test_a_home_is_held_by_one_process(tmp_path):
     )
     with locked(Home(tmp_path)):
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert f"HomeBusy: Another run (process {os.getpid()}) is using {tmp_path}" in done.stderr
+    assert f"HomeBusy: Another run (process {os.getpid()} on {socket.gethostname()}) is using {tmp_path}" in done.stderr
 
 
 def test_a_look_at_the_lock_is_in_no_runs_way(tmp_path):
