@@ -128,3 +128,16 @@ def test_the_sdk_of_kubeflow_pipelines_reads_it(compiled, tmp_path):
     done = subprocess.run([python, "-c", LOAD, file], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "digits"
+
+
+def test_what_cannot_be_compiled_is_told(compiled, conveyor, days, monkeypatch):
+    code, out = conveyor.add(days[0])
+    assert code == 0, out
+    code, out, file = compiled()
+    assert code == 2
+    assert "digits trains on spans (span-1), and TFX's compiler for Kubeflow knows no inputs of several parts" in out
+    monkeypatch.delenv("PYTHONPATH")
+    code, out, file = compiled()
+    assert code == 1
+    assert "A pipeline of Kubeflow is written with kfp-pipeline-spec: pip install 'conveyor-tfx[kubeflow]'." in out
+    assert not file.exists()
