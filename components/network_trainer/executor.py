@@ -164,7 +164,7 @@ def placed(workers: int) -> str:
     """Returns the program that trains with so many workers.
 
     Raises:
-      ConfigError: `TF_CONFIG` tells of others, or of something else than workers.
+      ConfigError: there are fewer processors here, or `TF_CONFIG` tells of others, or of something else than workers.
       TrainingFailed: `RAY_ADDRESS` names a cluster, and nobody answers there, or there is no Ray here.
     """
     address = os.environ.get("RAY_ADDRESS", "")
@@ -176,6 +176,12 @@ def placed(workers: int) -> str:
     if workers == 1:
         return PROGRAM
     if not address:
+        processors = len(os.sched_getaffinity(0))
+        if workers > processors:
+            raise ConfigError(
+                f"training.workers is {workers}, and this machine has {counted(processors, 'processor')}: each worker "
+                "needs one. RAY_ADDRESS names a cluster with more."
+            )
         return ON_THIS_MACHINE
     if importlib.util.find_spec("ray") is None:
         raise TrainingFailed("RAY_ADDRESS names a cluster, and there is no Ray here: pip install 'conveyor-tfx[ray]'.")

@@ -139,7 +139,11 @@ def check_batch(experiment: Experiment, inputs: tuple[Input, ...]) -> None:
         images = sum(map(training_images, (source.part for source in inputs if source.part.trained_on)))
     except DataError:  # the ingestion tells of all that is wrong with the files
         return
-    batch = experiment.training.batch_size
+    batch, workers = experiment.training.batch_size, experiment.training.workers
+    if batch < workers:
+        raise ConfigError(
+            f"training.batch_size is {batch:,}, and training.workers {workers:,}: each needs an image of a batch."
+        )
     if batch > images:
         raise ConfigError(
             f"training.batch_size is {batch:,}, and there are about {counted(images, 'image')} to train on."

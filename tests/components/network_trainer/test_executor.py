@@ -10,6 +10,8 @@ import tensorflow as tf
 from components.image_example_gen.executor import serialize
 from components.network_trainer import executor
 from components.network_trainer.executor import TrainerKilled, TrainingFailed, run_fn
+from components.network_trainer.local_workers import tf_config
+from conveyor.errors import ConfigError
 from conveyor.settings import from_json, to_json
 from pipeline.experiments import load
 from trainer.settings import SPEC, TrainingSpec
@@ -91,3 +93,32 @@ def test_a_trainer_that_was_told_to_stop_is_one_that_goes_on(arguments, trainer)
     trainer("import sys; print('Stopped at step 60, with a checkpoint.', file=sys.stderr); sys.exit(130)")
     with pytest.raises(TrainerKilled, match="Stopped at step 60, with a checkpoint"):
         run_fn(arguments)
+
+
+def test_a_machine_has_no_more_workers_than_processors(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    assert executor.placed(1) == executor.PROGRAM
+    assert executor.placed(2) == executor.ON_THIS_MACHINE
+    with pytest.raises(ConfigError, match=r"training\.workers is 3, and this machine has 2 processors"):
+        executor.placed(3)
+
+
+def test_workers_are_where_tf_config_or_ray_says(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", tf_config(["a:1", "b:1"], 0))
+    assert executor.placed(1) == executor.placed(2) == executor.PROGRAM
+    with pytest.raises(ConfigError, match=r"training\.workers is 3, and TF_CONFIG tells of 2 workers"):
+        executor.placed(3)
+    monkeypatch.delenv("TF_CONFIG")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    for address in ("127.0.0.1:1", "127.0.0.1:99999"):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(TrainingFailed, match=f"There is no Ray cluster at {address}, as RAY_ADDRESS says"):
+            executor.placed(2)
+    for address in ("auto", "ray://head:10001"):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert executor.placed(2) == executor.ON_RAY
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(TrainingFailed, match="there is no Ray here: pip install"):
+        executor.placed(2)

@@ -185,7 +185,7 @@ def test_an_error_of_theirs_is_one_sentence_and_the_exit_code(spec):
         process.stdout.read()
         assert process.wait() == 1
         assert process.log().strip().splitlines()[-1].startswith("Training diverged: the loss was")
-    with training(spec(workers=17)) as process:
+    with training(spec(workers=2, batch_size=1)) as process:
         process.stdout.read()
         assert process.wait() == 2
         assert (
