@@ -36,6 +36,7 @@ from trainer.examples import read_split, read_splits
 from trainer.settings import Pictures, TrainingJob, TrainingSpec, TrainingSummary
 
 PROVEN = 16  # images whose answers are compared before a long training
+HISTORY, SUMMARY = "history.json", "summary.json"
 
 
 def main(spec: TrainingSpec) -> None:
@@ -45,7 +46,11 @@ def main(spec: TrainingSpec) -> None:
     with devices.loss_told():
         chosen = devices.choose(spec.job.training.precision)
         _train(spec, chosen)
-        chosen.wait_for_all()  # TensorFlow ends all workers where one is gone
+        try:
+            chosen.wait_for_all()  # TensorFlow ends all workers where one is gone
+        except tf.errors.OpError:  # a worker that has heard of all may be gone before another has
+            if not Path(spec.run, SUMMARY if spec.model else HISTORY).exists():  # which the chief writes last
+                raise
 
 
 def _train(spec: TrainingSpec, chosen: devices.Devices) -> None:
@@ -67,7 +72,7 @@ def _train(spec: TrainingSpec, chosen: devices.Devices) -> None:
         prove=functools.partial(_prove, job, sample, run) if spec.model else None,
     )
     if chosen.is_chief:
-        (run / "history.json").write_text(json.dumps(result.history))
+        (run / HISTORY).write_text(json.dumps(result.history))
         if spec.model:
             _write(spec, Path(spec.model), chosen, result, sample)
 
@@ -104,7 +109,7 @@ def _write(
         test_accuracy=accuracy,
         held_out=_held_out(predict, spec.spans, job.pictures),
     )
-    (run / "summary.json").write_text(json.dumps(dataclasses.asdict(summary), indent=1))
+    (run / SUMMARY).write_text(json.dumps(dataclasses.asdict(summary), indent=1))
 
 
 def _prove(job: TrainingJob, sample: np.ndarray, scratch: Path, model: keras.Model) -> bool:

@@ -143,7 +143,7 @@ def train(
     if training.batch_size < devices.strategy.num_replicas_in_sync:
         raise ConfigError(
             f"training.batch_size is {training.batch_size}, and {devices.strategy.num_replicas_in_sync} devices are to "
-            "share it: it must be that, or more."
+            "share it: each needs an image of it."
         )
     model, saver = _prepare(job, devices, checkpoints, functools.partial(_sample, train_split, job))
     if initial is not None:

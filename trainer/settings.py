@@ -58,7 +58,8 @@ class Training:
       precision: `auto` (bfloat16 where the processor or GPU is faster in it, else float32), `float32` or
         `mixed_bfloat16`. Variables are float32 in each, and so is the exported model.
       keep_checkpoints: how many checkpoints are kept.
-      workers: processes that train together: on this machine, or on a Ray cluster where `$RAY_ADDRESS` names one.
+      workers: processes that train together: on this machine, at most one a processor; on a Ray cluster where
+        `$RAY_ADDRESS` names one; or as many as `$TF_CONFIG` tells of.
     """
 
     batch_size: Annotated[int, Field(ge=1)]
