@@ -147,7 +147,7 @@ def _compiled_loop(
     """Returns a function of an iterator and a count that takes so many steps and returns the last one's loss."""
     variables = model.trainable_variables
     by_number, replicas = networks.takes_class_numbers(model), devices.strategy.num_replicas_in_sync
-    scale = _loss_scale(job, devices, model)
+    whole = job.training.batch_size / _loss_scale(job, devices, model)
 
     @tf.function(jit_compile=xla, autograph=False)
     def gradients(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -157,8 +157,8 @@ def _compiled_loop(
             targets = labels if by_number else tf.one_hot(labels, len(job.classes))
             # The mean over the whole batch: Keras divides by the number of replicas, whose gradients the optimiser adds
             # up, and which have shares that may differ by one image.
-            share = tf.cast(tf.shape(images)[0] * replicas, tf.float32) / job.training.batch_size
-            loss = model.compute_loss(pixels, targets, logits) * share * scale
+            share = tf.cast(tf.shape(images)[0] * replicas, tf.float32) / whole
+            loss = model.compute_loss(pixels, targets, logits) * share
             scaled = model.optimizer.scale_loss(loss)
         return loss, tape.gradient(scaled, variables)
 

@@ -98,7 +98,7 @@ def train_on_worker(told: dict[str, str]) -> None:
         # The trainer ends with this process, which holds its standard input.
         command = [sys.executable, "-m", "trainer", told["spec"]]
         code = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=log, cwd=run).wait()
-    attempt = os.environ["TF_CONFIG"].partition("task")[0]  # the addresses of all, which are new each time
+    attempt = json.loads(os.environ["TF_CONFIG"])["cluster"]  # the addresses of all, which are new each time
     failed = [told for told in _ends(run) if told["attempt"] == attempt and _is_own_error(told["code"])]
     if code < 0 or (code == os.EX_TEMPFAIL and not failed):
         how = f"was killed by signal {-code}" if code < 0 else "lost another"

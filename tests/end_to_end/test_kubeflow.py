@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,7 @@ def test_the_sdk_of_kubeflow_pipelines_reads_it(compiled, tmp_path):
 
 
 def test_what_cannot_be_compiled_is_told(compiled, conveyor, days, monkeypatch):
+    conveyor.data = shutil.copytree(conveyor.data, conveyor.folder / "data")
     code, out = conveyor.add(days[0])
     assert code == 0, out
     code, out, file = compiled()

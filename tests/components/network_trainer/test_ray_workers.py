@@ -3,8 +3,6 @@ import os
 import subprocess
 import sys
 
-from components.network_trainer.local_workers import tf_config
-
 SHARES = """
 import json, sys
 from components.network_trainer.ray_workers import _share
@@ -33,7 +31,7 @@ def test_each_worker_gets_gpus_that_a_node_has(ray):
 
 def test_the_last_attempt_says_how_a_training_ended(ray, tmp_path):
     def ended(rank, attempt, code):
-        told = {"attempt": tf_config([attempt], 0).partition("task")[0], "rank": rank, "code": code}
+        told = {"attempt": {"worker": [attempt]}, "rank": rank, "code": code}
         (tmp_path / f"worker-{rank}.end").write_text(json.dumps(told))
 
     (tmp_path / "worker-1.log").write_text("as it goes\nThe loss was nan.\n")
