@@ -45,7 +45,7 @@ def cluster(ray):
 
 def _process(*parts):
     """Returns the process with all of these in one of its arguments."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for path in list(Path("/proc").glob("[0-9]*/cmdline")):  # to the end: what reads a folder is closed then
         if any(all(part in argument for part in parts) for argument in path.read_text(errors="replace").split("\0")):
             return int(path.parent.name)
     raise AssertionError(f"no process has {parts}")
