@@ -44,6 +44,12 @@ def replace_file(path: Path, text: str) -> None:
     flush(path.parent)
 
 
+def last_line(log: Path) -> str:
+    """Returns the last line of what a program wrote to a log."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
 def is_locked(path: Path) -> bool:
     """Whether a process holds a `filelock.FileLock` on a file. Those that ask do not see each other.
 

@@ -159,7 +159,7 @@ def train(
     order = ShuffledOrder(len(train_split), training.batch_size, training.steps + 1, training.seed)
     steps = Steps(job, devices, model, train_split, order, first_step, say)
     measure = _Measure(job, devices, model, train_split, eval_split, order)
-    callbacks = Callbacks(job, model)
+    callbacks = Callbacks(job, devices, model)
     stopped = threading.Event()
     proven, started = False, time.perf_counter()
     writer = tf.summary.create_file_writer(str(logs)).as_default() if devices.is_chief else contextlib.nullcontext()
@@ -173,10 +173,10 @@ def train(
             callbacks.begin(first_step)
         while not ends:
             if step > first_step or not history:  # else the restored step was measured and saved before
-                ends = step == training.steps or callbacks.asks_for_the_end(devices)
+                ends = step == training.steps or callbacks.ask_for_the_end
                 if ends or any(step % every == 0 for every in (training.log_every, training.eval_every)):
                     history.append(measure(step, ends))
-                    asked, ends = ends, callbacks.measured(history[-1], ends, devices) or ends
+                    asked, ends = ends, callbacks.measured(history[-1], ends) or ends
                     if ends:
                         model.optimizer.finalize_variable_values(model.trainable_variables)
                         callbacks.end()
@@ -268,8 +268,9 @@ class Callbacks:
     `loss` and `accuracy` are those of the batch that comes next, `val_loss` is the cross-entropy.
     """
 
-    def __init__(self, job: TrainingJob, model: keras.Model) -> None:
+    def __init__(self, job: TrainingJob, devices: Devices, model: keras.Model) -> None:
         self._every = job.training.eval_every
+        self._devices = devices
         self._model = model
         model.stop_training = False
         self._list = keras.callbacks.CallbackList(
@@ -285,9 +286,10 @@ class Callbacks:
         """Whether there are any."""
         return bool(self._list.callbacks)
 
-    def asks_for_the_end(self, devices: Devices) -> bool:
+    @property
+    def ask_for_the_end(self) -> bool:
         """Whether a callback has stopped the training: of several workers', the chief's."""
-        return self.are_there and bool(devices.of_chief([self._model.stop_training])[0])
+        return self.are_there and bool(self._devices.of_chief([self._model.stop_training])[0])
 
     def begin(self, step: int) -> None:
         """Tells of the beginning, or that a training is continued from a step."""
@@ -299,7 +301,7 @@ class Callbacks:
         self._list.on_train_batch_begin(step - count)
         self._list.on_train_batch_end(step - 1, {"loss": loss})
 
-    def measured(self, entry: dict[str, float], ends: bool, devices: Devices) -> bool:
+    def measured(self, entry: dict[str, float], ends: bool) -> bool:
         """Tells of a measurement, where it ends an epoch; returns whether a callback wants the training to end.
 
         Of several workers, each has callbacks of its own; they hear of the chief's measurement, and the chief's
@@ -313,9 +315,9 @@ class Callbacks:
                 self._list.on_epoch_begin(step // self._every)
             optimizer = self._model.optimizer
             if self.are_there and isinstance(optimizer._learning_rate, keras.Variable):  # else it follows the steps
-                (rate,) = devices.of_chief([float(keras.ops.convert_to_numpy(optimizer.learning_rate))])
+                (rate,) = self._devices.of_chief([float(keras.ops.convert_to_numpy(optimizer.learning_rate))])
                 optimizer.learning_rate = rate
-        return self.asks_for_the_end(devices)
+        return self.ask_for_the_end
 
     def end(self) -> None:
         """Tells of the end."""
@@ -344,16 +346,15 @@ class _Measure:
     def __call__(self, step: int, ends: bool) -> dict[str, float]:
         batch = self._order[step]
         accuracy, loss = accuracy_and_loss(self._predict(self._train.images[batch]), self._train.labels[batch])
-        entry = {"step": step, "accuracy": accuracy, "loss": loss}
+        found = {"accuracy": accuracy, "loss": loss}
         if self._eval and (ends or step % self._training.eval_every == 0):
-            entry["eval_accuracy"], entry["eval_loss"] = accuracy_and_loss(
+            found["eval_accuracy"], found["eval_loss"] = accuracy_and_loss(
                 self._predict(self._eval.images), self._eval.labels
             )
-        entry = dict(zip(entry, (step, *self._devices.of_chief(list(entry.values())[1:])), strict=True))
-        for name, value in entry.items():
-            if name != "step":
-                tf.summary.scalar(name, value, step)
-        return entry
+        found = dict(zip(found, self._devices.of_chief([*found.values()]), strict=True))
+        for name, value in found.items():
+            tf.summary.scalar(name, value, step)
+        return {"step": step, **found}
 
 
 Predict = Callable[[Images], np.ndarray]

@@ -190,10 +190,7 @@ def _check_loss(model: keras.Model, job: TrainingJob) -> None:
     if isinstance(loss, keras.Loss):
         from_logits = loss.get_config().get("from_logits", True)
     try:
-        labels = np.arange(TRIED, dtype=np.int64)
-        targets = labels if takes_class_numbers(model) else np.eye(len(job.classes), dtype=np.float32)[labels]
-        logits = tf.zeros([TRIED, len(job.classes)])
-        model.compute_loss(tf.zeros([TRIED, *job.shape]), tf.constant(targets), logits)
+        tried_loss(model, job)
     except Exception as error:  # the loss may be the user's code
         what = " ".join(str(error).split()) or type(error).__name__
         raise NetworkError(f"The model's loss cannot be computed of labels and logits: {what}") from error
@@ -202,6 +199,14 @@ def _check_loss(model: keras.Model, job: TrainingJob) -> None:
             f"The model is compiled with {model.loss if isinstance(model.loss, str) else type(loss).__name__}, which "
             "expects probabilities, and returns logits: give the loss from_logits=True."
         )
+
+
+def tried_loss(model: keras.Model, job: TrainingJob) -> tf.Tensor:
+    """Returns a model's loss of black images of the first classes, and of logits that are all the same."""
+    labels = np.arange(TRIED, dtype=np.int64)
+    targets = labels if takes_class_numbers(model) else np.eye(len(job.classes), dtype=np.float32)[labels]
+    logits = tf.zeros([TRIED, len(job.classes)])
+    return model.compute_loss(tf.zeros([TRIED, *job.shape]), tf.constant(targets), logits)
 
 
 def check_rebuilt(network: keras.Model, job: TrainingJob, images: np.ndarray) -> None:

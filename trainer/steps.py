@@ -14,7 +14,6 @@ from trainer.examples import ShuffledOrder, Split, batches
 from trainer.settings import TrainingJob
 
 COMPILED_FROM = 500  # steps of a training whose optimizer is compiled by XLA
-TRIED = 2  # images that a model's own loss is tried with
 
 
 class Steps:
@@ -97,15 +96,12 @@ def _loss_scale(job: TrainingJob, devices: Devices, model: keras.Model) -> float
     replicas = devices.strategy.num_replicas_in_sync
     if replicas == 1 or not networks.has_own_loss(model):
         return 1.0
-    labels = tf.range(TRIED, dtype=tf.int64) % len(job.classes)
-    targets = labels if networks.takes_class_numbers(model) else tf.one_hot(labels, len(job.classes))
-    given = tf.zeros([TRIED, *job.shape]), targets, tf.zeros([TRIED, len(job.classes)])
 
     @tf.function(autograph=False)
     def spread() -> Any:
-        return devices.strategy.run(lambda: model.compute_loss(*given))
+        return devices.strategy.run(lambda: networks.tried_loss(model, job))
 
-    inside, outside = devices.strategy.experimental_local_results(spread())[0], model.compute_loss(*given)
+    inside, outside = devices.strategy.experimental_local_results(spread())[0], networks.tried_loss(model, job)
     for scale, expected in ((1.0, outside / replicas), (1 / replicas, outside)):
         if abs(float(inside - expected)) <= 1e-4 * abs(float(expected)):
             return scale

@@ -30,6 +30,7 @@ import tensorflow as tf
 
 from conveyor import processes
 from conveyor.errors import ConfigError, ConveyorError, ExitCode, storage_errors
+from conveyor.files import last_line
 from conveyor.settings import from_json
 from conveyor.words import counted
 from trainer.__main__ import run as train
@@ -141,8 +142,7 @@ class _Workers:
 
     def last_words(self, number: int) -> str:
         """Returns the last line of a worker that failed."""
-        lines = self._log(number).read_text(encoding="utf-8", errors="replace").splitlines()
-        return f"Worker {number}: {lines[-1] if lines else 'it said nothing'}"
+        return f"Worker {number}: {last_line(self._log(number))}"
 
 
 def _telling(codes: Mapping[int, int]) -> tuple[int, int]:

@@ -26,6 +26,7 @@ from ray.exceptions import RayError
 from components.code_digest import whole_digest
 from conveyor import processes
 from conveyor.errors import ConveyorError, ExitCode
+from conveyor.files import last_line
 from conveyor.settings import from_json
 from conveyor.words import counted
 from trainer.settings import TrainingSpec
@@ -141,8 +142,7 @@ def _outcome(run: Path) -> int:
     if not failed:
         return ExitCode.SUCCESS
     rank = failed[0]["rank"]
-    lines = _file(run, rank, "log").read_text(encoding="utf-8", errors="replace").splitlines()
-    said = lines[-1] if lines else "it said nothing"
+    said = last_line(_file(run, rank, "log"))
     print(said if rank == CHIEF else f"Worker {rank}: {said}", file=sys.stderr)
     return int(failed[0]["code"])
 

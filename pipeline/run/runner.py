@@ -83,8 +83,7 @@ def run(
       RunStopped: SIGTERM came.
       StorageError: the home folder cannot be written to.
     """
-    if takes_part():
-        raise ConfigError("TF_CONFIG makes this a worker beside a chief: `conveyor run` alone lets it take part.")
+    require_chief()
     with locked(home), console.cleared():
         backup.check(home)
         plan = make_plan(experiment, home, input_folder(experiment, home, source, console.note), beam)
@@ -119,6 +118,16 @@ def takes_part() -> bool:
     from trainer import devices  # with TensorFlow
 
     return not devices.workers_of(os.environ["TF_CONFIG"])[1]
+
+
+def require_chief() -> None:
+    """Refuses what the chief of several workers alone does.
+
+    Raises:
+      ConfigError: this is another worker.
+    """
+    if takes_part():
+        raise ConfigError("TF_CONFIG makes this a worker beside a chief: `conveyor run` alone lets it take part.")
 
 
 def take_part(experiment: Experiment, home: Home, source: Path | None, console: Console) -> None:

@@ -19,10 +19,9 @@ from pipeline.experiments.overrides import override
 from pipeline.home import backup
 from pipeline.home.folders import Home
 from pipeline.home.lock import locked
-from pipeline.run import runner
 from pipeline.run.console import Console, redirected
 from pipeline.run.plan import RunPlan, check_batch, make_plan
-from pipeline.run.runner import carry_out, prepare
+from pipeline.run.runner import carry_out, prepare, require_chief
 from pipeline.tuning.best import remember
 from trainer.settings import TrainingJob
 
@@ -73,8 +72,7 @@ def tune(
       ConveyorError: see `pipeline.run.runner.run`, as for the data, the home folder and its metadata.
     """
     check(experiment)
-    if runner.takes_part():
-        raise ConfigError("TF_CONFIG makes this a worker beside a chief: `conveyor run` alone lets it take part.")
+    require_chief()
     cold = dataclasses.replace(experiment, training=dataclasses.replace(experiment.training, warm_steps=0))
     with locked(home), console.cleared():
         backup.check(home)

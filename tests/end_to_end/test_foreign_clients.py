@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.extras import environment
 from tests.serving.server_process import Server
 
 ROOT = Path(__file__).parents[2]
@@ -65,18 +66,9 @@ def server(half_plus_two, tmp_path_factory):
 
 
 @pytest.fixture
-def environment(request, tmp_path):
-    """Returns the Python of an environment with what a lock file names, and nothing else."""
-    lock = ROOT / "requirements" / "clients" / f"{request.param}.lock"
-    uv, python = Path(sys.prefix, "bin", "uv"), tmp_path / "environment" / "bin" / "python"
-    for command in (
-        [uv, "venv", "--quiet", "--python", sys.executable, python.parents[1]],
-        [uv, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", lock],
-    ):
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"needs {request.param}: {done.stderr.strip()[-200:]}")
-    return python
+def python(request, tmp_path):
+    """The Python of a client's environment."""
+    return environment(tmp_path / "environment", request.param)
 
 
 def answers(python, program, server):
@@ -88,9 +80,9 @@ def answers(python, program, server):
 
 
 @pytest.mark.compatible("connections")
-@pytest.mark.parametrize("environment", ["min-tfs-client"], indirect=True)
-def test_min_tfs_client(environment, server):
-    assert answers(environment, MIN_TFS_CLIENT, server) == [
+@pytest.mark.parametrize("python", ["min-tfs-client"], indirect=True)
+def test_min_tfs_client(python, server):
+    assert answers(python, MIN_TFS_CLIENT, server) == [
         "[[3.0], [4.0]]",
         "[[3.0], [4.0]]",
         "NOT_FOUND Servable not found for request: Specific(half, 9)",
@@ -98,9 +90,9 @@ def test_min_tfs_client(environment, server):
 
 
 @pytest.mark.compatible("connections")
-@pytest.mark.parametrize("environment", ["tensorflow-serving-client-grpc"], indirect=True)
-def test_tensorflow_serving_client_grpc(environment, server):
-    assert answers(environment, CLIENT_GRPC, server) == ["[3.0, 4.0]", "['high', 7.0]", "[(1, 30)]"]
+@pytest.mark.parametrize("python", ["tensorflow-serving-client-grpc"], indirect=True)
+def test_tensorflow_serving_client_grpc(python, server):
+    assert answers(python, CLIENT_GRPC, server) == ["[3.0, 4.0]", "['high', 7.0]", "[(1, 30)]"]
 
 
 @pytest.mark.compatible("connections")

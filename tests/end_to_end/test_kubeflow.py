@@ -12,15 +12,14 @@ import pytest
 import yaml
 
 from serving.model_store.records import RECORD
-from tests.extras import extra
+from tests.extras import environment, extra
 
-ROOT = Path(__file__).parents[2]
 LOAD = "import sys; from kfp import components; print(components.load_component_from_file(sys.argv[1]).name)"
 
 
 @pytest.fixture
 def compiled(request, conveyor, monkeypatch):
-    """Compiles a run of a hundred digits' network."""
+    """Compiles a run on some digits."""
     if sys.version_info[:2] != (3, 10):
         pytest.skip("needs kfp-pipeline-spec for TFX 1.16")
     monkeypatch.setenv("PYTHONPATH", str(extra(request, "kubeflow")))
@@ -116,17 +115,9 @@ def test_each_task_runs_as_kubeflow_would_up_to_a_pushed_model(compiled, conveyo
 def test_the_sdk_of_kubeflow_pipelines_reads_it(compiled, tmp_path):
     code, out, file = compiled()
     assert code == 0, out
-    uv, python = Path(sys.executable).with_name("uv"), tmp_path / "kfp" / "bin" / "python"
-    lock = ROOT / "requirements" / "clients" / "kfp.lock"
-    for command in (
-        [uv, "venv", "--quiet", "--python", sys.executable, python.parents[1]],
-        [uv, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", lock],
-    ):
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"needs the SDK of Kubeflow Pipelines: {done.stderr.strip()[-300:]}")
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([python, "-c", LOAD, file], env=environment, capture_output=True, text=True, check=False)
+    python = environment(tmp_path / "kfp", "kfp")
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([python, "-c", LOAD, file], env=own, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "digits"
 

@@ -43,6 +43,7 @@ def test_a_ray_cluster_trains_and_goes_on_without_the_node_that_it_loses(conveyo
                 printed += line
                 if line.startswith("step 20,"):
                     os.kill(second, signal.SIGKILL)
+            process.wait()
         finally:
             process.kill()
     assert process.returncode == 0, printed
